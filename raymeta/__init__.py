@@ -1,0 +1,1 @@
+"""raymeta: hypergradients, meta-learning, and their comparison, on Ray."""

@@ -1,0 +1,34 @@
+"""Every way of computing dE/dλ, one estimator a file."""
+
+from raymeta.hypergrad.base import Estimator, Hypergradient, Rollout
+from raymeta.hypergrad.forward import Forward
+from raymeta.hypergrad.reverse import Reverse
+from raymeta.hypergrad.short_term import ShortTerm
+from raymeta.problem import BilevelProblem
+from raymeta.types import Hparams
+
+__all__ = [
+    "Estimator",
+    "Forward",
+    "Hypergradient",
+    "Reverse",
+    "Rollout",
+    "ShortTerm",
+    "hypergradient",
+]
+
+
+def hypergradient(
+    problem: BilevelProblem, hparams: Hparams, estimator: Estimator
+) -> Hypergradient:
+    """dE/dλ of a run that starts at s_0(λ).
+
+    Args:
+        problem: what is trained.
+        hparams: λ in natural values, name -> tensor.
+        estimator: how to differentiate, for example `Reverse(steps=100)`.
+
+    Raises:
+        ValueError: the outer loss does not depend on a hyperparameter.
+    """
+    return estimator.estimate(problem, hparams, estimator.init(problem, hparams))[0]

@@ -1,0 +1,127 @@
+"""What an estimator of the hypergradient is, and the pieces that they share."""
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from raymeta.problem import BilevelProblem
+from raymeta.tree import detach, is_differentiable
+from raymeta.types import Hparams, State, Tensors
+
+
+class Hypergradient(NamedTuple):
+    """An outer loss and its derivative.
+
+    Attributes:
+        outer_loss: E, shape ().
+        grads: dE/dλ in natural values, one entry per differentiable hyperparameter, of
+            its shape.
+        gradient_evals: what the estimate cost; one forward and backward pass of the
+            inner loss is 1.
+    """
+
+    outer_loss: Tensor
+    grads: Tensors
+    gradient_evals: float
+
+
+class Rollout(NamedTuple):
+    """Where training stands.
+
+    Attributes:
+        state: s_t, cut from every graph.
+        step: t.
+        carry: what an estimator carries along (forward mode: ds_t/dλ).
+    """
+
+    state: State
+    step: int
+    carry: Any = None
+
+
+class Estimator(Protocol):
+    """A way of computing dE/dλ: a frozen dataclass with its own knobs only."""
+
+    @property
+    def steps(self) -> int:
+        """How many training steps one estimate advances."""
+        ...
+
+    def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
+        """The start of a training run at λ."""
+        ...
+
+    def estimate(
+        self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
+    ) -> tuple[Hypergradient, Rollout]:
+        """Train on from the rollout; return dE/dλ and where training stands then."""
+        ...
+
+    def cost(self, problem: BilevelProblem, hparams: Hparams) -> float:
+        """What one estimate charges, in gradient evaluations."""
+        ...
+
+
+def require_steps(estimator: str, steps: int) -> None:
+    """Raise ValueError unless the number of steps is positive."""
+    if steps < 1:
+        raise ValueError(f"{estimator} needs steps >= 1, but got steps={steps}")
+
+
+def start(problem: BilevelProblem, hparams: Hparams) -> Rollout:
+    """The start of a training run: s_0 at step 0, nothing carried."""
+    return Rollout(detach(problem.init(hparams)), 0)
+
+
+def differentiable(hparams: Hparams) -> Tensors:
+    """The hyperparameters that have a derivative, as fresh leaves of a graph.
+
+    Raises:
+        ValueError: there is none.
+    """
+    leaves = {
+        name: value.detach().requires_grad_()
+        for name, value in hparams.items()
+        if is_differentiable(value)
+    }
+    if not leaves:
+        raise ValueError(
+            "a hypergradient needs at least one floating-point hyperparameter, but got "
+            f"{hparams}"
+        )
+    return leaves
+
+
+def unroll(
+    problem: BilevelProblem, hparams: Hparams, state: State, t: int, steps: int
+) -> State:
+    """s_{t+steps} from s_t."""
+    for i in range(t, t + steps):
+        state = problem.step(state, hparams, problem.batch(i))
+    return state
+
+
+def pull_back(outer_loss: Tensor, leaves: Tensors, hint: str = "") -> Tensors:
+    """dE/dλ by reverse mode.
+
+    Raises:
+        ValueError: the outer loss does not depend on a hyperparameter; `hint` says what
+            may help.
+    """
+    if not outer_loss.requires_grad:
+        raise disconnected(list(leaves), hint)
+    grads = torch.autograd.grad(outer_loss, list(leaves.values()), allow_unused=True)
+    missing = [name for name, g in zip(leaves, grads, strict=True) if g is None]
+    if missing:
+        raise disconnected(missing, hint)
+    return dict(zip(leaves, grads, strict=True))
+
+
+def disconnected(names: list[str], hint: str = "") -> ValueError:
+    """The error for hyperparameters that the outer loss does not depend on."""
+    listed = ", ".join(repr(name) for name in names)
+    return ValueError(
+        f"the outer loss does not depend on hyperparameter {listed}: use it in init, "
+        f"step or outer_loss (without .item() or .detach()), or leave it out{hint}"
+    )

@@ -1,0 +1,130 @@
+"""The one problem type that every estimator consumes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad
+
+from raymeta.optim import Optimizer
+from raymeta.types import Batch, Hparams, State, Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class BilevelProblem:
+    r"""Training as a dynamical system, with an outer loss at its end.
+
+    $$ s_0 = \Phi_0(\lambda),\quad s_{t+1} = \Phi(s_t, \lambda, b_t),\quad
+       E(s_T, \lambda) $$
+
+    (Franceschi et al. 2017, eq. 1-3.)
+
+    Attributes:
+        init: Φ_0: λ -> s_0.
+        batch: t -> b_t; deterministic in t.
+        step: Φ: (s, λ, b) -> s; a pure function of tensors.
+        outer_loss: E: (s, λ) -> tensor of shape ().
+        inner_loss: (s, λ, b) -> shape (): what a step descends, where there is one.
+            It tells how much of a step depends on λ (see `ShortTerm`).
+        outer_cost: cost of one forward and backward pass of E in gradient evaluations,
+            that is in units of one such pass of the inner loss.
+        metrics: (s, λ) -> held-out metrics by name, for the one final look.
+    """
+
+    init: Callable[[Hparams], State]
+    batch: Callable[[int], Batch]
+    step: Callable[[State, Hparams, Batch], State]
+    outer_loss: Callable[[State, Hparams], Tensor]
+    inner_loss: Callable[[State, Hparams, Batch], Tensor] | None = None
+    outer_cost: float = 1.0
+    metrics: Callable[[State, Hparams], Tensors] | None = None
+
+
+class TrainState(NamedTuple):
+    """The state s of gradient-based training.
+
+    Attributes:
+        params: the trained weights, by name.
+        memory: the optimizer's memory.
+        buffers: the module's buffers, by name; empty without a module.
+    """
+
+    params: Tensors
+    memory: State
+    buffers: Tensors
+
+
+def no_data(t: int) -> Batch:
+    """The batch of a problem without data: only the step."""
+    return Batch(torch.tensor(t), ())
+
+
+def training_step(
+    inner_loss: Callable[[Tensors, Tensors, Hparams, Batch], tuple[Tensor, Tensors]],
+    optimizer: Callable[[Hparams], Optimizer],
+) -> Callable[[TrainState, Hparams, Batch], TrainState]:
+    """Φ for gradient-based training.
+
+    Args:
+        inner_loss: (params, buffers, λ, batch) -> (loss of shape (), new buffers).
+        optimizer: λ -> the update rule.
+    """
+    # torch.func.grad, not torch.autograd.grad: only the former composes with jvp.
+    gradient = grad(inner_loss, has_aux=True)
+
+    def step(state: TrainState, hparams: Hparams, batch: Batch) -> TrainState:
+        grads, buffers = gradient(state.params, state.buffers, hparams, batch)
+        params, memory = optimizer(hparams).update(
+            grads, state.memory, state.params, batch.index
+        )
+        return TrainState(params, memory, buffers)
+
+    return step
+
+
+def descent(
+    *,
+    init_params: Callable[[Hparams], Tensors],
+    inner_loss: Callable[[Tensors, Hparams, Batch], Tensor],
+    outer_loss: Callable[[Tensors, Hparams], Tensor],
+    optimizer: Callable[[Hparams], Optimizer],
+    batch: Callable[[int], Batch] = no_data,
+    outer_cost: float = 1.0,
+    metrics: Callable[[Tensors, Hparams], Tensors] | None = None,
+) -> BilevelProblem:
+    """Gradient descent on an inner loss, from functions of plain tensors.
+
+    Args:
+        init_params: λ -> initial weights by name.
+        inner_loss: (params, λ, batch) -> shape ().
+        outer_loss: (params, λ) -> shape ().
+        optimizer: λ -> the update rule, for example
+            `lambda hparams: raymeta.optim.sgd(lr=hparams["lr"])`.
+        batch: t -> b_t; only the step by default.
+        outer_cost: cost of a pass of `outer_loss` in passes of `inner_loss`.
+        metrics: (params, λ) -> held-out metrics by name.
+    """
+
+    def init(hparams: Hparams) -> TrainState:
+        params = init_params(hparams)
+        return TrainState(params, optimizer(hparams).init(params), {})
+
+    def with_buffers(
+        params: Tensors, buffers: Tensors, hparams: Hparams, batch: Batch
+    ) -> tuple[Tensor, Tensors]:
+        return inner_loss(params, hparams, batch), buffers
+
+    def on_params(function: Callable[[Tensors, Hparams], Any]) -> Callable[..., Any]:
+        return lambda state, hparams: function(state.params, hparams)
+
+    return BilevelProblem(
+        init=init,
+        batch=batch,
+        step=training_step(with_buffers, optimizer),
+        outer_loss=on_params(outer_loss),
+        inner_loss=lambda s, hparams, b: inner_loss(s.params, hparams, b),
+        outer_cost=outer_cost,
+        metrics=None if metrics is None else on_params(metrics),
+    )

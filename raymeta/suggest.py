@@ -1,0 +1,14 @@
+"""One-line errors for names that do not exist."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """The error for an unknown name: says what was given, meant, and available."""
+    known = sorted(known)
+    close = get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return ValueError(
+        f"unknown {kind} {name!r}: {hint}available: {', '.join(known) or 'none'}"
+    )

@@ -1,0 +1,48 @@
+"""Pytrees of tensors: the few operations that the mathematics needs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+tree_map = _pytree.tree_map
+tree_leaves = _pytree.tree_leaves
+
+
+def is_differentiable(leaf: Any) -> bool:
+    """Whether a leaf can carry a derivative: a real or complex floating tensor."""
+    return isinstance(leaf, Tensor) and (
+        leaf.is_floating_point() or leaf.is_complex()
+    )
+
+
+def detach(tree: Any) -> Any:
+    """The same values, cut from every autograd graph."""
+    return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, tree)
+
+
+def partition(tree: Any) -> tuple[list[Tensor], list[Any], Callable[..., Any]]:
+    """Split a tree into differentiable leaves and the rest.
+
+    Returns:
+        `(leaves, rest, merge)` with `merge(leaves, rest)` equal to the tree.
+    """
+    flat, spec = _pytree.tree_flatten(tree)
+    mask = [is_differentiable(leaf) for leaf in flat]
+    leaves = [leaf for leaf, keep in zip(flat, mask, strict=True) if keep]
+    rest = [leaf for leaf, keep in zip(flat, mask, strict=True) if not keep]
+
+    def merge(leaves: list[Tensor], rest: list[Any]) -> Any:
+        one, other = iter(leaves), iter(rest)
+        flat = [next(one) if keep else next(other) for keep in mask]
+        return _pytree.tree_unflatten(flat, spec)
+
+    return leaves, rest, merge
+
+
+def all_finite(tree: Any) -> bool:
+    """Whether every floating-point value in the tree is finite."""
+    leaves = [leaf for leaf in tree_leaves(tree) if is_differentiable(leaf)]
+    return all(bool(torch.isfinite(leaf).all()) for leaf in leaves)
