@@ -1,27 +1,227 @@
 """The outer loop: hypergradient descent, and plain training at fixed hyperparameters."""
 
-from typing import Any, NamedTuple
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from raymeta.types import State
+from raymeta.hypergrad import Estimator
+from raymeta.outer.coordinates import Coordinates
+from raymeta.outer.online import OnlineDescent
+from raymeta.outer.report import (
+    Ledger,
+    Report,
+    Schedule,
+    evaluation_cost,
+    outer_value,
+    train,
+)
+from raymeta.outer.whole_run import WholeRunDescent
+from raymeta.problem import BilevelProblem
+from raymeta.space import Space
+from raymeta.tasks.base import Task
+from raymeta.types import Hparams, State
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["Report", "Result", "descend", "evaluate", "optimize", "replay"]
 
 
-class Report(NamedTuple):
-    """What a running trial says after each evaluation of the outer loss.
+def evaluate(
+    problem: BilevelProblem, space: Space, hparams: Hparams, rungs: Iterable[int]
+) -> Iterator[Report]:
+    """Train at fixed λ; report the outer loss at each rung, the last one complete.
+
+    Args:
+        problem: what is trained.
+        space: of λ, for the flat names.
+        hparams: λ in natural values.
+        rungs: increasing numbers of training steps; the last one is the horizon.
+    """
+    rungs = list(rungs)
+    assert rungs == sorted(set(rungs)), rungs
+    space.check(hparams)
+    ledger, flat = Ledger(math.inf), space.flatten(hparams)
+    state, t = problem.init(hparams), 0
+    for rung in rungs:
+        state = train(problem, hparams, state, t, rung)
+        ledger.charge(rung - t + evaluation_cost(problem))
+        t = rung
+        value = outer_value(problem, state, hparams)
+        result = (state, [(t, flat)]) if rung == rungs[-1] else None
+        yield ledger.report(t, value, flat, result)
+
+
+def descend(
+    task: Task,
+    problem: BilevelProblem,
+    estimator: Estimator,
+    *,
+    seed: int,
+    budget: float,
+    hyper_lr: float | None = None,
+) -> Iterator[Report]:
+    """Hypergradient descent in a task's space, one report per estimate.
+
+    An estimator of whole runs (`steps` = the horizon) is followed by one hyper-step per
+    run; one that looks ahead a few steps, by one hyper-step per estimate.
+
+    Args:
+        task: gives the space and the horizon.
+        problem: one sample of the task.
+        estimator: how to differentiate.
+        seed: of the restarts.
+        budget: gradient evaluations; never exceeded.
+        hyper_lr: first length of a hyper-step in each unconstrained coordinate (log λ
+            for `Positive`); the method's own by default.
+
+    Raises:
+        ValueError: the budget does not cover one complete run; the estimator restarts
+            training but does not cover the horizon; the space is all discrete.
+    """
+    if hyper_lr is not None and not hyper_lr > 0:
+        raise ValueError(f"descend needs hyper_lr > 0, but got {hyper_lr}")
+    whole = estimator.steps >= task.horizon
+    if not whole and not estimator.continues:
+        raise ValueError(
+            f"{type(estimator).__name__} restarts training at each estimate, so it needs "
+            f"steps={task.horizon}, the horizon of {task.name!r}, but got "
+            f"steps={estimator.steps}: use the horizon, or ShortTerm for fewer"
+        )
+    descent = (WholeRunDescent if whole else OnlineDescent)(
+        problem,
+        Coordinates(task.space),
+        estimator,
+        horizon=task.horizon,
+        budget=budget,
+        seed=seed,
+        hyper_lr=hyper_lr,
+    )
+    if not descent.run_cost <= budget:
+        raise ValueError(
+            f"{type(estimator).__name__} on {task.name!r} needs a budget of at least "
+            f"{math.ceil(descent.run_cost)} gradient evaluations for one run, but got "
+            f"{budget:g}: raise the budget"
+        )
+    return descent.reports()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What hypergradient descent found.
 
     Attributes:
-        outer_step: evaluations of the outer loss by this trial so far, from 1.
-        inner_steps: training steps of the run that this report is about.
-        gradient_evals: what this trial has spent so far.
-        outer_loss: E now; may be non-finite.
-        complete: whether this is E(s_T, λ), the value of a full run.
-        hparams: λ by flat name, natural values.
-        state: s_T of a complete run, else None. Not for serialization.
+        hparams: λ of the best run in natural values; the mean in unconstrained
+            coordinates where it changed during the run.
+        outer_loss: E(s_T) of the best run.
+        state: s_T of the best run.
+        schedule: λ over the steps of the best run: `replay` reproduces it.
+        metrics: held-out metrics of the best run's state, looked at once; empty where
+            the problem has none.
+        reports: everything that was reported, in order.
     """
 
-    outer_step: int
-    inner_steps: int
-    gradient_evals: float
+    hparams: Hparams
     outer_loss: float
-    complete: bool
-    hparams: dict[str, Any]
-    state: State | None
+    state: State
+    schedule: Schedule
+    metrics: Mapping[str, float]
+    reports: list[Report]
+
+    @property
+    def frame(self) -> "DataFrame":
+        """One row per report: a pandas DataFrame with `hp/<name>` columns."""
+        import pandas as pd
+
+        rows, best = [], math.nan
+        for report in self.reports:
+            if report.complete and not report.outer_loss >= best:
+                best = report.outer_loss
+            rows.append(
+                {
+                    "outer_step": report.outer_step,
+                    "inner_steps": report.inner_steps,
+                    "gradient_evals": report.gradient_evals,
+                    "outer_loss": report.outer_loss,
+                    "best_outer_loss": best,
+                    **{f"hp/{name}": value for name, value in report.hparams.items()},
+                }
+            )
+        return pd.DataFrame(rows)
+
+
+def optimize(
+    task: Task,
+    estimator: Estimator,
+    *,
+    hyper_lr: float | None = None,
+    budget: float | None = None,
+    seed: int = 0,
+) -> Result:
+    """Learn a task's hyperparameters by hypergradient descent, in this process.
+
+    Args:
+        task: what to tune.
+        estimator: how to differentiate, for example `Reverse(task.horizon)`.
+        hyper_lr: see `descend`.
+        budget: gradient evaluations; the task's default if None.
+        seed: of the task's sample and of restarts.
+
+    Raises:
+        ValueError: see `descend`; or no run ended with a finite outer loss.
+    """
+    problem = task.sample(seed)
+    budget = task.budget if budget is None else budget
+    reports: list[Report] = []
+    best: Report | None = None
+    for report in descend(
+        task, problem, estimator, seed=seed, budget=budget, hyper_lr=hyper_lr
+    ):
+        if better(report, best):
+            best = report
+        reports.append(report._replace(state=None, schedule=None))
+    if best is None or best.schedule is None:
+        raise ValueError(
+            f"no run of {task.name!r} ended with a finite outer loss in {len(reports)} "
+            "estimates: start from other hyperparameters or narrow the space"
+        )
+    hparams = mean_hparams(task.space, best.schedule)
+    metrics = problem.metrics(best.state, hparams) if problem.metrics else {}
+    return Result(
+        hparams=hparams,
+        outer_loss=best.outer_loss,
+        state=best.state,
+        schedule=best.schedule,
+        metrics={name: float(value) for name, value in metrics.items()},
+        reports=reports,
+    )
+
+
+def better(report: Report, best: Report | None) -> bool:
+    """Whether a report is a complete, finite run with a lower outer loss."""
+    if not report.complete or not math.isfinite(report.outer_loss):
+        return False
+    return best is None or report.outer_loss < best.outer_loss
+
+
+def mean_hparams(space: Space, schedule: Schedule) -> Hparams:
+    """The mean of a schedule in unconstrained coordinates, as natural values."""
+    total = sum(steps for steps, _ in schedule)
+    mean: dict[str, Any] = {}
+    for steps, flat in schedule:
+        coordinates = space.unconstrained(space.unflatten(flat))
+        for name, value in coordinates.items():
+            mean[name] = mean.get(name, 0.0) + value * (steps / total)
+    choices = {name: schedule[-1][1][name] for name in space.choices}
+    return {**space.natural(mean), **choices}
+
+
+def replay(problem: BilevelProblem, space: Space, schedule: Schedule) -> State:
+    """s_T of plain training along a schedule: the run that a descent reported."""
+    state, t = problem.init(space.unflatten(schedule[0][1])), 0
+    for steps, flat in schedule:
+        state = train(problem, space.unflatten(flat), state, t, t + steps)
+        t += steps
+    return state
+

@@ -48,6 +48,11 @@ class Estimator(Protocol):
         """How many training steps one estimate advances."""
         ...
 
+    @property
+    def continues(self) -> bool:
+        """Whether an estimate goes on from its rollout rather than from s_0."""
+        ...
+
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
         """The start of a training run at λ."""
         ...

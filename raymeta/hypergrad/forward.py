@@ -1,7 +1,7 @@
 """Forward mode: dual numbers threaded through back-propagation."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class Forward:
     """
 
     steps: int
+    continues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_steps("Forward", self.steps)

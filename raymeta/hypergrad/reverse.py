@@ -1,6 +1,7 @@
 """Reverse mode through the whole run."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from raymeta.hypergrad.base import (
     Hypergradient,
@@ -33,6 +34,7 @@ class Reverse:
     """
 
     steps: int
+    continues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_steps("Reverse", self.steps)

@@ -1,6 +1,7 @@
 """Online, one step ahead."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from raymeta.hypergrad.base import (
     Hypergradient,
@@ -33,6 +34,7 @@ class ShortTerm:
     """
 
     steps: int = 1
+    continues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_steps("ShortTerm", self.steps)

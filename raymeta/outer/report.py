@@ -1,0 +1,110 @@
+"""What a descent reports, and the ledger that it spends from."""
+
+from typing import Any, NamedTuple
+
+import torch
+
+from raymeta.problem import BilevelProblem
+from raymeta.types import Hparams, State
+
+#: λ over one training run: (number of steps, λ by flat name) in order.
+Schedule = list[tuple[int, dict[str, Any]]]
+
+
+class Report(NamedTuple):
+    """What a running trial says after each evaluation of the outer loss.
+
+    Attributes:
+        outer_step: evaluations of the outer loss by this trial so far, from 1.
+        inner_steps: training steps of the run that this report is about.
+        gradient_evals: what this trial has spent so far.
+        outer_loss: E now; may be non-finite.
+        complete: whether this is E(s_T, λ), the value of a full run.
+        hparams: λ by flat name, natural values.
+        state: s_T of a complete run, else None. Not for serialization.
+        schedule: λ over the steps of a complete run, else None.
+    """
+
+    outer_step: int
+    inner_steps: int
+    gradient_evals: float
+    outer_loss: float
+    complete: bool
+    hparams: dict[str, Any]
+    state: State | None
+    schedule: Schedule | None = None
+
+
+class Ledger:
+    """Counts what a trial spends, in gradient evaluations.
+
+    Args:
+        budget: what it may spend.
+    """
+
+    def __init__(self, budget: float) -> None:
+        self.budget = budget
+        self.spent = 0.0
+        self._reports = 0
+
+    def covers(self, cost: float) -> bool:
+        """Whether this much is left; forgives rounding errors of the sum."""
+        return self.spent + cost <= self.budget * (1 + 1e-9)
+
+    def charge(self, cost: float) -> None:
+        """Spend."""
+        self.spent += cost
+
+    def report(
+        self,
+        inner_steps: int,
+        outer_loss: float,
+        hparams: dict[str, Any],
+        result: tuple[State, Schedule] | None = None,
+    ) -> Report:
+        """The next report; `result` is what a complete run ended with."""
+        self._reports += 1
+        state, schedule = (None, None) if result is None else result
+        return Report(
+            outer_step=self._reports,
+            inner_steps=inner_steps,
+            gradient_evals=self.spent,
+            outer_loss=outer_loss,
+            complete=result is not None,
+            hparams=hparams,
+            state=state,
+            schedule=schedule,
+        )
+
+
+def evaluation_cost(problem: BilevelProblem) -> float:
+    """Charge for one outer loss without its gradient: a third of a full pass."""
+    return problem.outer_cost / 3
+
+
+def plain_cost(problem: BilevelProblem, horizon: int) -> float:
+    """Charge for training without hypergradient, and the outer loss at its end."""
+    return horizon + evaluation_cost(problem)
+
+
+def train(
+    problem: BilevelProblem, hparams: Hparams, state: State, start: int, end: int
+) -> State:
+    """s_end from s_start, at fixed λ."""
+    for t in range(start, end):
+        state = problem.step(state, hparams, problem.batch(t))
+    return state
+
+
+def plain_run(
+    problem: BilevelProblem, hparams: Hparams, horizon: int
+) -> tuple[State, float]:
+    """(s_T, E(s_T, λ)) of training at fixed λ."""
+    state = train(problem, hparams, problem.init(hparams), 0, horizon)
+    return state, outer_value(problem, state, hparams)
+
+
+def outer_value(problem: BilevelProblem, state: State, hparams: Hparams) -> float:
+    """E as a number."""
+    with torch.no_grad():
+        return float(problem.outer_loss(state, hparams))

@@ -1,0 +1,7 @@
+"""Comparisons of black-box and hypergradient methods on Ray Tune."""
+
+from raymeta.search import session  # first: it prepares the import of Ray
+from raymeta.search.compare import compare
+from raymeta.search.domains import to_tune
+
+__all__ = ["compare", "session", "to_tune"]

@@ -1,0 +1,113 @@
+"""What a comparison is made of: cells, the trials they run, what a trial says."""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from raymeta.search.domains import Coded
+from raymeta.search.methods import BLACK_BOX, Method
+from raymeta.tasks.base import Task
+
+NAN = float("nan")
+
+
+class CellName(NamedTuple):
+    """One curve of the comparison."""
+
+    task: str
+    method: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.task}/{self.method}/{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A method on a task under a seed.
+
+    Attributes:
+        budget: in gradient evaluations.
+        outer_cost: of the task's problems, see `BilevelProblem.outer_cost`.
+    """
+
+    task: Task
+    method: Method
+    seed: int
+    budget: float
+    outer_cost: float
+
+    @property
+    def name(self) -> CellName:
+        """Its identity in the journal and the frame."""
+        return CellName(self.task.name, self.method.name, self.seed)
+
+    @property
+    def full_run(self) -> float:
+        """Gradient evaluations of a whole training with all its reports."""
+        reports = len(self.method.rungs(self.task)) if self.is_black_box else 1
+        return self.task.horizon + reports * self.outer_cost / 3
+
+    @property
+    def is_black_box(self) -> bool:
+        """Whether its trials train at hyperparameters that a searcher suggests."""
+        return self.method.family == BLACK_BOX
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A trial to run, as it is sent to a worker.
+
+    Attributes:
+        number: of the trial within its cell, from 0.
+        kind: a "search" trains at `hparams`; a "final" does so again and looks at the
+            test set; a "descent" is the one trial of a hypergradient method.
+        hparams: None for a descent.
+        budget: of the cell.
+        recorded: the outer loss that a final run must find again.
+    """
+
+    cell: CellName
+    number: int
+    kind: Literal["search", "final", "descent"]
+    # Tune puts the repr of a trial's configuration into its tag.
+    hparams: Coded | None = field(default=None, repr=False)
+    budget: float = NAN
+    recorded: float = NAN
+
+
+class Message(NamedTuple):
+    """What a running trial says: a `loop.Report` as plain numbers, or its end.
+
+    Attributes:
+        kind: a "report"; "failed", by an exception or a non-finite outer loss; or
+            "final", the one look at the test set.
+        outer_step: as in `loop.Report`, like the following.
+        inner_steps: training steps of the run that this is about.
+        gradient_evals: what the trial has spent so far.
+        wall_s: seconds that the trial has spent in training and evaluation so far.
+        outer_loss: NaN when it failed.
+        complete: whether this is the value of a full run.
+        hparams: at which it was measured.
+        failure: the reason, "" without one.
+        metrics: on the test set, by column name.
+    """
+
+    kind: Literal["report", "failed", "final"]
+    outer_step: int = 0
+    inner_steps: int = 0
+    gradient_evals: float = 0.0
+    wall_s: float = 0.0
+    outer_loss: float = NAN
+    complete: bool = False
+    hparams: Coded = {}  # noqa: RUF012, never changed
+    failure: str = ""
+    metrics: dict[str, float] = {}  # noqa: RUF012, never changed
+
+
+def broken(run: Run, last: Message | None, failure: str) -> Message:
+    """The end of a trial that has no outer loss, after its last message."""
+    last = last or Message("report", hparams=run.hparams or {})
+    kind = "final" if run.kind == "final" else "failed"
+    return last._replace(
+        kind=kind, outer_loss=NAN, complete=False, failure=failure, metrics={}
+    )

@@ -1,0 +1,167 @@
+"""The comparison: methods on tasks under seeds, at equal budgets, on Ray Tune."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from ray import tune
+from ray.tune import RunConfig, TuneConfig, TuneError, Tuner
+
+from raymeta.search.courses import course_of
+from raymeta.search.folder import Folder, folder_of
+from raymeta.search.frame import to_frame
+from raymeta.search.journal import Event, open_journal
+from raymeta.search.ledger import Ledger
+from raymeta.search.multiplex import CellScheduler, CellSearcher, Pulse
+from raymeta.search.plan import Methods, Plan, Tasks, make_plan
+from raymeta.search.progress import Progress, clock, opening, progress_lines
+from raymeta.search.session import Interrupt, running, silence
+from raymeta.search.worker import run_trial
+
+SAVE_EVERY_S = 30.0
+FINISHED: Event = {"event": "finished"}
+
+
+def compare(
+    tasks: Tasks,
+    methods: Methods | None = None,
+    *,
+    budget: float | None = None,
+    seeds: int | Iterable[int] = 3,
+    name: str | None = None,
+    storage: str | Path = "results",
+    slots: int | None = None,
+    progress: bool | Callable[[str], None] = True,
+) -> pd.DataFrame:
+    """Compare methods on tasks at equal budgets, on Ray Tune.
+
+    A Ray that runs already, or that `RAY_ADDRESS` names, is used; otherwise an embedded
+    one starts and ends with the comparison. Everything that trials report is kept: the
+    same call with the same name continues an interrupted comparison, and returns the
+    frame of a finished one.
+
+    Args:
+        tasks: names, `Task` objects, or a list of them.
+        methods: names, method objects, or a list of them; all registered by default.
+        budget: gradient evaluations per (task, method, seed); by default each task's.
+        seeds: how many, or which. A seed is the same problem for all methods.
+        name: of the folder of results; tasks and time by default.
+        storage: the folder that holds it.
+        slots: trials at once; as many as Ray has CPUs by default.
+        progress: whether to print progress, or what takes its lines.
+
+    Returns:
+        The frame, one row per report (see the README), as in
+        `<storage>/<name>/frame.parquet`.
+
+    Raises:
+        ValueError: something is unknown, missing, given twice or impossible; the name
+            belongs to a comparison with other settings.
+        KeyboardInterrupt: Ctrl-C; what was reported so far is in the folder.
+    """
+    plan = make_plan(tasks, methods, budget, seeds)
+    folder = folder_of(storage, name, [task.name for task in plan.tasks])
+    display = Progress(progress)
+    display.say(opening(plan, str(folder.path)))
+    cells = plan.cells()
+    folder.claim(plan.settings())
+    with open_journal(folder.journal) as journal, silence():
+        events = journal.read()
+        if FINISHED in events and folder.frame.exists():
+            display.say(["it had finished before"])
+            return folder.read()
+        ledger = Ledger(map(course_of, cells), journal)
+        ledger.replay(events)
+        folder.write(to_frame(ledger.courses.values()))  # readable from now on
+        if not ledger.finished:
+            folder.record_run()
+            _run(plan, ledger, folder, display, slots)
+        frame = to_frame(ledger.courses.values())
+        folder.write(frame)
+        journal.write(FINISHED)
+    display.say(progress_lines(ledger.standings(), display.elapsed))
+    display.say([f"finished in {clock(display.elapsed)}: {folder.frame}"])
+    return frame
+
+
+def _run(
+    plan: Plan, ledger: Ledger, folder: Folder, display: Progress, slots: int | None
+) -> None:
+    """Run what the ledger asks for until it is finished."""
+    saver = _Saver(ledger, folder)
+
+    def keep_house() -> None:
+        display.update(ledger.standings)
+        saver.save_if_due()
+
+    display.say(["starting Ray"])
+    with running(slots) as concurrent, Interrupt() as interrupt:
+        display.say(
+            [f"Ray is up after {display.elapsed:.1f} s: {concurrent} at a time"]
+        )
+        tuner = Tuner(
+            _trainable(plan),
+            tune_config=TuneConfig(
+                search_alg=CellSearcher(ledger),
+                scheduler=CellScheduler(ledger),
+                num_samples=-1,
+                reuse_actors=True,
+                max_concurrent_trials=concurrent,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=RunConfig(
+                name="tune",
+                storage_path=str(folder.tune.resolve()),
+                verbose=0,
+                callbacks=[Pulse(interrupt, keep_house)],
+            ),
+        )
+        try:
+            tuner.fit()
+        except TuneError as error:
+            raise error.__cause__ or error from None
+        finally:
+            saver.save()  # before Ray goes, which takes a second or two
+            shutil.rmtree(folder.tune, ignore_errors=True)
+
+
+def _trainable(plan: Plan) -> Callable[[dict[str, Any]], None]:
+    """The trainable of all trials; a trial takes one CPU.
+
+    Raises:
+        ValueError: a task or method cannot be sent to a worker.
+    """
+    tasks = {task.name: task for task in plan.tasks}
+    methods = {method.name: method for method in plan.methods}
+    try:
+        trainable = tune.with_parameters(run_trial, tasks=tasks, methods=methods)
+    except TypeError as error:
+        raise ValueError(
+            "tasks and methods are sent to workers, hence must be picklable, but "
+            f"{str(error).splitlines()[0]}: keep open files, locks and the like out of "
+            "them"
+        ) from error
+    return tune.with_resources(trainable, {"CPU": 1})
+
+
+class _Saver:
+    """Writes the frame now and then; a large one less often."""
+
+    def __init__(self, ledger: Ledger, folder: Folder) -> None:
+        self._ledger, self._folder = ledger, folder
+        self._due = time.monotonic() + SAVE_EVERY_S
+
+    def save_if_due(self) -> None:
+        """Save when the last time is long ago."""
+        if time.monotonic() > self._due:
+            self.save()
+
+    def save(self) -> None:
+        """Save, and plan the next time so that saving takes at most 5 % of it all."""
+        start = time.monotonic()
+        self._folder.write(to_frame(self._ledger.courses.values()))
+        took = time.monotonic() - start
+        self._due = start + max(SAVE_EVERY_S, 20 * took)

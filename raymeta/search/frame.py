@@ -1,0 +1,112 @@
+"""The tidy frame: one row per report, computed from what the courses have heard."""
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from raymeta.search.cells import Message
+from raymeta.search.courses import Course
+from raymeta.search.domains import decode
+from raymeta.space import Choice, Domain
+
+DTYPES = {
+    "task": "str",
+    "method": "str",
+    "family": "str",
+    "seed": "int64",
+    "trial": "int64",
+    "outer_step": "int64",
+    "inner_steps": "int64",
+    "gradient_evals": "float64",
+    "wall_s": "float64",
+    "outer_loss": "float64",
+    "best_outer_loss": "float64",
+    "status": "str",
+    "failure": "str",
+}
+
+
+def to_frame(courses: Iterable[Course]) -> pd.DataFrame:
+    """One row per report, cell by cell.
+
+    Returns:
+        `gradient_evals` and `wall_s` (seconds) are cumulative over the trials of a
+        cell; the `final` row, the look at the test set, adds nothing to them.
+        `best_outer_loss` is the lowest finite outer loss of a full run of the cell so
+        far.
+    """
+    courses = list(courses)
+    rows = [row for course in courses for row in _rows(course)]
+    metrics = sorted({key for row in rows for key in row if key.startswith("test_")})
+    tests = ["test_loss", *(name for name in metrics if name != "test_loss")]
+    dtypes = {
+        **DTYPES,
+        **dict.fromkeys(tests, "float64"),
+        **{f"hp/{name}": dtype for name, dtype in _hparam_dtypes(courses).items()},
+    }
+    return pd.DataFrame(rows, columns=list(dtypes)).astype(dtypes)
+
+
+def write_frame(frame: pd.DataFrame, path: Path) -> None:
+    """Write parquet in one piece: a reader sees the old frame or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    frame.to_parquet(temporary, index=False)
+    os.replace(temporary, path)
+
+
+def _rows(course: Course) -> Iterator[dict[str, Any]]:
+    cell, best = course.cell, math.nan
+    spent: dict[int, float] = {}
+    wall: dict[int, float] = {}
+    domains = cell.task.space.flat_domains()
+    for number, message in course.messages:
+        if message.kind != "final":
+            spent[number], wall[number] = message.gradient_evals, message.wall_s
+        finite = message.complete and math.isfinite(message.outer_loss)
+        if finite and not best <= message.outer_loss:  # also when best is NaN
+            best = message.outer_loss
+        natural = decode(cell.task.space, message.hparams) if message.hparams else {}
+        yield {
+            **cell.name._asdict(),
+            "family": cell.method.family,
+            "trial": number,
+            "outer_step": message.outer_step,
+            "inner_steps": message.inner_steps,
+            "gradient_evals": math.fsum(spent.values()),
+            "wall_s": math.fsum(wall.values()),
+            "outer_loss": message.outer_loss,
+            "best_outer_loss": best,
+            "status": _status(message),
+            "failure": message.failure,
+            **message.metrics,
+            **{f"hp/{k}": _cellular(domains[k], v) for k, v in natural.items()},
+        }
+
+
+def _status(message: Message) -> str:
+    if message.kind == "report":
+        return "complete" if message.complete else "running"
+    return message.kind
+
+
+def _hparam_dtypes(courses: list[Course]) -> dict[str, str]:
+    dtypes: dict[str, str] = {}
+    for course in courses:
+        for name, domain in course.cell.task.space.flat_domains().items():
+            if dtypes.get(name) != "str":
+                dtypes[name] = "float64" if _is_numeric(domain) else "str"
+    return dtypes
+
+
+def _cellular(domain: Domain, value: Any) -> Any:
+    return value if _is_numeric(domain) else str(value)
+
+
+def _is_numeric(domain: Domain) -> bool:
+    if not isinstance(domain, Choice):
+        return True
+    return all(type(option) in (int, float) for option in domain.options)

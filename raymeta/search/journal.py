@@ -1,0 +1,55 @@
+"""The journal of a comparison: every trial that started, everything that was said."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+
+
+class Journal:
+    """Append-only JSON lines, held by one process at a time.
+
+    A line is one system call, so a killed process leaves whole lines.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, event: Event) -> None:
+        """Append an event."""
+        self._file.write(json.dumps(event).encode() + b"\n")
+
+    def read(self) -> list[Event]:
+        """All events so far. NaN and infinity are written as Python does."""
+        self._file.seek(0)
+        return [json.loads(line) for line in self._file.read().splitlines()]
+
+
+@contextmanager
+def open_journal(path: Path) -> Iterator[Journal]:
+    """Open a journal, creating it where needed, and hold it.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    with path.open("a+b", buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"a comparison runs in one process, but another one is writing {path}: "
+                "wait for it, or use another name"
+            ) from None
+        _drop_torn_line(file)
+        yield Journal(file)
+
+
+def _drop_torn_line(file: Any) -> None:
+    """A machine that crashed may have left half a line, which would spoil the next."""
+    file.seek(0)
+    content = file.read()
+    file.truncate(content.rfind(b"\n") + 1)

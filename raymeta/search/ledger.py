@@ -1,0 +1,121 @@
+"""All cells of a comparison: whose trial runs next, and how a killed one continues."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from raymeta.search.cells import CellName, Message, Run
+from raymeta.search.courses import Course
+from raymeta.search.journal import Event, Journal
+
+
+class Standing(NamedTuple):
+    """Where a cell stands, for progress.
+
+    Attributes:
+        share: of the budget spent; 1 when the cell is finished.
+        best: lowest outer loss of a full run; inf before the first.
+        running: trials in flight.
+        failed: failed trials.
+    """
+
+    cell: CellName
+    share: float
+    best: float
+    running: int
+    failed: int
+
+
+class Ledger:
+    """The courses of all cells, and the journal that they are written to."""
+
+    def __init__(self, courses: Iterable[Course], journal: Journal) -> None:
+        self.courses = {course.cell.name: course for course in courses}
+        self._journal = journal
+
+    @property
+    def finished(self) -> bool:
+        """Whether every cell is."""
+        return all(course.finished for course in self.courses.values())
+
+    def ask(self) -> Run | None:
+        """The next trial, of the cell furthest behind; None if none can start."""
+        for course in sorted(self.courses.values(), key=_precedence):
+            if run := course.ask():
+                self._journal.write({"event": "start", **_describe(run)})
+                return run
+        return None
+
+    def tell(self, run: Run, messages: Sequence[Message], last: bool) -> bool:
+        """Hear what a trial says; return whether it is over."""
+        said = [message._asdict() for message in messages]
+        self._journal.write({"event": "tell", **_key(run), "said": said, "last": last})
+        return self.courses[run.cell].tell(run.number, messages, last)
+
+    def lose(self, run: Run, reason: str) -> None:
+        """The worker of a trial died: the trial runs again, a few times."""
+        if end := self.courses[run.cell].lose(run.number, reason):
+            self.tell(run, [end], last=True)
+
+    def replay(self, events: Iterable[Event]) -> None:
+        """Bring fresh courses to where a journal ends.
+
+        What is in flight then will run again from its start.
+
+        Raises:
+            ValueError: a course asks for something else than the journal recorded.
+        """
+        for event in events:
+            if event["event"] == "start":
+                self._replay_start(event)
+            elif event["event"] == "tell":
+                course = self.courses[_cell(event)]
+                said = [Message(**message) for message in event["said"]]
+                course.tell(event["trial"], said, event["last"])
+        for course in self.courses.values():
+            for number in list(course.live):
+                course.cut(number)
+
+    def _replay_start(self, event: Event) -> None:
+        course = self.courses[_cell(event)]
+        if event["trial"] in course.live:  # the process had died, or only the worker
+            course.cut(event["trial"])
+        run = course.ask()
+        if run is None or {"event": "start", **_describe(run)} != event:
+            raise ValueError(
+                f"cell {course.cell.name} cannot be continued: where its journal starts "
+                f"trial {event['trial']} the search now says "
+                f"{_describe(run) if run else 'nothing'}, so its code or a library has "
+                "changed: use another name"
+            )
+
+    def standings(self) -> list[Standing]:
+        """Where every cell stands."""
+        return [_standing(course) for course in self.courses.values()]
+
+
+def _precedence(course: Course) -> tuple[int, float]:
+    return len(course.live), course.spent / course.cell.budget
+
+
+def _standing(course: Course) -> Standing:
+    share = min(1.0, course.spent / course.cell.budget)
+    return Standing(
+        cell=course.cell.name,
+        share=1.0 if course.finished else share,
+        best=course.best[0] if course.best else math.inf,
+        running=len(course.live),
+        failed=course.failed,
+    )
+
+
+def _key(run: Run) -> dict[str, Any]:
+    return {"cell": list(run.cell), "trial": run.number}
+
+
+def _describe(run: Run) -> dict[str, Any]:
+    return {**_key(run), "kind": run.kind, "hparams": run.hparams}
+
+
+def _cell(event: Event) -> CellName:
+    return CellName(*event["cell"])

@@ -1,0 +1,57 @@
+"""Asynchronous successive halving."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ray.tune import TuneConfig
+from ray.tune.schedulers import AsyncHyperBandScheduler
+
+from raymeta.search.domains import initial_point
+from raymeta.search.methods.base import BLACK_BOX, METRIC, MODE, TIME_ATTR
+from raymeta.search.methods.random import RandomSearch
+from raymeta.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Asha:
+    """Random search that stops a run which is not among the best of its rung.
+
+    Rungs lie at g, g·η, g·η², … training steps; of the runs that reached a rung, the
+    best 1/η go on. The grace period g leaves two rungs below the horizon with η = 3.
+
+    Attributes:
+        reduction_factor: η.
+
+    Source: Li et al. 2020, Algorithm 2, in Tune's stopping variant.
+    """
+
+    name: str = "asha"
+    reduction_factor: int = 3
+    family: ClassVar[str] = BLACK_BOX
+
+    def tune_config(self, task: Task, seed: int) -> TuneConfig:
+        """Random search under Tune's scheduler."""
+        scheduler = AsyncHyperBandScheduler(
+            time_attr=TIME_ATTR,
+            max_t=task.horizon,
+            grace_period=self._grace(task),
+            reduction_factor=self.reduction_factor,
+        )
+        return TuneConfig(
+            metric=METRIC,
+            mode=MODE,
+            search_alg=RandomSearch(seed, first=initial_point(task.space)),
+            scheduler=scheduler,
+        )
+
+    def rungs(self, task: Task) -> tuple[int, ...]:
+        """g·η^k below the horizon, and the horizon."""
+        rungs, step = [], self._grace(task)
+        while step < task.horizon:
+            rungs.append(step)
+            step *= self.reduction_factor
+        return (*rungs, task.horizon)
+
+    def _grace(self, task: Task) -> int:
+        return math.ceil(task.horizon / self.reduction_factor**2)

@@ -1,0 +1,67 @@
+"""Random search."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from ray.tune import TuneConfig
+from ray.tune.search import Searcher
+from ray.tune.search.sample import Categorical, Domain
+
+from raymeta.search.domains import initial_point
+from raymeta.search.methods.base import BLACK_BOX, METRIC, MODE
+from raymeta.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Random:
+    """Full runs at hyperparameters drawn uniformly in the coordinates of the space.
+
+    Source: Bergstra & Bengio 2012.
+    """
+
+    name: str = "random"
+    family: ClassVar[str] = BLACK_BOX
+
+    def tune_config(self, task: Task, seed: int) -> TuneConfig:
+        """The initial point, then samples."""
+        searcher = RandomSearch(seed, first=initial_point(task.space))
+        return TuneConfig(metric=METRIC, mode=MODE, search_alg=searcher)
+
+    def rungs(self, task: Task) -> tuple[int, ...]:
+        """A full run has one outer loss, at its end."""
+        return (task.horizon,)
+
+
+class RandomSearch(Searcher):
+    """Tune's domains sampled from one seeded stream."""
+
+    def __init__(self, seed: int, first: dict[str, Any]) -> None:
+        super().__init__()
+        self._random = np.random.default_rng(seed)
+        self._first: dict[str, Any] | None = first
+        self._domains: dict[str, Domain] = {}
+
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict, **spec: Any
+    ) -> bool:
+        """Take the space."""
+        self._domains = config
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """The initial point once, then a sample of every domain."""
+        first, self._first = self._first, None
+        return first or {name: self._sample(d) for name, d in self._domains.items()}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict | None = None, error: bool = False
+    ) -> None:
+        """Nothing is learned from a result."""
+
+    def _sample(self, domain: Domain) -> Any:
+        # Tune's own sampling of a choice goes through an array, which turns mixed
+        # options into strings.
+        if isinstance(domain, Categorical):
+            return domain.categories[int(self._random.integers(len(domain)))]
+        return domain.sample(random_state=self._random)

@@ -1,0 +1,165 @@
+"""What a comparison will run: resolved, checked, and described for later."""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, cast
+
+from raymeta import tasks as task_registry
+from raymeta.search.cells import Cell
+from raymeta.search.methods import BLACK_BOX, HYPERGRADIENT, METHODS, Method
+from raymeta.search.methods import get as get_method
+from raymeta.tasks.base import Task
+
+Tasks = str | Task | Iterable[str | Task]
+Methods = str | Method | Iterable[str | Method]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a comparison runs: every method on every task under every seed.
+
+    Attributes:
+        budgets: gradient evaluations per cell, by task name.
+    """
+
+    tasks: tuple[Task, ...]
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...]
+    budgets: dict[str, float]
+
+    def cells(self) -> list[Cell]:
+        """Every cell. Seeds are paired: one seed is one problem for all methods.
+
+        Raises:
+            ValueError: a budget is below a full training run.
+        """
+        return [cell for task in self.tasks for cell in self._cells_of(task)]
+
+    def _cells_of(self, task: Task) -> list[Cell]:
+        # What an outer loss costs is a property of the task, not of the seed.
+        outer_cost = task.sample(self.seeds[0]).outer_cost
+        budget = self.budgets[task.name]
+        cells = [
+            Cell(
+                task=task,
+                method=method,
+                seed=seed,
+                budget=budget,
+                outer_cost=outer_cost,
+            )
+            for seed in self.seeds  # methods vary fastest: workers keep few problems
+            for method in self.methods
+        ]
+        smallest = max(cell.full_run for cell in cells)
+        if not smallest * (1 - 1e-9) <= budget < math.inf:
+            raise ValueError(
+                f"a budget must cover a full training run of task {task.name!r}, but "
+                f"got {budget:g} gradient evaluations: give budget={smallest:g} or more"
+            )
+        return cells
+
+    def settings(self) -> dict[str, Any]:
+        """What must be the same to continue a comparison; JSON-serializable."""
+        return {
+            "tasks": {task.name: _describe_task(task) for task in self.tasks},
+            "methods": {method.name: _describe(method) for method in self.methods},
+            "seeds": list(self.seeds),
+            "budgets": self.budgets,
+        }
+
+
+def make_plan(
+    tasks: Tasks,
+    methods: Methods | None,
+    budget: float | None,
+    seeds: int | Iterable[int],
+) -> Plan:
+    """Resolve and check the arguments of `compare`.
+
+    Raises:
+        ValueError: an unknown name, nothing to run, or something twice.
+    """
+    some_tasks = tuple(_as_task(task) for task in _listed(tasks))
+    some_methods = tuple(
+        _as_method(method)
+        for method in _listed(methods if methods is not None else METHODS)
+    )
+    some_seeds = _as_seeds(seeds)
+    _check("tasks", [task.name for task in some_tasks])
+    _check("methods", [method.name for method in some_methods])
+    _check("seeds", some_seeds)
+    return Plan(
+        tasks=some_tasks,
+        methods=some_methods,
+        seeds=some_seeds,
+        budgets={
+            task.name: float(task.budget if budget is None else budget)
+            for task in some_tasks
+        },
+    )
+
+
+def _listed(items: Any) -> list[Any]:
+    one = isinstance(items, str) or hasattr(items, "name")
+    return [items] if one else list(items)
+
+
+def _as_task(task: str | Task) -> Task:
+    if isinstance(task, str):
+        return task_registry.get(task)
+    if not hasattr(task, "sample"):
+        raise ValueError(
+            f"tasks must be names or objects with a sample method, but got {task!r}"
+        )
+    return task
+
+
+def _as_method(method: str | Method) -> Method:
+    if isinstance(method, str):
+        return get_method(method)
+    family = getattr(method, "family", None)
+    if family not in (BLACK_BOX, HYPERGRADIENT):
+        raise ValueError(
+            f"methods must be names or objects of family {BLACK_BOX!r} or "
+            f"{HYPERGRADIENT!r}, but got {method!r}"
+        )
+    return cast(Method, method)
+
+
+def _as_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
+    listed = range(int(seeds)) if isinstance(seeds, Integral) else tuple(seeds)
+    for seed in listed:
+        if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+            raise ValueError(
+                f"seeds must be integers from 0 to 2**32 - 1, but got {seed!r}"
+            )
+    return tuple(map(int, listed))
+
+
+def _check(what: str, names: Iterable[Any]) -> None:
+    """Raise ValueError unless there is something, and nothing twice."""
+    names = list(names)
+    if not names:
+        raise ValueError(f"a comparison needs some {what}, but got none")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"{what} of a comparison must differ, but got {twice[0]!r} more than once: "
+            "give each once, under a name of its own"
+        )
+
+
+def _describe_task(task: Task) -> dict[str, Any]:
+    return {
+        "horizon": task.horizon,
+        "space": _describe(task.space),
+        "settings": _describe(task),
+    }
+
+
+def _describe(thing: Any) -> str:
+    """Its repr, without the memory addresses that differ in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))

@@ -1,0 +1,88 @@
+"""Comparisons without a cluster, and the one cluster that some tests share."""
+
+import contextlib
+import os
+
+import pytest
+import search_toys
+from ray import cloudpickle
+
+from raymeta.search import worker
+from raymeta.search.courses import course_of
+from raymeta.search.frame import to_frame
+from raymeta.search.journal import open_journal
+from raymeta.search.ledger import Ledger
+from raymeta.search.plan import make_plan
+from raymeta.search.session import ray
+
+# Workers cannot import what lies among the tests.
+cloudpickle.register_pickle_by_value(search_toys)
+
+
+@pytest.fixture(autouse=True)
+def _no_cached_problems():
+    worker._problems.clear()
+
+
+class Bench:
+    """A comparison that runs in this process, one trial after the other."""
+
+    def __init__(self, ledger, journal):
+        self.ledger, self.journal = ledger, journal
+
+    @property
+    def courses(self):
+        return list(self.ledger.courses.values())
+
+    def run(self):
+        """Run everything to the end, as workers would."""
+        while run := self.ledger.ask():
+            self.play(run)
+        assert self.ledger.finished
+        return self
+
+    def play(self, run):
+        """Run one trial to its end."""
+        course = self.ledger.courses[run.cell]
+        for message in worker.messages_of(run, course.cell.task, course.cell.method):
+            if self.ledger.tell(run, [message], last=False):
+                return
+        self.ledger.tell(run, [], last=True)
+
+    def frame(self):
+        return to_frame(self.courses)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """Build a `Bench`: bench(tasks, methods, budget, seeds, events to replay)."""
+    with contextlib.ExitStack() as stack:
+
+        def build(tasks, methods, budget=None, seeds=1, events=()):
+            plan = make_plan(tasks, methods, budget, seeds)
+            path = tmp_path / f"journal-{len(list(tmp_path.iterdir()))}.jsonl"
+            journal = stack.enter_context(open_journal(path))
+            for event in events:
+                journal.write(event)
+            ledger = Ledger(map(course_of, plan.cells()), journal)
+            ledger.replay(journal.read())
+            return Bench(ledger, journal)
+
+        yield build
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """The address of a Ray with two CPUs; the driver is connected."""
+    options = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False}
+    home = os.environ.get("HOME")
+    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
+    try:
+        context = ray.init("local", object_store_memory=80 << 20, **options)
+    except Exception:  # Ray's own start limit, on a busy machine
+        ray.shutdown()
+        context = ray.init("local", object_store_memory=80 << 20, **options)
+    yield context.address_info["gcs_address"]
+    ray.shutdown()
+    if home is not None:
+        os.environ["HOME"] = home
