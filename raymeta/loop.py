@@ -1,4 +1,4 @@
-"""The outer loop: hypergradient descent, and plain training at fixed hyperparameters."""
+"""The outer loop: hypergradient descent, and plain training at fixed λ."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -85,8 +85,8 @@ def descend(
     whole = estimator.steps >= task.horizon
     if not whole and not estimator.continues:
         raise ValueError(
-            f"{type(estimator).__name__} restarts training at each estimate, so it needs "
-            f"steps={task.horizon}, the horizon of {task.name!r}, but got "
+            f"{type(estimator).__name__} restarts training at each estimate, so it "
+            f"needs steps={task.horizon}, the horizon of {task.name!r}, but got "
             f"steps={estimator.steps}: use the horizon, or ShortTerm for fewer"
         )
     descent = (WholeRunDescent if whole else OnlineDescent)(
@@ -224,4 +224,3 @@ def replay(problem: BilevelProblem, space: Space, schedule: Schedule) -> State:
         state = train(problem, space.unflatten(flat), state, t, t + steps)
         t += steps
     return state
-

@@ -113,24 +113,29 @@ class Positive(_Continuous):
         super().__post_init__()
 
     def unconstrained(self, value: Tensor) -> Tensor:
+        """Log of the natural value."""
         return torch.log(value)
 
     def natural(self, coordinate: Tensor) -> Tensor:
+        """Exp of the coordinate."""
         return torch.exp(coordinate)
 
     @property
     def sampled(self) -> tuple[float, float]:
+        """Log of the bounds."""
         return math.log(self.low), math.log(self.high)
 
     def unsampled(self, coordinate: Tensor) -> Tensor:
+        """Exp of the sampled coordinate."""
         return torch.exp(coordinate)
 
     def require_bounds(self, why: str) -> None:
+        """Raise ValueError unless both bounds are finite and positive."""
         super().require_bounds(why)
         if self.low == 0:
             raise ValueError(
-                f"{why} of a Positive needs low > 0, but got low=0.0: give the smallest "
-                "value worth trying"
+                f"{why} of a Positive needs low > 0, but got low=0.0: give the "
+                "smallest value worth trying"
             )
 
 
@@ -150,9 +155,11 @@ class Unit(_Continuous):
         super().__post_init__()
 
     def unconstrained(self, value: Tensor) -> Tensor:
+        """Logit of the natural value."""
         return torch.logit(value)
 
     def natural(self, coordinate: Tensor) -> Tensor:
+        """Sigmoid of the coordinate."""
         return torch.sigmoid(coordinate)
 
 
@@ -205,8 +212,8 @@ class Space(Mapping[str, Domain]):
         for name, domain in domains.items():
             if not isinstance(domain, _Continuous | Choice):
                 raise ValueError(
-                    f"hyperparameter {name!r} needs Positive, Unit, Real or Choice, but "
-                    f"got {domain!r}"
+                    f"hyperparameter {name!r} needs Positive, Unit, Real or Choice, "
+                    f"but got {domain!r}"
                 )
         self._domains = dict(domains)
 
@@ -323,7 +330,9 @@ class Space(Mapping[str, Domain]):
                 raise unknown("hyperparameter", name, known)
         for name in known:
             if name not in flat:
-                raise ValueError(f"hyperparameter {name!r} is missing: got {list(flat)}")
+                raise ValueError(
+                    f"hyperparameter {name!r} is missing: got {list(flat)}"
+                )
         hparams: Hparams = {}
         for name, domain in self.items():
             if isinstance(domain, _Continuous):

@@ -13,9 +13,7 @@ tree_leaves = _pytree.tree_leaves
 
 def is_differentiable(leaf: Any) -> bool:
     """Whether a leaf can carry a derivative: a real or complex floating tensor."""
-    return isinstance(leaf, Tensor) and (
-        leaf.is_floating_point() or leaf.is_complex()
-    )
+    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 
 def detach(tree: Any) -> Any:

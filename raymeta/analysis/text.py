@@ -2,7 +2,7 @@
 
 import math
 
-MISSING = "–"  # noqa: RUF001
+MISSING = "–"
 
 
 def number(value: float) -> str:
@@ -39,7 +39,7 @@ def per_cent(share: float) -> str:
 def ratio(part: float, whole: float) -> str:
     """Write `part` as a multiple of `whole`; `MISSING` when that is undefined."""
     defined = math.isfinite(part) and math.isfinite(whole) and whole > 0
-    return f"{part / whole:.2f}×" if defined else MISSING  # noqa: RUF001
+    return f"{part / whole:.2f}×" if defined else MISSING
 
 
 def align(columns: dict[str, list[str]]) -> list[str]:

@@ -104,7 +104,7 @@ def _draw_paths(axes: Axes, table: pd.DataFrame, end: float) -> None:
 def _draw_bands(axes: Axes, table: pd.DataFrame, end: float) -> None:
     """Draw the entries of one base name: a median line and a band per method."""
     name, entries = table["hyperparameter"].iloc[0], table["entries"].iloc[0]
-    axes.set_title(f"{name}: median, 10–90 % of {entries}")  # noqa: RUF001
+    axes.set_title(f"{name}: median, 10–90 % of {entries}")
     table = table.assign(representative=True)
     low, _ = y_range(table.assign(value=table["q10"]), end)
     _, high = y_range(table.assign(value=table["q90"]), end)

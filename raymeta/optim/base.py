@@ -42,8 +42,9 @@ class Schedule:
 
 Value = float | Tensor | Schedule
 #: A number or a tensor of shape () for all parameters; a tensor of shape (T,), or a
-#: `Schedule`, for one value per step; or a mapping from a parameter's name, or a dotted
-#: prefix of it (a layer), to a number, `Schedule`, or tensor that broadcasts against it.
+#: `Schedule`, for one value per step; or a mapping from a parameter's name, or a
+#: dotted prefix of it (a layer), to a number, `Schedule`, or tensor that broadcasts
+#: against it.
 Setting = Value | Mapping[str, Value]
 
 

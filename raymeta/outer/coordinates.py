@@ -23,15 +23,15 @@ class Coordinates:
     def __init__(self, space: Space) -> None:
         if not space.continuous:
             raise ValueError(
-                "hypergradient descent needs a continuous hyperparameter, but the space "
-                f"has only {sorted(space)}: add Positive, Unit or Real"
+                "hypergradient descent needs a continuous hyperparameter, but the "
+                f"space has only {sorted(space)}: add Positive, Unit or Real"
             )
         self._space = space
         self._shapes = {k: d.shape for k, d in space.continuous.items()}
         self._choices = {k: d.initial for k, d in space.choices.items()}
 
     def start(self) -> Tensor:
-        """x at the space's initial values."""
+        """X at the space's initial values."""
         return self._join(self._space.unconstrained(self._initial()))
 
     def hparams(self, x: Tensor) -> Hparams:

@@ -14,8 +14,8 @@ class Rprop:
     From the best point $x$ with gradient $g$ it proposes
     $x' = x - \Delta \odot \operatorname{sign}(g)$. If $E(x') < E(x)$, x' becomes the
     best point, and $\Delta_i$ grows where the sign of $g_i$ held and shrinks where it
-    flipped. Otherwise it stays at x and shrinks $\Delta_i$ where the sign flipped on the
-    way, or everywhere if none did.
+    flipped. Otherwise it stays at x and shrinks $\Delta_i$ where the sign flipped on
+    the way, or everywhere if none did.
 
     Only signs and comparisons enter, so the scale of E and of its gradient (which
     explodes with a diverging run) does not matter, and neither does the initial step

@@ -31,8 +31,8 @@ class WholeRunDescent:
     """Rprop on E(s_T, λ), over doubling horizons first, restarted when it is stuck.
 
     A restart perturbs the best point at random. Its value costs a third of a
-    hypergradient, so a point is first tried with a plain run, and only if that is better
-    than the best is the descent taken up there.
+    hypergradient, so a point is first tried with a plain run, and only if that is
+    better than the best is the descent taken up there.
     """
 
     def __init__(
@@ -61,15 +61,15 @@ class WholeRunDescent:
 
     def reports(self) -> Iterator[Report]:
         """Descend until the next estimate would exceed the budget."""
-        x: Tensor | None = self._coordinates.start()
-        rprop = self._new_rprop(self._first_step)
+        x, rprop = self._coordinates.start(), self._new_rprop(self._first_step)
         for horizon in self._short_horizons():
             report, gradient = self._estimate(x, horizon)
             yield report
             rprop.observe(x, _finite(report.outer_loss), gradient)
             x = rprop.propose()
-        while x is not None:
-            x = yield from self._descend(x, rprop)
+        restart: Tensor | None = x
+        while restart is not None:
+            restart = yield from self._descend(restart, rprop)
             rprop = self._new_rprop(self._first_step / 2)
 
     def _descend(
@@ -89,9 +89,7 @@ class WholeRunDescent:
             x = proposal
         return None
 
-    def _search_restart(
-        self, x: Tensor
-    ) -> Generator[Report, None, Tensor | None]:
+    def _search_restart(self, x: Tensor) -> Generator[Report, None, Tensor | None]:
         """Try points around the best one with plain runs until one is better."""
         centre, best = self._best or (x, math.inf)
         shrink = min(1.0, (RESTART_DIMENSIONS / x.numel()) ** 0.5)

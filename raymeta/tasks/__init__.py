@@ -5,12 +5,14 @@ from collections.abc import Callable
 from raymeta.suggest import unknown
 from raymeta.tasks.base import Task
 from raymeta.tasks.digits import Digits
+from raymeta.tasks.quadratic import Quadratic
 
-__all__ = ["Digits", "Task", "get", "names"]
+__all__ = ["Digits", "Quadratic", "Task", "get", "names"]
 
 _TASKS: dict[str, Callable[[], Task]] = {
     "digits": Digits,
     "digits-global": lambda: Digits(per_layer=False),
+    "quadratic": Quadratic,
 }
 
 

@@ -7,19 +7,27 @@ from raymeta.space import Space
 
 
 class Task(Protocol):
-    """A family of training runs with one search space.
+    """A family of training runs with one search space."""
 
-    Attributes:
-        name: of the task, as the frame and the command line say it.
-        space: the hyperparameters.
-        horizon: T, the training steps of a full run.
-        budget: the default budget of a comparison, in gradient evaluations.
-    """
+    @property
+    def name(self) -> str:
+        """As the frame and the command line say it."""
+        ...
 
-    name: str
-    space: Space
-    horizon: int
-    budget: float
+    @property
+    def space(self) -> Space:
+        """The hyperparameters."""
+        ...
+
+    @property
+    def horizon(self) -> int:
+        """T, the training steps of a full run."""
+        ...
+
+    @property
+    def budget(self) -> float:
+        """The default budget of a comparison, in gradient evaluations."""
+        ...
 
     def sample(self, seed: int) -> BilevelProblem:
         """One problem: its initial weights, split and batch order follow from seed."""

@@ -76,7 +76,10 @@ def _network(seed: int) -> nn.Module:
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         return nn.Sequential(
-            nn.Linear(64, 128), nn.Tanh(), nn.Linear(128, 128), nn.Tanh(),
+            nn.Linear(64, 128),
+            nn.Tanh(),
+            nn.Linear(128, 128),
+            nn.Tanh(),
             nn.Linear(128, 10),
         )
 
