@@ -1,34 +1,28 @@
-"""Adam."""
+"""Adam and AMSGrad."""
+
+from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from raymeta.optim.base import (
-    Optimizer,
-    Setting,
-    is_zero,
-    require_range,
-    safe_sqrt,
-    setting_at,
-    zeros_like,
-)
-from raymeta.types import Tensors
+from raymeta.optim.base import Maybe, Optimizer, safe_sqrt, tensorwise
+from raymeta.optim.settings import At, Setting, Settings
 
 
 class AdamMemory(NamedTuple):
-    """Memory of `adam`.
+    """What `adam` and `adamw` keep for one parameter.
 
     Attributes:
-        m: first-moment estimates, one tensor of the parameter's shape each.
-        v: second-moment estimates, likewise.
-        step: shape (); how many steps were taken.
+        m: first-moment estimate, of its shape.
+        v: second-moment estimate, likewise.
+        v_max: the largest v so far; `()` without AMSGrad.
     """
 
-    m: Tensors
-    v: Tensors
-    step: Tensor
+    m: Tensor
+    v: Tensor
+    v_max: Maybe
 
 
 def adam(
@@ -37,60 +31,75 @@ def adam(
     betas: tuple[Setting, Setting] = (0.9, 0.999),
     eps: Setting = 1e-8,
     weight_decay: Setting = 0.0,
+    amsgrad: bool = False,
+    decoupled_weight_decay: bool = False,
     maximize: bool = False,
 ) -> Optimizer:
     r"""Adam as in `torch.optim.Adam`, differentiable in every setting.
 
     $$ m \leftarrow \beta_1 m + (1-\beta_1) g,\quad
        v \leftarrow \beta_2 v + (1-\beta_2) g^2,\quad
-       w \leftarrow w - \alpha \frac{m / (1-\beta_1^t)}
-                                   {\sqrt{v / (1-\beta_2^t)} + \epsilon} $$
-
-    with $g \leftarrow g + \lambda w$ first (L2 regularization).
+       w \leftarrow w - \alpha \frac{m / (1-\beta_1^k)}
+                                   {\sqrt{v / (1-\beta_2^k)} + \epsilon} $$
 
     Args:
         lr: α. Numbers, tensors, mappings and schedules: see `Setting`.
         betas: (β1, β2).
         eps: ε, outside the square root.
-        weight_decay: λ.
+        weight_decay: λ in $g \leftarrow g + \lambda w$, which comes first.
+        amsgrad: divide by the largest v so far: v_max ← max(v_max, v). At a tie its
+            derivative is the mean of both.
+        decoupled_weight_decay: see `adamw`.
         maximize: ascend.
 
     Raises:
         ValueError: a number outside its range.
 
-    Source: Kingma & Ba 2015, Algorithm 1. The derivative of √v at v = 0 is taken as 0.
+    Source: Kingma & Ba 2015, Algorithm 1; Reddi et al. 2018, Algorithm 2, with the
+    bias correction of `torch.optim`. The derivative of √v at v = 0 is taken as 0.
     """
-    for name, setting in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
-        require_range("adam", name, setting, 0.0)
-    for name, setting in zip(("beta1", "beta2"), betas, strict=True):
-        require_range("adam", name, setting, 0.0, below=1.0)
+    return tensorwise(
+        lambda w, at: adam_start(w, amsgrad),
+        adam_step,
+        adam_settings("adam", lr, betas, eps, weight_decay),
+        decoupled=decoupled_weight_decay,
+        maximize=maximize,
+    )
 
-    def init(params: Tensors) -> AdamMemory:
-        some = next(iter(params.values()))
-        step = torch.zeros((), dtype=torch.int64, device=some.device)
-        return AdamMemory(zeros_like(params), zeros_like(params), step)
 
-    def update(
-        grads: Tensors, memory: AdamMemory, params: Tensors, t: Tensor
-    ) -> tuple[Tensors, AdamMemory]:
-        count = memory.step + 1
-        new_params, m, v = {}, {}, {}
-        for name, w in params.items():
-            at = {
-                "lr": setting_at(lr, name, t),
-                "beta1": setting_at(betas[0], name, t),
-                "beta2": setting_at(betas[1], name, t),
-                "eps": setting_at(eps, name, t),
-            }
-            g = -grads[name] if maximize else grads[name]
-            if not is_zero(weight_decay):
-                g = g + setting_at(weight_decay, name, t) * w
-            m[name] = at["beta1"] * memory.m[name] + (1 - at["beta1"]) * g
-            v[name] = at["beta2"] * memory.v[name] + (1 - at["beta2"]) * g.square()
-            power = count.to(w.dtype)
-            m_hat = m[name] / (1 - at["beta1"] ** power)
-            v_hat = v[name] / (1 - at["beta2"] ** power)
-            new_params[name] = w - at["lr"] * m_hat / (safe_sqrt(v_hat) + at["eps"])
-        return new_params, AdamMemory(m, v, count)
+def adam_settings(
+    optimizer: str,
+    lr: Setting,
+    betas: tuple[Setting, Setting],
+    eps: Setting,
+    weight_decay: Setting,
+    **nonnegative: Setting,
+) -> Settings:
+    """The settings that all of Adam's family has, and further ones."""
+    beta1, beta2 = betas
+    return Settings(
+        optimizer,
+        nonnegative={"lr": lr, "eps": eps, "weight_decay": weight_decay, **nonnegative},
+        fractions={"beta1": beta1, "beta2": beta2},
+    )
 
-    return Optimizer(init, update)
+
+def adam_start(w: Tensor, amsgrad: bool) -> AdamMemory:
+    """No moments yet."""
+    v_max = torch.zeros_like(w) if amsgrad else ()
+    return AdamMemory(torch.zeros_like(w), torch.zeros_like(w), v_max)
+
+
+def adam_step(
+    w: Tensor, g: Tensor, memory: AdamMemory, k: Tensor, at: At
+) -> tuple[Tensor, AdamMemory]:
+    """Step k, without weight decay; AMSGrad where the memory has a v_max."""
+    m = at.beta1 * memory.m + (1 - at.beta1) * g
+    v = at.beta2 * memory.v + (1 - at.beta2) * g.square()
+    v_max = memory.v_max
+    if isinstance(v_max, Tensor):
+        v_max = torch.maximum(v_max, v)
+    m_hat = m / (1 - at.beta1**k)
+    v_hat = (v_max if isinstance(v_max, Tensor) else v) / (1 - at.beta2**k)
+    w = w - at.lr * m_hat / (safe_sqrt(v_hat) + at.eps)
+    return w, AdamMemory(m, v, v_max)

@@ -1,13 +1,36 @@
-"""What an inner optimizer is, and how its numeric settings are looked up."""
+"""What an inner optimizer is, and how a rule for one tensor becomes one."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+# In this package, since torch.compile traces the nested functions with their
+# annotations, and cannot subscript a type.
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from raymeta.optim.settings import At, Settings, is_zero
 from raymeta.types import State, Tensors
+
+
+class HeavyBall(NamedTuple):
+    r"""How to read an update as one that can be undone.
+
+    $$ v \leftarrow \mu v + f,\quad w \leftarrow w - \alpha v $$
+
+    where α and μ depend on the step alone, and f on the step, w and the gradient, not
+    on v: f is the velocity after an update from v = 0.
+
+    Attributes:
+        rates: t -> (parameter's name -> (α, μ)).
+        memory: (velocity by parameter's name, t) -> memory before step t of a run.
+        velocity: memory -> velocity by parameter's name.
+    """
+
+    rates: Callable[[Tensor], Callable[[str], tuple[float | Tensor, float | Tensor]]]
+    memory: Callable[[Tensors, Tensor], State]
+    velocity: Callable[[State], Tensors]
 
 
 class Optimizer(NamedTuple):
@@ -17,82 +40,86 @@ class Optimizer(NamedTuple):
         init: params -> memory, the optimizer's state before the first step.
         update: (grads, memory, params, t) -> (params, memory); `t` is the step, an
             int64 tensor of shape (), by which schedules are looked up.
+        heavy_ball: how `update` can be undone; None where it cannot.
     """
 
     init: Callable[[Tensors], State]
     update: Callable[[Tensors, State, Tensors, Tensor], tuple[Tensors, State]]
+    heavy_ball: HeavyBall | None = None
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """A setting that changes over the run: one value per step.
+class Memory(NamedTuple):
+    """What a rule of this package remembers between steps.
 
     Attributes:
-        values: shape (T, ...); values[t] broadcasts against the parameter. Past the
-            end the last value holds.
+        slots: parameter's name -> what the rule keeps for it, for example
+            `AdamMemory(m, v, v_max)`; `()` stands for what it does not need.
+        step: int64, shape (); how many steps were taken.
     """
 
-    values: Tensor
-
-    def at(self, t: Tensor) -> Tensor:
-        """The value at step t."""
-        row = t.clamp(max=self.values.shape[0] - 1).reshape(1)
-        return self.values.index_select(0, row).squeeze(0)
+    slots: dict[str, Any]
+    step: Tensor
 
 
-Value = float | Tensor | Schedule
-#: A number or a tensor of shape () for all parameters; a tensor of shape (T,), or a
-#: `Schedule`, for one value per step; or a mapping from a parameter's name, or a
-#: dotted prefix of it (a layer), to a number, `Schedule`, or tensor that broadcasts
-#: against it.
-Setting = Value | Mapping[str, Value]
+#: A tensor that a rule keeps only with some flag or setting; the empty tuple without.
+Maybe = Tensor | tuple[()]
+Slot = TypeVar("Slot", bound=tuple)
 
 
-def setting_at(setting: Setting, name: str, t: Tensor) -> float | Tensor:
-    """The value of an optimizer's setting for one parameter at one step.
+def tensorwise(
+    start: Callable[[Tensor, At], Slot],
+    step: Callable[[Tensor, Tensor, Slot, Tensor, At], tuple[Tensor, Slot]],
+    settings: Settings,
+    *,
+    decoupled: bool = False,
+    maximize: bool = False,
+) -> Optimizer:
+    r"""The optimizer that applies one rule to each parameter tensor.
 
-    Raises:
-        ValueError: a mapping has no entry for the parameter; a tensor given for all
-            parameters has more than one dimension.
+    It looks the settings up, and does what comes first in every rule:
+
+    $$ g \leftarrow -g \;\text{(maximize)},\qquad
+       g \leftarrow g + \lambda w \quad\text{or}\quad
+       w \leftarrow w - \alpha\lambda w \;\text{(decoupled)} $$
+
+    Args:
+        start: (w, settings at step 0) -> what is kept for w before the first step.
+        step: (w, g, kept, k, settings) -> (w, kept); k = 1, 2, … counts the steps
+            taken, float64 of shape (), so that 1 - β^k is exact for float32 weights.
+        settings: with `lr` α and `weight_decay` λ among them.
+        decoupled: weight decay acts on the weights rather than on the gradient.
+        maximize: ascend.
     """
-    if isinstance(setting, Mapping):
-        value = setting[_longest_prefix(setting, name)]
-    else:
-        value = _as_schedule(setting)
-    return value.at(t) if isinstance(value, Schedule) else value
 
+    def init(params: Tensors) -> Memory:
+        some = next(iter(params.values()))
+        t = torch.zeros((), dtype=torch.int64, device=some.device)
+        at = settings.at(t)
+        kept = {name: start(w, at(name)) for name, w in params.items()}
+        return Memory({k: _cast(kept[k], w.dtype) for k, w in params.items()}, t)
 
-def is_zero(setting: Setting) -> bool:
-    """Whether a setting is the plain number 0, so that its term is left out.
+    def update(
+        grads: Tensors, memory: Memory, params: Tensors, t: Tensor
+    ) -> tuple[Tensors, Memory]:
+        taken = memory.step + 1
+        k, at_step = taken.to(torch.float64), settings.at(t)
+        new_params, slots = {}, {}
+        for name, w in params.items():
+            at, dtype = at_step(name), w.dtype
+            g = -grads[name] if maximize else grads[name]
+            if not is_zero(at.weight_decay) and decoupled:
+                w = (1 - at.lr * at.weight_decay) * w
+            elif not is_zero(at.weight_decay):
+                g = g + at.weight_decay * w
+            w, kept = step(w, g, memory.slots[name], k, at)
+            new_params[name], slots[name] = w.to(dtype), _cast(kept, dtype)
+        return new_params, Memory(slots, taken)
 
-    A *tensor* that happens to be 0 stays in the computation: it has a derivative.
-    """
-    return isinstance(setting, int | float) and setting == 0
-
-
-def require_range(
-    optimizer: str, name: str, setting: Setting, low: float, below: float | None = None
-) -> None:
-    """Raise ValueError for a plain number outside [low, below).
-
-    Tensors are not looked at: reading them would wait for the device.
-    """
-    values = setting.values() if isinstance(setting, Mapping) else [setting]
-    for value in values:
-        if not isinstance(value, int | float):
-            continue
-        if not (low <= value and (below is None or value < below)):
-            rule = f">= {low}" if below is None else f"in [{low}, {below})"
-            raise ValueError(f"{optimizer} needs {name} {rule}, but got {value}")
-
-
-def zeros_like(params: Tensors) -> Tensors:
-    """A zero for each parameter."""
-    return {name: torch.zeros_like(p) for name, p in params.items()}
+    return Optimizer(init, update)
 
 
 def safe_sqrt(x: Tensor) -> Tensor:
-    """√x with derivative 0, not ∞, at x = 0.
+    """√x with derivative 0, not ∞, at x = 0; 0 for what rounding left below 0.
 
     An unused weight has v = g² = 0 for ever: its derivative is 0 · 1/(2√0) = NaN in
     plain autograd, but the update does not depend on it at all.
@@ -101,24 +128,8 @@ def safe_sqrt(x: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
 
 
-def _as_schedule(setting: Value) -> Value:
-    if not isinstance(setting, Tensor) or setting.ndim == 0:
-        return setting
-    if setting.ndim == 1:
-        return Schedule(setting)
-    raise ValueError(
-        "a setting for all parameters needs shape () or (T,), but got "
-        f"{tuple(setting.shape)}: give a mapping from parameter names, or a Schedule"
-    )
-
-
-def _longest_prefix(setting: Mapping[str, Value], name: str) -> str:
-    prefix = name
-    while prefix not in setting:
-        if "." not in prefix:
-            raise ValueError(
-                f"a setting per parameter needs an entry for {name!r} or a prefix of "
-                f"it, but got {sorted(setting)}"
-            )
-        prefix = prefix.rpartition(".")[0]
-    return prefix
+def _cast(kept: Slot, dtype: torch.dtype) -> Slot:
+    """Float64 settings and k must not widen what is kept for float32 scalars."""
+    if all(not isinstance(x, Tensor) or x.dtype == dtype for x in kept):
+        return kept
+    return type(kept)(*(x.to(dtype) if isinstance(x, Tensor) else x for x in kept))

@@ -1,31 +1,27 @@
 """Stochastic gradient descent with momentum."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from raymeta.optim.base import (
-    Optimizer,
-    Setting,
-    is_zero,
-    require_range,
-    setting_at,
-    zeros_like,
-)
+from raymeta.optim.base import HeavyBall, Maybe, Memory, Optimizer, tensorwise
+from raymeta.optim.settings import At, Setting, Settings, is_zero
 from raymeta.types import Tensors
 
 
 class SGDMemory(NamedTuple):
-    """Memory of `sgd` with momentum.
+    """What `sgd` keeps for one parameter.
 
     Attributes:
-        velocity: the momentum buffer v, one tensor of the parameter's shape each.
-        fresh: shape (); 1 before the first step, 0 after it.
+        velocity: the momentum buffer v, of its shape; `()` where the momentum is the
+            plain number 0.
     """
 
-    velocity: Tensors
-    fresh: Tensor
+    velocity: Maybe
 
 
 def sgd(
@@ -39,8 +35,7 @@ def sgd(
 ) -> Optimizer:
     r"""SGD as in `torch.optim.SGD`, differentiable in every setting.
 
-    $$ g \leftarrow g + \lambda w,\quad v \leftarrow \mu v + (1 - \tau) g,\quad
-       w \leftarrow w - \alpha v $$
+    $$ v \leftarrow \mu v + (1 - \tau) g,\quad w \leftarrow w - \alpha v $$
 
     with $v = g$ at the first step, and $g + \mu v$ in place of $v$ for Nesterov.
 
@@ -48,47 +43,62 @@ def sgd(
         lr: α. Numbers, tensors, mappings and schedules: see `Setting`.
         momentum: μ. The plain number 0 keeps no memory; a tensor keeps it at any value.
         dampening: τ.
-        weight_decay: λ.
+        weight_decay: λ in $g \leftarrow g + \lambda w$, which comes first.
         nesterov: step along g + μ v; needs momentum and no dampening.
         maximize: ascend.
 
     Raises:
         ValueError: a negative number; Nesterov without momentum or with dampening.
 
-    Source: Sutskever et al. 2013, in the variant of `torch.optim.SGD`.
+    Source: Sutskever et al. 2013, eq. 1-4, in the variant of `torch.optim.SGD`: the
+    learning rate multiplies v rather than g.
     """
-    for name, setting in (("lr", lr), ("momentum", momentum), ("dampening", dampening)):
-        require_range("sgd", name, setting, 0.0)
-    require_range("sgd", "weight_decay", weight_decay, 0.0)
     if nesterov and (is_zero(momentum) or not is_zero(dampening)):
         raise ValueError(
             "sgd needs momentum and no dampening for nesterov=True, but got "
             f"momentum={momentum}, dampening={dampening}"
         )
-    remembers = not is_zero(momentum)
+    settings = Settings(
+        "sgd",
+        nonnegative={
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+        },
+    )
 
-    def init(params: Tensors) -> SGDMemory | tuple[()]:
-        if not remembers:
-            return ()
-        some = next(iter(params.values()))
-        return SGDMemory(zeros_like(params), torch.ones((), device=some.device))
+    def start(w: Tensor, at: At) -> SGDMemory:
+        return SGDMemory(() if is_zero(at.momentum) else torch.zeros_like(w))
 
-    def update(
-        grads: Tensors, memory: SGDMemory | tuple[()], params: Tensors, t: Tensor
-    ) -> tuple[Tensors, SGDMemory | tuple[()]]:
-        new_params, velocity = {}, {}
-        for name, w in params.items():
-            g = -grads[name] if maximize else grads[name]
-            if not is_zero(weight_decay):
-                g = g + setting_at(weight_decay, name, t) * w
-            if isinstance(memory, SGDMemory):
-                mu, tau = setting_at(momentum, name, t), setting_at(dampening, name, t)
-                damped = (1 - tau * (1 - memory.fresh)) * g
-                v = velocity[name] = mu * memory.velocity[name] + damped
-                g = g + mu * v if nesterov else v
-            new_params[name] = w - setting_at(lr, name, t) * g
-        if isinstance(memory, SGDMemory):
-            memory = SGDMemory(velocity, torch.zeros_like(memory.fresh))
-        return new_params, memory
+    def step(
+        w: Tensor, g: Tensor, memory: SGDMemory, k: Tensor, at: At
+    ) -> tuple[Tensor, SGDMemory]:
+        v = memory.velocity
+        if isinstance(v, Tensor):
+            damped = g
+            if not is_zero(at.dampening):
+                damped = (1 - at.dampening * (k > 1).to(k.dtype)) * g
+            v = at.momentum * v + damped
+            g = g + at.momentum * v if nesterov else v
+        return w - at.lr * g, SGDMemory(v)
 
-    return Optimizer(init, update)
+    rule = tensorwise(start, step, settings, maximize=maximize)
+    each = momentum.values() if isinstance(momentum, Mapping) else [momentum]
+    if nesterov or any(is_zero(value) for value in each):
+        return rule
+    return rule._replace(heavy_ball=_heavy_ball(settings))
+
+
+def _heavy_ball(settings: Settings) -> HeavyBall:
+    def rates(t: Tensor) -> Callable[[str], tuple[float | Tensor, float | Tensor]]:
+        at = settings.at(t)
+        return lambda name: (at(name).lr, at(name).momentum)
+
+    def memory(velocity: Tensors, t: Tensor) -> Memory:
+        return Memory({name: SGDMemory(v) for name, v in velocity.items()}, t)
+
+    def velocity(memory: Memory) -> Tensors:
+        return {name: kept.velocity for name, kept in memory.slots.items()}
+
+    return HeavyBall(rates, memory, velocity)

@@ -1,0 +1,146 @@
+"""How the numeric settings of an optimizer are given, checked and looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A setting that changes over the run: one value per step.
+
+    Attributes:
+        values: shape (T, ...); values[t] broadcasts against the parameter. Past the
+            end the last value holds.
+    """
+
+    values: Tensor
+
+    def at(self, t: Tensor) -> Tensor:
+        """The value at step t."""
+        row = t.clamp(max=self.values.shape[0] - 1).reshape(1)
+        return self.values.index_select(0, row).squeeze(0)
+
+
+Value = float | Tensor | Schedule
+#: A number or a tensor of shape () for all parameters; a tensor of shape (T,), or a
+#: `Schedule`, for one value per step; or a mapping from a parameter's name, or a
+#: dotted prefix of it (a layer), to a number, `Schedule`, or tensor that broadcasts
+#: against it.
+Setting = Value | Mapping[str, Value]
+
+
+class At:
+    """The settings of one parameter at one step, as attributes.
+
+    Numbers, or tensors that broadcast against the parameter.
+    """
+
+    # Not a SimpleNamespace: torch.compile cannot trace one.
+    def __init__(self, values: Mapping[str, float | Tensor]) -> None:
+        self._values = values
+
+    def __getattr__(self, name: str) -> Any:
+        return self._values[name]
+
+
+class Settings:
+    """The settings of one optimizer by name.
+
+    Numbers are checked here, tensors are not: reading them would wait for the device.
+
+    Args:
+        optimizer: its name, for errors.
+        nonnegative: settings that are at least 0.
+        fractions: settings in [0, 1).
+
+    Raises:
+        ValueError: a number outside its range.
+    """
+
+    def __init__(
+        self,
+        optimizer: str,
+        *,
+        nonnegative: Mapping[str, Setting],
+        fractions: Mapping[str, Setting] | None = None,
+    ) -> None:
+        fractions = fractions or {}
+        for name, setting in nonnegative.items():
+            _require(optimizer, name, setting, ">= 0.0", lambda x: x >= 0)
+        for name, setting in fractions.items():
+            _require(optimizer, name, setting, "in [0.0, 1.0)", lambda x: 0 <= x < 1)
+        self._settings = {**nonnegative, **fractions}
+
+    def at(self, t: Tensor) -> Callable[[str], At]:
+        """The settings at step t, as a function of the parameter's name.
+
+        Raises:
+            ValueError: a mapping has no entry for the parameter; a tensor given for all
+                parameters has more than one dimension.
+        """
+        shared: dict[str, float | Tensor] = {}
+        mapped: dict[str, Mapping[str, Value]] = {}
+        for key, setting in self._settings.items():
+            if isinstance(setting, Mapping):
+                mapped[key] = setting
+            else:
+                shared[key] = _shared_value(setting, t)
+
+        everyones = At(shared)
+
+        def of(name: str) -> At:
+            if not mapped:
+                return everyones
+            own = {key: _own_value(m, name, t) for key, m in mapped.items()}
+            return At({**shared, **own})
+
+        return of
+
+
+def is_zero(setting: Setting) -> bool:
+    """Whether a setting is the plain number 0, so that its term is left out.
+
+    A *tensor* that happens to be 0 stays in the computation: it has a derivative.
+    """
+    return isinstance(setting, int | float) and setting == 0
+
+
+def _require(
+    optimizer: str, name: str, setting: Setting, rule: str, holds: Callable[..., bool]
+) -> None:
+    values = setting.values() if isinstance(setting, Mapping) else [setting]
+    for value in values:
+        if isinstance(value, int | float) and not holds(value):
+            raise ValueError(f"{optimizer} needs {name} {rule}, but got {value}")
+
+
+def _shared_value(setting: Value, t: Tensor) -> float | Tensor:
+    """The value for all parameters."""
+    if isinstance(setting, Tensor) and setting.ndim == 1:
+        setting = Schedule(setting)
+    if isinstance(setting, Tensor) and setting.ndim > 1:
+        raise ValueError(
+            "a setting for all parameters needs shape () or (T,), but got "
+            f"{tuple(setting.shape)}: give a mapping from parameter names, or a "
+            "Schedule"
+        )
+    return setting.at(t) if isinstance(setting, Schedule) else setting
+
+
+def _own_value(setting: Mapping[str, Value], name: str, t: Tensor) -> float | Tensor:
+    """The value at the longest prefix of the parameter's name."""
+    prefix = name
+    while prefix not in setting:
+        if "." not in prefix:
+            raise ValueError(
+                f"a setting per parameter needs an entry for {name!r} or a prefix of "
+                f"it, but got {sorted(setting)}"
+            )
+        prefix = prefix.rpartition(".")[0]
+    value = setting[prefix]
+    return value.at(t) if isinstance(value, Schedule) else value
