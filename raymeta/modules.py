@@ -3,16 +3,17 @@
 from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules import batchnorm
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from raymeta.optim import Optimizer
-from raymeta.problem import BilevelProblem, TrainState, training_step
+from raymeta.problem import BilevelProblem, Descent, TrainState
 from raymeta.tree import tree_map
 from raymeta.types import Batch, Hparams, Tensors
 
@@ -35,9 +36,10 @@ def module_problem(
     """Training of any module, with the validation loss as outer loss.
 
     The module itself is never changed: weights and buffers live in the state. Its
-    present weights are the initial ones; frozen parameters stay as they are. Training
-    steps run it in training mode, everything else in evaluation mode. Randomness
-    inside it (dropout) is a function of (seed, t).
+    present weights are the initial ones, whatever happens to it later; frozen
+    parameters stay as they are. Training steps run it in training mode, everything
+    else in evaluation mode. Randomness inside it (dropout) is a function of (seed, t).
+    Derivatives reach the outer loss through the running statistics of batch norms too.
 
     Args:
         module: called with the inputs of a batch.
@@ -54,19 +56,33 @@ def module_problem(
         regularizer: (params, λ) -> shape (), added to the training loss.
 
     Raises:
-        ValueError: a data set is empty or smaller than a batch; the module has nothing
-            to train.
+        ValueError: a data set is empty, smaller than a batch, or without targets;
+            metrics without test data; the module has nothing to train, or running
+            statistics that have no derivative.
     """
     seen = deepcopy(module).train()
-    judged = deepcopy(module).eval()
-    trained = {k: p.detach() for k, p in module.named_parameters() if p.requires_grad}
+    # Its own modules and modes, but no second copy of what is frozen.
+    tensors = (*seen.parameters(), *seen.buffers())
+    judged = deepcopy(seen, {id(tensor): tensor for tensor in tensors}).eval()
+    for network in (seen, judged):
+        _expose_statistics(network)
+    # Copies: training the module itself, later, must not move the start of this one.
+    trained = {
+        name: p.detach().clone()
+        for name, p in module.named_parameters()
+        if p.requires_grad
+    }
     if not trained:
         raise ValueError(
             f"module_problem needs a module with parameters that require grad, but got "
             f"{type(module).__name__}: unfreeze some"
         )
     device = next(iter(trained.values())).device
-    buffers = {name: b.detach() for name, b in module.named_buffers()}
+    buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
+    if metrics and test is None:
+        raise ValueError(
+            f"module_problem needs test data for metrics {sorted(metrics)}: give test="
+        )
     n_train, n_val = _length("train", train), _length("val", val)
     size = n_train if batch_size is None else batch_size
     if not 1 <= size <= n_train:
@@ -74,6 +90,7 @@ def module_problem(
             f"module_problem needs 1 <= batch_size <= len(train), but got "
             f"batch_size={batch_size}, len(train)={n_train}"
         )
+    _require_targets(train)
     examples = _Examples(train, device)
     val_data = _whole(val, device)
     # Read only when the final look is due: the search must not even touch it.
@@ -91,13 +108,15 @@ def module_problem(
         params: Tensors, buffers: Tensors, hparams: Hparams, batch: Batch
     ) -> tuple[Tensor, Tensors]:
         *inputs, targets = batch.data
-        buffers = {name: b.clone() for name, b in buffers.items()}
+        # Cloned for modules that write into a buffer; one dict, for `functional_call`
+        # puts there what a module binds to a buffer's name anew.
+        tensors = params | {name: b.clone() for name, b in buffers.items()}
         with _randomness_of(seed, batch.index):
-            outputs = functional_call(seen, (params, buffers), tuple(inputs))
+            outputs = functional_call(seen, tensors, tuple(inputs))
         value = loss(outputs, targets)
         if regularizer is not None:
             value = value + regularizer(params, hparams)
-        return value, buffers
+        return value, {name: tensors[name] for name in buffers}
 
     def judge(state: TrainState, data: Any) -> tuple[Any, Tensor]:
         *inputs, targets = data
@@ -118,12 +137,69 @@ def module_problem(
     return BilevelProblem(
         init=init,
         batch=batch,
-        step=training_step(inner_loss, optimizer),
+        step=Descent(inner_loss, optimizer),
         outer_loss=outer_loss,
         inner_loss=lambda s, h, b: inner_loss(s.params, s.buffers, h, b)[0],
         outer_cost=n_val / size,
         metrics=None if test is None else test_metrics,
     )
+
+
+def _expose_statistics(module: nn.Module) -> None:
+    """Let batch norms compute where derivatives see their running statistics.
+
+    torch's kernel updates them behind the back of autograd, and refuses to
+    differentiate the outer loss by them: a part of dE/dλ would be missing.
+
+    Raises:
+        ValueError: another layer keeps running statistics by such a kernel.
+    """
+    for layer in module.modules():
+        if not (isinstance(layer, batchnorm._NormBase) and layer.track_running_stats):
+            continue
+        if type(layer).forward is not batchnorm._BatchNorm.forward:
+            raise ValueError(
+                "module_problem cannot differentiate the running statistics of "
+                f"{type(layer).__name__}: use nn.BatchNorm1d, 2d or 3d, or "
+                "track_running_stats=False"
+            )
+        layer.forward = partial(_batch_norm, layer)
+
+
+def _batch_norm(layer: Any, x: Tensor) -> Tensor:
+    r"""`nn.BatchNorm` of x, shape (batch, channels, ...), by differentiable operations.
+
+    $$ y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta $$
+
+    Source: Ioffe & Szegedy 2015, Algorithm 1; running statistics as in `torch.nn`.
+    """
+    layer._check_input_dim(x)
+    if layer.training:
+        count = x.numel() // x.shape[1]
+        if count == 1:
+            raise ValueError(
+                "batch normalization needs more than one value per channel for "
+                f"training, but got inputs of shape {tuple(x.shape)}: raise batch_size"
+            )
+        axes = [0, *range(2, x.ndim)]
+        var, mean = torch.var_mean(x, axes, correction=0)
+        layer.num_batches_tracked = layer.num_batches_tracked + 1
+        rate = layer.momentum
+        if rate is None:  # the mean over all batches
+            rate = 1 / layer.num_batches_tracked.to(mean.dtype)
+        unbiased = var * (count / (count - 1))
+        layer.running_mean = (1 - rate) * layer.running_mean + rate * mean
+        layer.running_var = (1 - rate) * layer.running_var + rate * unbiased
+    else:
+        mean, var = layer.running_mean, layer.running_var
+    scale = (var + layer.eps).rsqrt()
+    if layer.weight is not None:
+        scale = scale * layer.weight
+    shift = -mean * scale
+    if layer.bias is not None:
+        shift = shift + layer.bias
+    along = (-1, *[1] * (x.ndim - 2))
+    return x * scale.view(along) + shift.view(along)
 
 
 class _Examples:
@@ -153,6 +229,15 @@ def _length(name: str, data: Dataset) -> int:
     if count == 0:
         raise ValueError(f"module_problem needs a non-empty data set, but {name} is")
     return count
+
+
+def _require_targets(train: Dataset) -> None:
+    example = train[0]
+    if not isinstance(example, tuple | list) or len(example) < 2:
+        raise ValueError(
+            "module_problem needs examples that are tuples (inputs…, target), but got "
+            f"train[0]={example!r}: wrap the data set, or use TensorDataset(x, y)"
+        )
 
 
 @lru_cache(maxsize=8)

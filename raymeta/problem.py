@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import grad
 
 from raymeta.optim import Optimizer
+from raymeta.tree import detach, in_transform, tree_leaves
 from raymeta.types import Batch, Hparams, State, Tensors
 
 
@@ -24,7 +25,8 @@ class BilevelProblem:
     Attributes:
         init: Φ_0: λ -> s_0.
         batch: t -> b_t; deterministic in t.
-        step: Φ: (s, λ, b) -> s; a pure function of tensors.
+        step: Φ: (s, λ, b) -> s; a pure function of tensors, for gradient-based
+            training a `Descent`.
         outer_loss: E: (s, λ) -> tensor of shape ().
         inner_loss: (s, λ, b) -> shape (): what a step descends, where there is one.
             It tells how much of a step depends on λ (see `ShortTerm`).
@@ -61,27 +63,56 @@ def no_data(t: int) -> Batch:
     return Batch(torch.tensor(t), ())
 
 
-def training_step(
-    inner_loss: Callable[[Tensors, Tensors, Hparams, Batch], tuple[Tensor, Tensors]],
-    optimizer: Callable[[Hparams], Optimizer],
-) -> Callable[[TrainState, Hparams, Batch], TrainState]:
-    """Φ for gradient-based training.
+@dataclass(frozen=True)
+class Descent:
+    """Φ for gradient-based training: the gradient of a loss, then an update by it.
 
-    Args:
+    An estimator that needs the two apart (`Reversible`) takes them from here.
+
+    Attributes:
         inner_loss: (params, buffers, λ, batch) -> (loss of shape (), new buffers).
         optimizer: λ -> the update rule.
     """
-    # torch.func.grad, not torch.autograd.grad: only the former composes with jvp.
-    gradient = grad(inner_loss, has_aux=True)
 
-    def step(state: TrainState, hparams: Hparams, batch: Batch) -> TrainState:
-        grads, buffers = gradient(state.params, state.buffers, hparams, batch)
-        params, memory = optimizer(hparams).update(
+    inner_loss: Callable[[Tensors, Tensors, Hparams, Batch], tuple[Tensor, Tensors]]
+    optimizer: Callable[[Hparams], Optimizer]
+
+    def gradient(
+        self, params: Tensors, buffers: Tensors, hparams: Hparams, batch: Batch
+    ) -> tuple[Tensors, Tensors]:
+        """The gradient in the parameters, and the new buffers."""
+        # Only torch.func.grad composes with jvp and vmap, and only it can be compiled;
+        # elsewhere torch.autograd.grad gives the same in half the time.
+        if in_transform() or torch.compiler.is_compiling():
+            return grad(self.inner_loss, has_aux=True)(params, buffers, hparams, batch)
+        differentiated = torch.is_grad_enabled() and any(
+            isinstance(leaf, Tensor) and leaf.requires_grad
+            for leaf in tree_leaves((params, buffers, hparams))
+        )
+        with torch.enable_grad():
+            # Views: the derivative in each parameter must not include the way that
+            # leads through others, where they were computed from one another.
+            at = {
+                name: p.view_as(p) if p.requires_grad else p.detach().requires_grad_()
+                for name, p in params.items()
+            }
+            loss, buffers = self.inner_loss(at, buffers, hparams, batch)
+            grads = torch.autograd.grad(
+                loss,
+                list(at.values()),
+                create_graph=differentiated,
+                materialize_grads=True,
+            )
+        buffers = buffers if differentiated else detach(buffers)
+        return dict(zip(at, grads, strict=True)), buffers
+
+    def __call__(self, state: TrainState, hparams: Hparams, batch: Batch) -> TrainState:
+        """s_{t+1} from s_t."""
+        grads, buffers = self.gradient(state.params, state.buffers, hparams, batch)
+        params, memory = self.optimizer(hparams).update(
             grads, state.memory, state.params, batch.index
         )
         return TrainState(params, memory, buffers)
-
-    return step
 
 
 def descent(
@@ -122,7 +153,7 @@ def descent(
     return BilevelProblem(
         init=init,
         batch=batch,
-        step=training_step(with_buffers, optimizer),
+        step=Descent(with_buffers, optimizer),
         outer_loss=on_params(outer_loss),
         inner_loss=lambda s, hparams, b: inner_loss(s.params, hparams, b),
         outer_cost=outer_cost,

@@ -1,19 +1,35 @@
 """Every way of computing dE/dλ, one estimator a file."""
 
 from raymeta.hypergrad.base import Estimator, Hypergradient, Rollout
+from raymeta.hypergrad.checkpointed import Checkpointed
+from raymeta.hypergrad.es import ES
 from raymeta.hypergrad.forward import Forward
+from raymeta.hypergrad.implicit import Implicit
+from raymeta.hypergrad.pes import PES
 from raymeta.hypergrad.reverse import Reverse
+from raymeta.hypergrad.reversible import Reversible
 from raymeta.hypergrad.short_term import ShortTerm
+from raymeta.hypergrad.solvers import ConjugateGradient, FixedPoint, Neumann
+from raymeta.hypergrad.truncated import Truncated
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams
 
 __all__ = [
+    "ES",
+    "PES",
+    "Checkpointed",
+    "ConjugateGradient",
     "Estimator",
+    "FixedPoint",
     "Forward",
     "Hypergradient",
+    "Implicit",
+    "Neumann",
     "Reverse",
+    "Reversible",
     "Rollout",
     "ShortTerm",
+    "Truncated",
     "hypergradient",
 ]
 

@@ -1,6 +1,7 @@
 """What an estimator of the hypergradient is, and the pieces that they share."""
 
-from typing import Any, NamedTuple, Protocol
+from dataclasses import fields, replace
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,11 +20,14 @@ class Hypergradient(NamedTuple):
             its shape.
         gradient_evals: what the estimate cost; one forward and backward pass of the
             inner loss is 1.
+        residual: |b - A x| / |b| of the linear system that the estimate solved, None
+            where it solves none.
     """
 
     outer_loss: Tensor
     grads: Tensors
     gradient_evals: float
+    residual: float | None = None
 
 
 class Rollout(NamedTuple):
@@ -68,6 +72,24 @@ class Estimator(Protocol):
         ...
 
 
+SomeEstimator = TypeVar("SomeEstimator", bound=Estimator)
+
+#: Metadata of a field that counts some of an estimator's steps: `with_steps` cuts it to
+#: their number.
+AMONG_STEPS = {"among_steps": True}
+
+
+def with_steps(estimator: SomeEstimator, steps: int) -> SomeEstimator:
+    """The same estimator over another number of steps."""
+    knobs = cast(Any, estimator)
+    shorter = {
+        field.name: min(getattr(knobs, field.name), steps)
+        for field in fields(knobs)
+        if field.metadata.get("among_steps") and getattr(knobs, field.name) is not None
+    }
+    return replace(knobs, steps=steps, **shorter)
+
+
 def require_steps(estimator: str, steps: int) -> None:
     """Raise ValueError unless the number of steps is positive."""
     if steps < 1:
@@ -105,6 +127,39 @@ def unroll(
     for i in range(t, t + steps):
         state = problem.step(state, hparams, problem.batch(i))
     return state
+
+
+def advance(
+    problem: BilevelProblem, hparams: Hparams, state: State, t: int, steps: int
+) -> State:
+    """s_{t+steps} from s_t, without a graph."""
+    hparams = detach(hparams)
+    for i in range(t, t + steps):
+        state = detach(problem.step(state, hparams, problem.batch(i)))
+    return state
+
+
+def look_ahead_cost(problem: BilevelProblem, hparams: Hparams, steps: int) -> float:
+    """Charge for differentiating `steps` steps from a fixed s_t, without E's gradient.
+
+    The first inner gradient is taken at the fixed s_t, so differentiating it costs
+    nothing unless λ is in the inner loss itself.
+    """
+    first = 3 if _inner_loss_depends(problem, hparams) else 1
+    return first + 3 * (steps - 1)
+
+
+def _inner_loss_depends(problem: BilevelProblem, hparams: Hparams) -> bool:
+    if problem.inner_loss is None:
+        return True
+    leaves = differentiable(hparams)
+    state = detach(problem.init(hparams))
+    value = problem.inner_loss(state, {**hparams, **leaves}, problem.batch(0))
+    if not value.requires_grad:
+        return False
+    # It may require a gradient for what else it closes over.
+    grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+    return any(g is not None for g in grads)
 
 
 def pull_back(outer_loss: Tensor, leaves: Tensors, hint: str = "") -> Tensors:

@@ -101,10 +101,14 @@ def _push(function: Any, primals: tuple, tangents: tuple) -> tuple[Any, Any, Any
     """
 
     def along(tangents: tuple) -> tuple[Any, Any, Any]:
-        return jvp(function, primals, tangents, has_aux=True)
+        values, new_tangents, rest = jvp(function, primals, tangents, has_aux=True)  # type: ignore[misc]
+        # In vmap, the tangent of 2.0 * λ is float64 for a float32 λ of shape ().
+        pairs = zip(values, new_tangents, strict=True)
+        return values, [z.to(value.dtype) for value, z in pairs], rest
 
     # The primal does not depend on the tangent: vmap computes it once (out_dims None).
-    return vmap(along, out_dims=(None, 0, None), randomness="same")(tangents)
+    out_dims: Any = (None, 0, None)
+    return vmap(along, out_dims=out_dims, randomness="same")(tangents)
 
 
 def _step(
@@ -117,15 +121,29 @@ def _step(
     basis: Tensors,
 ) -> tuple[Any, list[Tensor]]:
     values, rest, merge = partition(state)
+    data, indices, merge_data = partition(batch.data)
 
-    def advance(values: list[Tensor], live: Tensors) -> tuple[list[Tensor], Any]:
-        new = problem.step(merge(values, rest), {**hparams, **live}, batch)
+    def advance(
+        values: list[Tensor], live: Tensors, data: list[Tensor]
+    ) -> tuple[list[Tensor], Any]:
+        at = batch._replace(data=merge_data(data, indices))
+        new = problem.step(merge(values, rest), {**hparams, **live}, at)
         new_values, new_rest, _ = partition(new)
         return new_values, new_rest
 
-    new_values, new_tangents, new_rest = _push(
-        advance, (values, leaves), (tangents, basis)
-    )
+    # Data have tangents of their own, zeros: torch's forward derivative of some losses
+    # (mse_loss) fails where one argument has a tangent and the other none.
+    count = len(next(iter(basis.values())))
+    still = [torch.zeros_like(leaf).expand(count, *leaf.shape) for leaf in data]
+    try:
+        new_values, new_tangents, new_rest = _push(
+            advance, (values, leaves, data), (tangents, basis, still)
+        )
+    except NotImplementedError as error:
+        raise ValueError(
+            "Forward needs operators with a forward derivative, but torch says: "
+            f"{str(error).splitlines()[0]}; write the operator out, or use Reverse"
+        ) from error
     return detach(merge(new_values, new_rest)), detach(new_tangents)
 
 
@@ -160,7 +178,7 @@ def _require_connected(problem: BilevelProblem, hparams: Hparams) -> None:
     state = problem.step(problem.init(live), live, problem.batch(0))
     ends = [*partition(state)[0], problem.outer_loss(state, live)]
     ends = [end.sum() for end in ends if end.requires_grad]
-    grads = [None] * len(leaves)
+    grads: tuple[Tensor | None, ...] = (None,) * len(leaves)
     if ends:
         total = torch.stack([end.to(ends[0].dtype) for end in ends]).sum()
         grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)

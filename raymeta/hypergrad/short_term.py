@@ -7,6 +7,7 @@ from raymeta.hypergrad.base import (
     Hypergradient,
     Rollout,
     differentiable,
+    look_ahead_cost,
     pull_back,
     require_steps,
     start,
@@ -40,8 +41,9 @@ class ShortTerm:
         require_steps("ShortTerm", self.steps)
 
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
-        """Training stands at s_0(λ); the cost of an estimate is carried along."""
-        return start(problem, hparams)._replace(carry=self.cost(problem, hparams))
+        """Training stands at s_0(λ); the charge for one step is carried along."""
+        first = look_ahead_cost(problem, hparams, 1)
+        return start(problem, hparams)._replace(carry=first)
 
     def estimate(
         self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
@@ -54,24 +56,15 @@ class ShortTerm:
         outer_loss = problem.outer_loss(state, live)
         hint = "; what acts on the start of training alone has no short-term effect"
         grads = pull_back(outer_loss, leaves, hint)
+        cost = rollout.carry + 3 * (self.steps - 1) + problem.outer_cost
         return (
-            Hypergradient(outer_loss.detach(), grads, rollout.carry),
+            Hypergradient(outer_loss.detach(), grads, cost),
             Rollout(detach(state), t + self.steps, rollout.carry),
         )
 
     def cost(self, problem: BilevelProblem, hparams: Hparams) -> float:
         """1 for the first step, 3 for each further one, and the outer gradient.
 
-        The first gradient is taken at a fixed s_t, so differentiating it costs nothing
-        unless λ is in the inner loss itself.
+        3 for the first one too where λ is in the inner loss (see `look_ahead_cost`).
         """
-        first = 3 if _inner_loss_depends(problem, hparams) else 1
-        return first + 3 * (self.steps - 1) + problem.outer_cost
-
-
-def _inner_loss_depends(problem: BilevelProblem, hparams: Hparams) -> bool:
-    if problem.inner_loss is None:
-        return True
-    live = {**hparams, **differentiable(hparams)}
-    state = detach(problem.init(hparams))
-    return problem.inner_loss(state, live, problem.batch(0)).requires_grad
+        return look_ahead_cost(problem, hparams, self.steps) + problem.outer_cost

@@ -6,7 +6,16 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from raymeta.hypergrad import Estimator, Forward, Reverse, ShortTerm, hypergradient
+from raymeta.hypergrad import (
+    Checkpointed,
+    Estimator,
+    Forward,
+    Reverse,
+    Reversible,
+    ShortTerm,
+    Truncated,
+    hypergradient,
+)
 from raymeta.hypergrad.base import unroll
 from raymeta.optim import sgd
 from raymeta.problem import BilevelProblem, descent
@@ -35,6 +44,10 @@ class Case(NamedTuple):
 CASES = {
     "reverse": Case(Reverse, whole=True),
     "forward": Case(Forward, whole=True),
+    "truncated": Case(lambda steps: Truncated(steps, window=steps), whole=True),
+    "checkpointed": Case(Checkpointed, whole=True),
+    "checkpointed-states": Case(lambda t: Checkpointed(t, states=3), whole=True),
+    "reversible": Case(lambda t: Reversible(t, fractional_bits=56), whole=True),
     "short-term": Case(ShortTerm, whole=False),
 }
 WHOLE = {name: case for name, case in CASES.items() if case.whole}
@@ -184,7 +197,7 @@ def heavy_problem() -> tuple[BilevelProblem, Hparams]:
         init_params=lambda hparams: start,
         inner_loss=lambda params, hparams, batch: loss(params),
         outer_loss=lambda params, hparams: loss(params),
-        optimizer=lambda h: sgd(h["lr"], weight_decay=h["weight_decay"]),
+        optimizer=lambda h: sgd(h["lr"], momentum=0.5, weight_decay=h["weight_decay"]),
     )
     return problem, {"lr": torch.tensor(0.1), "weight_decay": torch.tensor(0.01)}
 

@@ -1,0 +1,80 @@
+"""Evolution strategies over whole runs."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from raymeta.hypergrad.base import (
+    Hypergradient,
+    Rollout,
+    advance,
+    require_steps,
+    start,
+)
+from raymeta.hypergrad.population import (
+    Population,
+    Sigma,
+    antithetic_gradient,
+    noise,
+    require_sampling,
+)
+from raymeta.problem import BilevelProblem
+from raymeta.tree import detach
+from raymeta.types import Hparams
+
+
+@dataclass(frozen=True)
+class ES:
+    r"""Antithetic evolution strategies: differences of whole runs at λ ± ε.
+
+    $$ \hat g = \frac{1}{2 N \sigma^2} \sum_{i=1}^N \epsilon_i
+       \bigl(E(\lambda + \epsilon_i) - E(\lambda - \epsilon_i)\bigr),\qquad
+       \epsilon_i \sim \mathcal N(0, \sigma^2 I) $$
+
+    An unbiased estimate of the gradient of $\mathbb E_\epsilon E(\lambda + \epsilon)$.
+    Needs no derivative of a step; cannot tell a hyperparameter without effect from one
+    with. Its outer loss is that of the run at λ itself. Each estimate restarts
+    training.
+
+    Attributes:
+        steps: T, the length of the run.
+        sigma: σ in natural values, one number or one per hyperparameter by name.
+        pairs: N.
+        seed: of the noise, which is a function of (seed, λ).
+        vectorized: run all perturbations at once by `torch.func.vmap`; False for a step
+            that it refuses (`.item()`, control flow that depends on data).
+
+    Source: Salimans et al. 2017, Algorithm 1, with mirrored sampling.
+    """
+
+    steps: int
+    sigma: Sigma
+    pairs: int
+    seed: int = 0
+    vectorized: bool = True
+    continues: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_steps("ES", self.steps)
+        require_sampling("ES", self.sigma, self.pairs)
+
+    def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
+        """Training stands at s_0(λ)."""
+        return start(problem, hparams)
+
+    def estimate(
+        self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
+    ) -> tuple[Hypergradient, Rollout]:
+        """The estimate from runs of T steps from s_0, whatever the rollout."""
+        epsilon = noise(hparams, self.sigma, self.pairs, self.seed, 0)
+        runs = Population.around(problem, hparams, epsilon, self.vectorized)
+        losses = runs.losses(runs.advance(runs.start(), 0, self.steps))
+        grads = antithetic_gradient(epsilon, losses, self.sigma)
+        state = detach(problem.init(hparams))
+        state = advance(problem, hparams, state, 0, self.steps)
+        outer_loss = problem.outer_loss(state, detach(hparams)).detach()
+        cost = self.cost(problem, hparams)
+        return Hypergradient(outer_loss, grads, cost), Rollout(state, self.steps)
+
+    def cost(self, problem: BilevelProblem, hparams: Hparams) -> float:
+        """2 N + 1 plain runs, and the outer loss (a third of a pass) of each."""
+        return (2 * self.pairs + 1) * (self.steps + problem.outer_cost / 3)

@@ -1,0 +1,159 @@
+"""The implicit function theorem at the end of training."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.func import grad
+
+from raymeta.hypergrad.base import (
+    Hypergradient,
+    Rollout,
+    advance,
+    differentiable,
+    pull_back,
+    require_steps,
+    start,
+)
+from raymeta.hypergrad.solvers import ConjugateGradient, Solver
+from raymeta.problem import BilevelProblem, TrainState
+from raymeta.tree import detach
+from raymeta.types import Hparams, Tensors
+
+
+@dataclass(frozen=True)
+class Implicit:
+    r"""Implicit hypergradient: how the minimum of the inner loss moves with λ.
+
+    $$ \frac{dE}{d\lambda} = \frac{\partial E}{\partial\lambda}
+       - v^\top \frac{\partial^2 f}{\partial w\,\partial\lambda},\qquad
+       \frac{\partial^2 f}{\partial w^2}\, v = \frac{\partial E}{\partial w}
+       \qquad \text{at } \frac{\partial f}{\partial w}(w_T, \lambda) = 0 $$
+
+    f is the inner loss on the batch b_T: make it the full one. Memory does not grow
+    with the number of steps. As good as w_T is stationary and the linear system solved;
+    its residual is reported. What acts on the way to the minimum alone, a learning rate
+    or the start, has no effect on it. Each estimate restarts training.
+
+    Attributes:
+        steps: T, the length of the run.
+        solver: of the linear system.
+
+    Source: Lorraine et al. 2020, Theorem 1 and Algorithm 2; Bengio 2000.
+    """
+
+    steps: int
+    solver: Solver = field(default_factory=ConjugateGradient)
+    continues: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_steps("Implicit", self.steps)
+
+    def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
+        """Training stands at s_0(λ).
+
+        Raises:
+            ValueError: the problem has no inner loss, or no `TrainState`; neither the
+                inner nor the outer loss depends on a hyperparameter.
+        """
+        rollout = start(problem, hparams)
+        _require_stationarity(problem, rollout)
+        leaves = differentiable(hparams)
+        ones = {k: torch.ones_like(w) for k, w in rollout.state.params.items()}
+        outer_loss = problem.outer_loss(rollout.state, {**hparams, **leaves})
+        gradient = self._gradient(problem, rollout.state, {**hparams, **leaves})
+        _pull_back(outer_loss + _dot(ones, gradient), leaves)
+        return rollout
+
+    def estimate(
+        self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
+    ) -> tuple[Hypergradient, Rollout]:
+        """dE(w*, λ)/dλ near the w* that T steps from s_0(λ) lead to.
+
+        Raises:
+            ValueError: the solver did not converge.
+        """
+        state = detach(problem.init(hparams))
+        state = advance(problem, hparams, state, 0, self.steps)
+        leaves = differentiable(hparams)
+        live = {**hparams, **leaves}
+        params = {k: w.detach().requires_grad_() for k, w in state.params.items()}
+        at_minimum = state._replace(params=params)
+        outer_loss = problem.outer_loss(at_minimum, live)
+        gradient = self._gradient(problem, at_minimum, live)
+
+        def hessian_product(v: Tensor) -> Tensor:
+            return _flat_grad(_dot(_unflatten(v, params), gradient), params)
+
+        b = _flat_grad(outer_loss, params)
+        solution = self.solver.solve(hessian_product, b)
+        v = _unflatten(solution.x, params)
+        grads = _pull_back(outer_loss - _dot(v, gradient), leaves)
+        cost = self._cost(problem, solution.products)
+        return (
+            Hypergradient(outer_loss.detach(), grads, cost, solution.residual),
+            Rollout(state, self.steps),
+        )
+
+    def cost(self, problem: BilevelProblem, hparams: Hparams) -> float:
+        """The most it can be: the estimate charges the products that it took.
+
+        1 per step, 3 for ∂f/∂w and its derivative in λ, 2 per product with the Hessian,
+        and the outer gradient.
+        """
+        return self._cost(problem, self.solver.iterations + 1)
+
+    def _cost(self, problem: BilevelProblem, products: int) -> float:
+        return self.steps + 3 + 2 * products + problem.outer_cost
+
+    def _gradient(
+        self, problem: BilevelProblem, state: TrainState, hparams: Hparams
+    ) -> Tensors:
+        """∂f/∂w on b_T, with its graph."""
+        batch, inner_loss = problem.batch(self.steps), problem.inner_loss
+        assert inner_loss is not None
+
+        def loss(params: Tensors) -> Tensor:
+            return inner_loss(state._replace(params=params), hparams, batch)
+
+        return grad(loss)(state.params)
+
+
+def _require_stationarity(problem: BilevelProblem, rollout: Rollout) -> None:
+    if problem.inner_loss is None:
+        raise ValueError(
+            "Implicit needs the problem's inner_loss, whose minimum it differentiates, "
+            "but got none: give it, or use Reverse"
+        )
+    if not isinstance(rollout.state, TrainState):
+        raise ValueError(
+            "Implicit needs a TrainState, whose params the inner loss is minimal in, "
+            f"but got a {type(rollout.state).__name__}: use it, or Reverse"
+        )
+
+
+def _pull_back(total: Tensor, leaves: Tensors) -> Tensors:
+    hint = (
+        "; what acts on the way to the minimum alone (a learning rate, the start) has "
+        "no implicit effect: use Reverse"
+    )
+    return pull_back(total, leaves, hint)
+
+
+def _dot(one: Tensors, other: Tensors) -> Tensor:
+    return torch.stack([(one[k] * other[k]).sum() for k in one]).sum()
+
+
+def _flat_grad(value: Tensor, params: Tensors) -> Tensor:
+    grads = torch.autograd.grad(
+        value, list(params.values()), retain_graph=True, materialize_grads=True
+    )
+    return torch.cat([g.flatten() for g in grads])
+
+
+def _unflatten(v: Tensor, params: Tensors) -> Tensors:
+    parts = v.split([w.numel() for w in params.values()])
+    return {
+        k: part.view_as(w) for (k, w), part in zip(params.items(), parts, strict=True)
+    }

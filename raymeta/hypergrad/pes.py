@@ -1,0 +1,102 @@
+"""Persistent evolution strategies: while training goes on, without truncation bias."""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from raymeta.hypergrad.base import (
+    Hypergradient,
+    Rollout,
+    advance,
+    require_steps,
+    start,
+)
+from raymeta.hypergrad.population import (
+    Population,
+    Sigma,
+    antithetic_gradient,
+    noise,
+    require_sampling,
+)
+from raymeta.problem import BilevelProblem
+from raymeta.tree import detach
+from raymeta.types import Hparams, State, Tensors
+
+
+class Particles(NamedTuple):
+    """Perturbed runs that go on from window to window.
+
+    Attributes:
+        states: of the runs at + and then at -; leading dimension 2 N.
+        sums: ξ, all perturbations of a + run so far: name -> shape (N, *shape). A -
+            run has -ξ.
+    """
+
+    states: State
+    sums: Tensors
+
+
+@dataclass(frozen=True)
+class PES:
+    r"""Persistent evolution strategies: the noise of all windows so far is summed.
+
+    $$ \xi_i \leftarrow \xi_i + \epsilon_i,\qquad
+       \hat g = \frac{1}{2 N \sigma^2} \sum_{i=1}^N \xi_i
+       \bigl(E(s_i^+) - E(s_i^-)\bigr),\qquad
+       \epsilon_i \sim \mathcal N(0, \sigma^2 I) $$
+
+    where $s_i^\pm$ go on at $\lambda \pm \epsilon_i$ from the last window, with new
+    noise in each. An unbiased estimate of dE(s_t)/dλ through all steps since s_0, of E
+    smoothed over the noise; its variance grows with the number of windows. Needs no
+    derivative of a step; cannot tell a hyperparameter without effect from one with. Its
+    outer loss is that of the run at λ itself. Each estimate continues training.
+
+    Attributes:
+        steps: the length of a window.
+        sigma: σ in natural values, one number or one per hyperparameter by name.
+        pairs: N.
+        seed: of the noise, which is a function of (seed, step, λ).
+        vectorized: see `ES`.
+
+    Source: Vicol et al. 2021, Algorithm 2, with antithetic pairs.
+    """
+
+    steps: int
+    sigma: Sigma
+    pairs: int
+    seed: int = 0
+    vectorized: bool = True
+    continues: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_steps("PES", self.steps)
+        require_sampling("PES", self.sigma, self.pairs)
+
+    def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
+        """Training stands at s_0(λ); the first window perturbs the start as well."""
+        return start(problem, hparams)
+
+    def estimate(
+        self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
+    ) -> tuple[Hypergradient, Rollout]:
+        """dE/dλ after `steps` more steps, through all steps since s_0."""
+        t, particles = rollout.step, rollout.carry
+        epsilon = noise(hparams, self.sigma, self.pairs, self.seed, t)
+        runs = Population.around(problem, hparams, epsilon, self.vectorized)
+        if particles is None:
+            states, sums = runs.start(), epsilon
+        else:
+            states = particles.states
+            sums = {name: xi + epsilon[name] for name, xi in particles.sums.items()}
+        states = runs.advance(states, t, self.steps)
+        grads = antithetic_gradient(sums, runs.losses(states), self.sigma)
+        state = advance(problem, hparams, rollout.state, t, self.steps)
+        outer_loss = problem.outer_loss(state, detach(hparams)).detach()
+        cost = self.cost(problem, hparams)
+        return (
+            Hypergradient(outer_loss, grads, cost),
+            Rollout(state, t + self.steps, Particles(states, sums)),
+        )
+
+    def cost(self, problem: BilevelProblem, hparams: Hparams) -> float:
+        """2 N + 1 plain runs, and the outer loss (a third of a pass) of each."""
+        return (2 * self.pairs + 1) * (self.steps + problem.outer_cost / 3)

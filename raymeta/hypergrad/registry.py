@@ -1,0 +1,28 @@
+"""Estimators by name, sized to a horizon: what the command line offers."""
+
+from collections.abc import Callable
+
+from raymeta.hypergrad.base import Estimator
+from raymeta.hypergrad.forward import Forward
+from raymeta.hypergrad.reverse import Reverse
+from raymeta.hypergrad.short_term import ShortTerm
+from raymeta.suggest import unknown
+
+#: Name -> horizon T -> estimator.
+ESTIMATORS: dict[str, Callable[[int], Estimator]] = {
+    "short_term": lambda horizon: ShortTerm(max(1, horizon // 40)),
+    "reverse": Reverse,
+    "forward": Forward,
+    "forward_online": lambda horizon: Forward(max(1, horizon // 20)),
+}
+
+
+def by_name(name: str, horizon: int) -> Estimator:
+    """The estimator of this name for runs of `horizon` steps.
+
+    Raises:
+        ValueError: there is none; says which one may be meant.
+    """
+    if name not in ESTIMATORS:
+        raise unknown("estimator", name, ESTIMATORS)
+    return ESTIMATORS[name](horizon)
