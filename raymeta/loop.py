@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from raymeta.hypergrad import Estimator
 from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.online import OnlineDescent
@@ -25,7 +27,16 @@ from raymeta.types import Hparams, State
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Report", "Result", "descend", "evaluate", "optimize", "replay"]
+__all__ = [
+    "Report",
+    "Result",
+    "better",
+    "descend",
+    "evaluate",
+    "loss_curve",
+    "optimize",
+    "replay",
+]
 
 
 def evaluate(
@@ -136,8 +147,8 @@ class Result:
 
         rows, best = [], math.nan
         for report in self.reports:
-            if report.complete and not report.outer_loss >= best:
-                best = report.outer_loss
+            if report.complete:
+                best = min(report.outer_loss, best, key=_nan_last)
             rows.append(
                 {
                     "outer_step": report.outer_step,
@@ -205,16 +216,22 @@ def better(report: Report, best: Report | None) -> bool:
     return best is None or report.outer_loss < best.outer_loss
 
 
+def _nan_last(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
 def mean_hparams(space: Space, schedule: Schedule) -> Hparams:
     """The mean of a schedule in unconstrained coordinates, as natural values."""
     total = sum(steps for steps, _ in schedule)
     mean: dict[str, Any] = {}
     for steps, flat in schedule:
-        coordinates = space.unconstrained(space.unflatten(flat))
+        # In double precision: a constant schedule must give back its own λ.
+        coordinates = space.unconstrained(space.unflatten(flat, torch.float64))
         for name, value in coordinates.items():
             mean[name] = mean.get(name, 0.0) + value * (steps / total)
+    natural, dtype = space.natural(mean), torch.get_default_dtype()
     choices = {name: schedule[-1][1][name] for name in space.choices}
-    return {**space.natural(mean), **choices}
+    return {name: value.to(dtype) for name, value in natural.items()} | choices
 
 
 def replay(problem: BilevelProblem, space: Space, schedule: Schedule) -> State:
@@ -224,3 +241,19 @@ def replay(problem: BilevelProblem, space: Space, schedule: Schedule) -> State:
         state = train(problem, space.unflatten(flat), state, t, t + steps)
         t += steps
     return state
+
+
+def loss_curve(
+    problem: BilevelProblem, space: Space, schedule: Schedule
+) -> list[float]:
+    """E(s_t) for t = 0 … T of plain training along a schedule."""
+    hparams = space.unflatten(schedule[0][1])
+    state, t = problem.init(hparams), 0
+    curve = [outer_value(problem, state, hparams)]
+    for steps, flat in schedule:
+        hparams = space.unflatten(flat)
+        for _ in range(steps):
+            state = train(problem, hparams, state, t, t + 1)
+            curve.append(outer_value(problem, state, hparams))
+            t += 1
+    return curve

@@ -8,7 +8,9 @@ logit for `Unit`, the value itself for `Real`.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from itertools import product
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +36,10 @@ class _Continuous:
     high: float
     shape: tuple[int, ...] = ()
 
+    #: The farthest coordinate that descent walks to on either side: beyond it single
+    #: precision cannot tell the natural value from the end of its range.
+    REACH: ClassVar[float] = math.inf
+
     def __post_init__(self) -> None:
         kind = type(self).__name__
         if not self.low < self.high:
@@ -53,7 +59,7 @@ class _Continuous:
                 f"initial={self.initial}: move it off the boundary, or use Real with "
                 "bounds"
             )
-        if torch.broadcast_shapes(start.shape, self.shape) != torch.Size(self.shape):
+        if not _broadcasts(start.shape, self.shape):
             raise ValueError(
                 f"{kind} needs an initial value that broadcasts to shape={self.shape}, "
                 f"but got one of shape {tuple(start.shape)}: reshape it"
@@ -61,7 +67,7 @@ class _Continuous:
 
     def start(self, dtype: torch.dtype) -> Tensor:
         """The initial natural value, of shape `shape`."""
-        value = torch.as_tensor(self.initial, dtype=dtype)
+        value = torch.as_tensor(self.initial, dtype=dtype).detach()
         return value.expand(self.shape).clone()
 
     def unconstrained(self, value: Tensor) -> Tensor:
@@ -103,6 +109,7 @@ class Positive(_Continuous):
 
     low: float = 0.0
     high: float = math.inf
+    REACH: ClassVar[float] = 87.0
 
     def __post_init__(self) -> None:
         if self.low < 0:
@@ -145,6 +152,7 @@ class Unit(_Continuous):
 
     low: float = 0.0
     high: float = 1.0
+    REACH: ClassVar[float] = 15.9
 
     def __post_init__(self) -> None:
         if self.low < 0 or self.high > 1:
@@ -270,14 +278,12 @@ class Space(Mapping[str, Domain]):
         return {k: d.natural(coordinates[k]) for k, d in self.continuous.items()}
 
     def project(self, coordinates: Tensors) -> Tensors:
-        """The nearest coordinates within the bounds."""
+        """The nearest coordinates within the bounds, and within `REACH`."""
 
         def clamp(domain: _Continuous, coordinate: Tensor) -> Tensor:
-            low, high = (
-                domain.unconstrained(torch.full_like(coordinate, bound))
-                for bound in (domain.low, domain.high)
-            )
-            return coordinate.clamp(low, high)
+            bounds = torch.tensor([domain.low, domain.high], dtype=torch.float64)
+            low, high = domain.unconstrained(bounds).tolist()
+            return coordinate.clamp(max(low, -domain.REACH), min(high, domain.REACH))
 
         return {k: clamp(d, coordinates[k]) for k, d in self.continuous.items()}
 
@@ -292,7 +298,13 @@ class Space(Mapping[str, Domain]):
                     f"space has {sorted(self)}"
                 )
             if isinstance(domain, _Continuous):
-                shape = tuple(hparams[name].shape)
+                value = hparams[name]
+                if not isinstance(value, Tensor):
+                    raise ValueError(
+                        f"hyperparameter {name!r} needs a tensor of shape "
+                        f"{tuple(domain.shape)}, but got {value!r}"
+                    )
+                shape = tuple(value.shape)
                 if shape != tuple(domain.shape):
                     raise ValueError(
                         f"hyperparameter {name!r} needs shape {tuple(domain.shape)}, "
@@ -347,6 +359,16 @@ class Space(Mapping[str, Domain]):
 def _flat_names(name: str, domain: Domain) -> list[str]:
     if isinstance(domain, Choice) or domain.shape == ():
         return [name]
-    indices = torch.cartesian_prod(*[torch.arange(n) for n in domain.shape])
-    indices = indices.reshape(-1, len(domain.shape)).tolist()
+    return _element_names(name, tuple(domain.shape))
+
+
+@lru_cache(maxsize=64)
+def _element_names(name: str, shape: tuple[int, ...]) -> list[str]:
+    indices = product(*map(range, shape))
     return [f"{name}[{','.join(map(str, index))}]" for index in indices]
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether a tensor of this shape expands to another."""
+    ends = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in ends)

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from raymeta.hypergrad.base import advance
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams, State
 
@@ -91,9 +92,7 @@ def train(
     problem: BilevelProblem, hparams: Hparams, state: State, start: int, end: int
 ) -> State:
     """s_end from s_start, at fixed λ."""
-    for t in range(start, end):
-        state = problem.step(state, hparams, problem.batch(t))
-    return state
+    return advance(problem, hparams, state, start, end - start)
 
 
 def plain_run(

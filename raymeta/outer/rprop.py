@@ -1,5 +1,6 @@
 """Resilient propagation with return to the best point, for whole-run hypergradients."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -53,6 +54,12 @@ class Rprop:
             self._delta = torch.where(flipped, shrunk, self._delta)
         else:
             self._delta = self._delta * self.SHRINK
+
+    def forget(self) -> None:
+        """Take whatever value comes next for better: E itself has changed."""
+        assert self._best is not None, "observe a point first"
+        x, _, gradient = self._best
+        self._best = (x, math.inf, gradient)
 
     def propose(self) -> Tensor:
         """The next point to look at."""

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Generator, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from raymeta.hypergrad import Estimator
+from raymeta.hypergrad.base import with_steps
 from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.report import Ledger, Report, Schedule, plain_cost, plain_run
 from raymeta.outer.rprop import Rprop
@@ -62,15 +62,38 @@ class WholeRunDescent:
     def reports(self) -> Iterator[Report]:
         """Descend until the next estimate would exceed the budget."""
         x, rprop = self._coordinates.start(), self._new_rprop(self._first_step)
-        for horizon in self._short_horizons():
-            report, gradient = self._estimate(x, horizon)
-            yield report
-            rprop.observe(x, _finite(report.outer_loss), gradient)
-            x = rprop.propose()
-        restart: Tensor | None = x
+        restart: Tensor | None
+        restart = yield from self._approach(x, rprop, self._first_halvings())
         while restart is not None:
             restart = yield from self._descend(restart, rprop)
             rprop = self._new_rprop(self._first_step / 2)
+
+    def _approach(
+        self, x: Tensor, rprop: Rprop, halvings: int
+    ) -> Generator[Report, None, Tensor]:
+        """Follow short horizons, each twice the one before; return where they lead.
+
+        A diverged estimate has no gradient to follow: the horizon is halved instead,
+        and where not even one step is finite, another point tried.
+        """
+        length = RESTART
+        while halvings:
+            horizon = self._horizon >> halvings
+            cost = self._cost(x, horizon) + self._cost(x, self._horizon)
+            if not self._ledger.covers(cost):
+                break
+            report, gradient = self._estimate(x, horizon)
+            yield report
+            if math.isfinite(report.outer_loss):
+                rprop.observe(x, report.outer_loss, gradient)
+                rprop.forget()
+                x, halvings = rprop.propose(), halvings - 1
+            elif horizon > 1:
+                halvings += 1
+            else:
+                length *= 2
+                x = self._perturbed(x, length)
+        return x
 
     def _descend(
         self, x: Tensor, rprop: Rprop
@@ -82,6 +105,9 @@ class WholeRunDescent:
             yield report
             values.append(_finite(report.outer_loss))
             self._remember(x, values[-1])
+            if self._best is None:
+                x = yield from self._approach(x, rprop, min(1, self._most_halvings))
+                continue
             rprop.observe(x, values[-1], gradient)
             proposal = rprop.propose()
             if _stuck(values) or torch.equal(proposal, x):
@@ -91,11 +117,10 @@ class WholeRunDescent:
 
     def _search_restart(self, x: Tensor) -> Generator[Report, None, Tensor | None]:
         """Try points around the best one with plain runs until one is better."""
-        centre, best = self._best or (x, math.inf)
-        shrink = min(1.0, (RESTART_DIMENSIONS / x.numel()) ** 0.5)
+        assert self._best is not None
+        centre, best = self._best
         while self._ledger.covers(self._plain_cost()):
-            noise = torch.randn(x.shape, generator=self._random, dtype=x.dtype)
-            x = self._coordinates.project(centre + self._restart * shrink * noise)
+            x = self._perturbed(centre, self._restart)
             hparams = self._coordinates.hparams(x)
             state, value = plain_run(self._problem, hparams, self._horizon)
             self._ledger.charge(self._plain_cost())
@@ -127,21 +152,30 @@ class WholeRunDescent:
         )
 
     def _remember(self, x: Tensor, value: float) -> None:
-        if self._best is None or value < self._best[1]:
+        if value < (math.inf if self._best is None else self._best[1]):
             self._best = (x, value)
 
-    def _short_horizons(self) -> list[int]:
-        """The doubling horizons, as far as they and one full estimate are covered."""
-        horizons = [self._horizon >> i for i in range(DOUBLINGS, 0, -1)]
+    def _perturbed(self, x: Tensor, length: float) -> Tensor:
+        length *= min(1.0, (RESTART_DIMENSIONS / x.numel()) ** 0.5)
+        noise = torch.randn(x.shape, generator=self._random, dtype=x.dtype)
+        return self._coordinates.project(x + length * noise)
+
+    @property
+    def _most_halvings(self) -> int:
+        return self._horizon.bit_length() - 1
+
+    def _first_halvings(self) -> int:
+        """How short to begin: not at all if that and a full run exceed the budget."""
+        most = min(DOUBLINGS, self._most_halvings)
         x = self._coordinates.start()
-        costs = [self._cost(x, h) for h in (*horizons, self._horizon) if h > 0]
-        return [h for h in horizons if h > 0] if self._ledger.covers(sum(costs)) else []
+        costs = [self._cost(x, self._horizon >> i) for i in range(most + 1)]
+        return most if self._ledger.covers(sum(costs)) else 0
 
     def _new_rprop(self, step: float) -> Rprop:
         return Rprop(step, self._coordinates.project)
 
     def _at(self, horizon: int) -> Estimator:
-        return replace(self._estimator, steps=horizon)  # type: ignore[type-var]
+        return with_steps(self._estimator, horizon)
 
     def _cost(self, x: Tensor, horizon: int) -> float:
         return self._at(horizon).cost(self._problem, self._coordinates.hparams(x))

@@ -1,0 +1,340 @@
+"""What descents are made of: coordinates, hyper-optimizers, the ledger."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from raymeta.optim import sgd
+from raymeta.outer import ClippedAdam, Coordinates, Rprop
+from raymeta.outer.report import Ledger, evaluation_cost, plain_cost, plain_run
+from raymeta.problem import descent
+from raymeta.space import Choice, Positive, Real, Space, Unit
+from raymeta.tasks import Quadratic
+from raymeta.types import Hparams
+from tests.truth import central_differences
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def vector(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+# ------------------------------------------------------------------------ clipped Adam
+
+
+@pytest.mark.parametrize("lr", [0.2, 1e-3])
+def test_adam_equals_torchs_where_nothing_is_clipped(lr):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, generator=generator)
+    theirs = torch.nn.Parameter(x.clone())
+    reference = torch.optim.Adam([theirs], lr=lr, betas=(0.9, 0.99), eps=0.0)
+    adam = ClippedAdam(lr)
+    for _ in range(50):
+        gradient = torch.randn(4, generator=generator).clamp(-3, 3) + 0.1
+        x = adam.step(x, gradient)
+        theirs.grad = gradient.clone()
+        reference.step()
+        torch.testing.assert_close(x, theirs.detach(), rtol=1e-12, atol=1e-14)
+
+
+def test_adam_clips_to_ten_times_the_running_scale():
+    """By hand: v̂ = 4 after g = 2, so that 1e9 counts as 20, and -1e9 as -20."""
+    for huge, clipped in ((1e9, 20.0), (-1e9, -20.0), (19.0, 19.0)):
+        adam = ClippedAdam(1.0)
+        x = adam.step(vector(0.0), vector(2.0))
+        assert x.tolist() == pytest.approx([-1.0], rel=1e-14)
+        x = adam.step(x, vector(huge))
+        m = 0.9 * (0.1 * 2.0) + 0.1 * clipped
+        v = 0.99 * (0.01 * 4.0) + 0.01 * clipped**2
+        moved = (m / (1 - 0.9**2)) / math.sqrt(v / (1 - 0.99**2))
+        assert x.tolist() == pytest.approx([-1.0 - moved], rel=1e-13)
+
+
+def test_adam_recovers_from_a_burst_of_divergence():
+    adam = ClippedAdam(0.1)
+    x = vector(0.0)
+    for i in range(100):
+        x = adam.step(x, vector(1e200 if i in (40, 41, 42) else 1.0))
+    before = float(x)
+    for _ in range(80):
+        x = adam.step(x, vector(-1.0))
+    assert float(x) > before + 1.0
+
+
+def test_adam_does_not_move_without_a_gradient():
+    adam = ClippedAdam(0.5)
+    x = adam.step(vector(1.0, 1.0), vector(0.0, 3.0))
+    assert x.tolist() == pytest.approx([1.0, 0.5])
+    x = adam.step(x, vector(0.0, 3.0))
+    assert float(x[0]) == 1.0
+    # Its first gradient is not clipped to a scale of zero.
+    x = adam.step(x, vector(1e-3, 3.0))
+    m_hat = 0.1 * 1e-3 / (1 - 0.9**3)
+    v_hat = 0.01 * 1e-6 / (1 - 0.99**3)
+    assert float(x[0]) == pytest.approx(1.0 - 0.5 * m_hat / math.sqrt(v_hat), rel=1e-12)
+
+
+def test_adams_rate_may_change_between_steps():
+    slow, fast = ClippedAdam(0.1), ClippedAdam(0.1)
+    x = slow.step(vector(0.0), vector(1.0))
+    assert torch.equal(fast.step(vector(0.0), vector(1.0)), x)
+    fast.lr = 0.3
+    moved = [float(a.step(x, vector(0.4)) - x) for a in (slow, fast)]
+    assert moved[1] == pytest.approx(3 * moved[0], rel=1e-12)
+
+
+# ------------------------------------------------------------------------------- Rprop
+
+
+def rprop(step: float = 1.0) -> Rprop:
+    return Rprop(step, lambda x: x)
+
+
+def test_rprop_proposes_a_step_against_the_signs():
+    search = rprop(0.3)
+    search.observe(vector(1.0, 2.0, 3.0), 5.0, vector(1e-9, -1e9, 0.0))
+    assert search.propose().tolist() == pytest.approx([0.7, 2.3, 3.0])
+
+
+def test_rprop_by_hand():
+    search = rprop()
+    search.observe(vector(0.0, 0.0), 10.0, vector(1.0, -1.0))
+    # Better, one sign flipped: lengths (1.5, 0.5), from the new point.
+    x = search.propose()
+    assert x.tolist() == [-1.0, 1.0]
+    search.observe(x, 8.0, vector(2.0, 3.0))
+    x = search.propose()
+    assert x.tolist() == [-2.5, 0.5]
+    # Worse, the first sign flipped: back, and only that length shrinks, by 0.35.
+    search.observe(x, 9.0, vector(-1.0, 1.0))
+    assert search.propose().tolist() == pytest.approx([-1.0 - 1.5 * 0.35, 0.5])
+    # Worse again though no sign flipped: both lengths halve.
+    search.observe(search.propose(), 8.5, vector(1.0, 1.0))
+    x = search.propose()
+    assert x.tolist() == pytest.approx([-1.0 - 1.5 * 0.35 / 2, 1.0 - 0.5 / 2])
+    # Better, no flip: both grow by 1.5, from there.
+    search.observe(x, 7.0, vector(1.0, 1.0))
+    grown = [x[0] - 1.5 * 1.5 * 0.35 / 2, x[1] - 1.5 * 0.25]
+    assert search.propose().tolist() == pytest.approx([float(g) for g in grown])
+
+
+def test_an_equal_value_is_not_better():
+    search = rprop()
+    search.observe(vector(0.0), 1.0, vector(1.0))
+    search.observe(vector(-1.0), 1.0, vector(1.0))
+    assert search.propose().tolist() == [-0.5]
+
+
+def test_rprop_leaves_a_diverged_proposal():
+    search = rprop()
+    search.observe(vector(0.0), 1.0, vector(1.0))
+    search.observe(vector(-1.0), math.inf, vector(0.0))
+    assert search.propose().tolist() == [-0.5]
+
+
+def test_rprops_steps_are_at_most_the_longest_or_the_first():
+    for first, longest in ((1.0, 1.5), (4.0, 4.0)):
+        search, x, value = rprop(first), vector(0.0), 0.0
+        lengths = []
+        for _ in range(6):
+            search.observe(x, value, vector(1.0))
+            lengths.append(float(x - search.propose()))
+            x, value = search.propose(), value - 1.0
+        assert max(lengths) == longest
+        assert lengths[-1] == longest
+
+
+def test_rprop_proposes_feasible_points_only():
+    search = Rprop(1.0, lambda x: x.clamp(-0.25, 0.25))
+    search.observe(vector(0.0, 0.0), 1.0, vector(1.0, -1.0))
+    assert search.propose().tolist() == [-0.25, 0.25]
+
+
+def test_rprop_forgets_a_value_that_no_longer_compares():
+    search = rprop()
+    search.observe(vector(0.0), 1.0, vector(1.0))
+    search.forget()
+    assert search.propose().tolist() == [-1.0]
+    search.observe(vector(-1.0), 99.0, vector(1.0))
+    assert search.propose().tolist() == [-2.5]
+    search.observe(vector(-2.5), 100.0, vector(1.0))
+    assert search.propose().tolist() == [-1.75]
+
+
+# ------------------------------------------------------------------------- coordinates
+
+
+def space() -> Space:
+    return Space(
+        lr=Positive([0.1, 2.0], low=1e-3, high=10.0, shape=(2,)),
+        width=Choice([32, 64], initial=64),
+        momentum=Unit(0.9, low=0.0, high=0.99),
+        weight=Real(0.5, low=-1.0, high=3.0, shape=(2, 2)),
+    )
+
+
+def value_at(natural: Hparams) -> Tensor:
+    """Every element has its own part in it, none of them linear."""
+    lr, mu, w = natural["lr"], natural["momentum"], natural["weight"]
+    scales = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    return (lr[0].square() + 3 * lr[1].sin()) * (1 + mu**3) + (w * scales).sin().sum()
+
+
+def test_start_is_the_spaces_own_in_double_precision():
+    torch.set_default_dtype(torch.float32)
+    x = Coordinates(space()).start()
+    truth = [math.log(0.1), math.log(2.0), math.log(9.0), 0.5, 0.5, 0.5, 0.5]
+    assert x.dtype == torch.float64
+    assert x.tolist() == pytest.approx(truth, rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_hparams_have_names_shapes_and_the_default_dtype(dtype):
+    torch.set_default_dtype(dtype)
+    coordinates = Coordinates(space())
+    hparams = coordinates.hparams(coordinates.start())
+    space().check(hparams)
+    assert hparams["width"] == 64
+    assert {hparams[k].dtype for k in ("lr", "momentum", "weight")} == {dtype}
+    flat = coordinates.flat(coordinates.start())
+    assert list(flat) == list(space().flat_domains())
+    back = space().unflatten(flat)
+    assert all(torch.equal(back[k], hparams[k]) for k in ("lr", "momentum", "weight"))
+
+
+def test_the_gradient_is_the_one_in_coordinates():
+    coordinates = Coordinates(space())
+    x = coordinates.start() + torch.linspace(-0.4, 0.5, 7)
+    leaves = {
+        k: v.requires_grad_()
+        for k, v in coordinates.hparams(x).items()
+        if isinstance(v, Tensor)
+    }
+    grads = dict(
+        zip(
+            leaves,
+            torch.autograd.grad(value_at(leaves), list(leaves.values())),
+            strict=True,
+        )
+    )
+    truth = central_differences(
+        lambda at: float(value_at(coordinates.hparams(at["x"]))), {"x": x}, 1e-4
+    )
+    gradient = coordinates.gradient(x, grads)
+    torch.testing.assert_close(gradient, truth["x"], rtol=1e-8, atol=1e-10)
+    assert not gradient.requires_grad
+    assert not x.requires_grad
+
+
+def test_the_gradient_does_not_depend_on_the_order_or_dtype_of_its_entries():
+    coordinates = Coordinates(space())
+    x = coordinates.start()
+    grads = {"lr": vector(1, 2), "momentum": vector(3)[0], "weight": torch.ones(2, 2)}
+    gradient = coordinates.gradient(x, grads)
+    again = {name: grads[name].float() for name in reversed(grads)}
+    assert torch.equal(coordinates.gradient(x, again), gradient)
+    natural = [0.1, 2 * 2.0, 3 * 0.9 * 0.1, 1, 1, 1, 1]
+    assert gradient.tolist() == pytest.approx(natural, rel=1e-14)
+
+
+def test_non_finite_entries_become_zero_one_by_one():
+    coordinates = Coordinates(space())
+    nan, inf = math.nan, math.inf
+    grads = {
+        "lr": vector(nan, 1.0),
+        "momentum": torch.tensor(-inf),
+        "weight": torch.tensor([[inf, 2.0], [3.0, nan]]),
+    }
+    gradient = coordinates.gradient(coordinates.start(), grads)
+    assert gradient.tolist() == pytest.approx([0.0, 2.0, 0.0, 0.0, 2.0, 3.0, 0.0])
+
+
+def test_projection_is_the_spaces_own():
+    coordinates = Coordinates(space())
+    far = torch.full((7,), 1e6)
+    for x, bounds in (
+        (far, [10.0, 10.0, 0.99, 3.0, 3.0, 3.0, 3.0]),
+        (-far, [1e-3, 1e-3, 0.0, -1.0, -1.0, -1.0, -1.0]),
+    ):
+        projected = coordinates.project(x)
+        assert bool(torch.isfinite(projected).all())
+        flat = coordinates.flat(projected)
+        del flat["width"]
+        assert list(flat.values()) == pytest.approx(bounds, rel=1e-12, abs=1e-6)
+    start = coordinates.start()
+    assert torch.equal(coordinates.project(start), start)
+
+
+def test_an_all_discrete_space_has_no_coordinates():
+    with pytest.raises(ValueError, match=r"has only \['depth', 'width'\]: add Po"):
+        Coordinates(Space(width=Choice([1, 2]), depth=Choice([1, 2])))
+
+
+# ------------------------------------------------------------------- ledger and charges
+
+
+def test_the_ledger_covers_what_is_left_up_to_rounding():
+    ledger = Ledger(1.0)
+    for _ in range(9):
+        assert ledger.covers(0.1)
+        ledger.charge(0.1)
+    assert ledger.spent + 0.1 != 1.0
+    assert ledger.covers(0.1)
+    ledger.charge(0.1)
+    assert not ledger.covers(1e-6)
+    assert ledger.covers(0.0)
+
+
+def test_reports_are_numbered_and_know_what_is_spent():
+    ledger = Ledger(10.0)
+    ledger.charge(1.5)
+    first = ledger.report(3, 0.5, {"x": 1.0})
+    ledger.charge(2.0)
+    second = ledger.report(5, 0.4, {"x": 1.0}, ("state", [(5, {"x": 1.0})]))
+    assert (first.outer_step, second.outer_step) == (1, 2)
+    assert (first.gradient_evals, second.gradient_evals) == (1.5, 3.5)
+    assert (first.complete, first.state, first.schedule) == (False, None, None)
+    assert (second.complete, second.state) == (True, "state")
+    assert second.schedule == [(5, {"x": 1.0})]
+
+
+def test_an_outer_loss_without_gradient_is_a_third_of_a_pass():
+    problem = descent(
+        init_params=lambda hparams: {"w": torch.ones(1)},
+        inner_loss=lambda params, hparams, batch: params["w"].square().sum(),
+        outer_loss=lambda params, hparams: params["w"].square().sum(),
+        optimizer=lambda hparams: sgd(0.1),
+        outer_cost=6.0,
+    )
+    assert evaluation_cost(problem) == 2.0
+    assert plain_cost(problem, 7) == 9.0
+
+
+def test_a_plain_run_is_the_closed_form():
+    task = Quadratic()
+    hparams = {"lr": torch.tensor(0.08), "momentum": torch.tensor(0.4)}
+    state, value = plain_run(task.sample(3), hparams, 11)
+    truth, _ = task.closed_form(0.08, 0.4, 11, task.start(3))
+    assert value == pytest.approx(truth, rel=1e-12)
+    assert not state.params["w"].requires_grad
+
+
+def test_a_plain_run_keeps_no_graph_of_weights_that_require_one():
+    net = torch.nn.Linear(2, 1)
+    x = torch.ones(3, 2)
+    scale = torch.nn.Parameter(torch.ones(()))
+
+    def loss(params, *_) -> Tensor:
+        return (scale * torch.func.functional_call(net, params, (x,))).square().mean()
+
+    problem = descent(
+        init_params=lambda hparams: dict(net.named_parameters()),
+        inner_loss=loss,
+        outer_loss=loss,
+        optimizer=lambda hparams: sgd(hparams["lr"]),
+    )
+    state, _ = plain_run(problem, {"lr": torch.tensor(0.1)}, 3)
+    assert not any(p.requires_grad for p in state.params.values())
