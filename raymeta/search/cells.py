@@ -1,13 +1,14 @@
 """What a comparison is made of: cells, the trials they run, what a trial says."""
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from raymeta.search.domains import Coded
-from raymeta.search.methods import BLACK_BOX, Method
+from raymeta.search.methods import BLACK_BOX, BlackBoxMethod, Method
 from raymeta.tasks.base import Task
 
 NAN = float("nan")
+Kind = Literal["report", "failed", "final"]
 
 
 class CellName(NamedTuple):
@@ -44,7 +45,9 @@ class Cell:
     @property
     def full_run(self) -> float:
         """Gradient evaluations of a whole training with all its reports."""
-        reports = len(self.method.rungs(self.task)) if self.is_black_box else 1
+        reports = 1
+        if self.is_black_box:
+            reports = len(cast(BlackBoxMethod, self.method).rungs(self.task))
         return self.task.horizon + reports * self.outer_cost / 3
 
     @property
@@ -92,7 +95,7 @@ class Message(NamedTuple):
         metrics: on the test set, by column name.
     """
 
-    kind: Literal["report", "failed", "final"]
+    kind: Kind
     outer_step: int = 0
     inner_steps: int = 0
     gradient_evals: float = 0.0
@@ -107,7 +110,7 @@ class Message(NamedTuple):
 def broken(run: Run, last: Message | None, failure: str) -> Message:
     """The end of a trial that has no outer loss, after its last message."""
     last = last or Message("report", hparams=run.hparams or {})
-    kind = "final" if run.kind == "final" else "failed"
+    kind: Kind = "final" if run.kind == "final" else "failed"
     return last._replace(
         kind=kind, outer_loss=NAN, complete=False, failure=failure, metrics={}
     )

@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -50,7 +51,8 @@ def compare(
         seeds: how many, or which. A seed is the same problem for all methods.
         name: of the folder of results; tasks and time by default.
         storage: the folder that holds it.
-        slots: trials at once; as many as Ray has CPUs by default.
+        slots: trials at once; as many as Ray has CPUs at the start by default. More
+            than that lets an autoscaling cluster grow.
         progress: whether to print progress, or what takes its lines.
 
     Returns:
@@ -66,20 +68,21 @@ def compare(
     folder = folder_of(storage, name, [task.name for task in plan.tasks])
     display = Progress(progress)
     display.say(opening(plan, str(folder.path)))
-    cells = plan.cells()
+    with silence():
+        courses = [course_of(cell) for cell in plan.cells()]
     folder.claim(plan.settings())
     with open_journal(folder.journal) as journal, silence():
         events = journal.read()
         if FINISHED in events and folder.frame.exists():
             display.say(["it had finished before"])
             return folder.read()
-        ledger = Ledger(map(course_of, cells), journal)
+        ledger = Ledger(courses, journal)
         ledger.replay(events)
-        folder.write(to_frame(ledger.courses.values()))  # readable from now on
+        folder.write(to_frame(courses))  # readable from now on
         if not ledger.finished:
-            folder.record_run()
             _run(plan, ledger, folder, display, slots)
-        frame = to_frame(ledger.courses.values())
+            assert ledger.finished
+        frame = to_frame(courses)
         folder.write(frame)
         journal.write(FINISHED)
     display.say(progress_lines(ledger.standings(), display.elapsed))
@@ -97,7 +100,12 @@ def _run(
         display.update(ledger.standings)
         saver.save_if_due()
 
-    display.say(["starting Ray"])
+    folder.record_run()
+    done = fmean(standing.share for standing in ledger.standings())
+    display.say(
+        [f"starting Ray, to continue from {done:.0%}" if done else "starting Ray"]
+    )
+    scheduler = CellScheduler(ledger)
     with running(slots) as concurrent, Interrupt() as interrupt:
         display.say(
             [f"Ray is up after {display.elapsed:.1f} s: {concurrent} at a time"]
@@ -106,7 +114,7 @@ def _run(
             _trainable(plan),
             tune_config=TuneConfig(
                 search_alg=CellSearcher(ledger),
-                scheduler=CellScheduler(ledger),
+                scheduler=scheduler,
                 num_samples=-1,
                 reuse_actors=True,
                 max_concurrent_trials=concurrent,
@@ -122,10 +130,23 @@ def _run(
         try:
             tuner.fit()
         except TuneError as error:
-            raise error.__cause__ or error from None
+            raise _origin(error) from None
+        except KeyboardInterrupt:
+            scheduler.kill_trials()  # a cluster that is not ours goes on
+            raise
         finally:
             saver.save()  # before Ray goes, which takes a second or two
             shutil.rmtree(folder.tune, ignore_errors=True)
+
+
+def _origin(error: BaseException) -> BaseException:
+    """What Tune has wrapped: its own text advises to call `Tuner.restore`."""
+    while isinstance(error, TuneError):
+        inner = error.__cause__ or error.__context__
+        if inner is None:
+            break
+        error = inner
+    return error
 
 
 def _trainable(plan: Plan) -> Callable[[dict[str, Any]], None]:
@@ -139,10 +160,10 @@ def _trainable(plan: Plan) -> Callable[[dict[str, Any]], None]:
     try:
         trainable = tune.with_parameters(run_trial, tasks=tasks, methods=methods)
     except TypeError as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(
             "tasks and methods are sent to workers, hence must be picklable, but "
-            f"{str(error).splitlines()[0]}: keep open files, locks and the like out of "
-            "them"
+            f"{reason}: keep open files, locks and the like out of them"
         ) from error
     return tune.with_resources(trainable, {"CPU": 1})
 

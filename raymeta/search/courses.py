@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -50,6 +50,14 @@ class Course(ABC):
     def failed(self) -> int:
         """Failed trials so far."""
         return len({n for n, message in self.messages if message.kind == "failed"})
+
+    @property
+    def error(self) -> str:
+        """The first exception that ended a trial, "" without one."""
+        ends = (message for _, message in self.messages if message.kind == "failed")
+        # A diverged trial is a failure of its hyperparameters, not of the code.
+        reasons = (end.failure for end in ends if end.failure != _non_finite(end))
+        return next(reasons, "")
 
     @property
     def finished(self) -> bool:
@@ -143,8 +151,8 @@ class DescentCourse(Course):
     def _hear(self, run: Run, message: Message) -> tuple[Message, bool]:
         if message.kind == "report" and not math.isfinite(message.outer_loss):
             # The descent itself decides what to do then; the row only says so.
-            return message._replace(failure=_non_finite(message)), False
-        if message.kind == "report":
+            message = message._replace(failure=_non_finite(message))
+        elif message.kind == "report":
             self._improve(message)
         return message, False
 
@@ -156,7 +164,7 @@ class DescentCourse(Course):
 
 @dataclass(frozen=True)
 class _Trial:
-    """What a scheduler sees of a trial."""
+    """What a scheduler sees of a trial; Tune's own exists only in an experiment."""
 
     trial_id: str
     config: dict[str, Any]
@@ -267,9 +275,9 @@ def course_of(cell: Cell) -> Course:
     return BlackBoxCourse(cell) if cell.is_black_box else DescentCourse(cell)
 
 
-def _inner(cell: Cell) -> tuple[Searcher, TrialScheduler, int]:
+def _inner(cell: Cell) -> tuple[Searcher, Any, int]:
     """The method's searcher and scheduler, set up as Tune would do it."""
-    method: BlackBoxMethod = cell.method
+    method = cast(BlackBoxMethod, cell.method)
     config = method.tune_config(cell.task, cell.seed)
     searcher, scheduler = config.search_alg, config.scheduler or FIFOScheduler()
     space = to_tune(cell.task.space)

@@ -5,7 +5,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -89,16 +89,21 @@ def folder_of(storage: str | Path, name: str | None, tasks: list[str]) -> Folder
         ValueError: the name is not that of a folder.
     """
     if name is None:
-        plain = re.sub(r"[^\w.-]+", "_", "-".join(tasks))
-        name = f"{plain[:60]}-{datetime.now():%Y%m%d-%H%M%S}"
-        taken = [p.name for p in Path(storage).glob(f"{name}*")]
-        name += f"-{len(taken) + 1}" if taken else ""
+        name = new_name(storage, tasks)
     elif not re.fullmatch(r"[\w-][\w.-]*", name):
         raise ValueError(
             "a name must consist of letters, digits, '_', '-' and '.', but got "
             f"{name!r}"
         )
     return Folder(Path(storage) / name)
+
+
+def new_name(storage: str | Path, tasks: Sequence[str]) -> str:
+    """A name that no folder of the storage has, after the tasks and the time."""
+    plain = re.sub(r"[^\w.-]+", "_", "-".join(tasks))
+    name = f"{plain[:60]}-{datetime.now():%Y%m%d-%H%M%S}"
+    taken = [p.name for p in Path(storage).glob(f"{name}*")]
+    return name + (f"-{len(taken) + 1}" if taken else "")
 
 
 def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -40,15 +40,18 @@ def to_frame(courses: Iterable[Course]) -> pd.DataFrame:
         far.
     """
     courses = list(courses)
-    rows = [row for course in courses for row in _rows(course)]
+    hparams = _hparam_dtypes(courses)
+    rows = [row for course in courses for row in _rows(course, hparams)]
     metrics = sorted({key for row in rows for key in row if key.startswith("test_")})
     tests = ["test_loss", *(name for name in metrics if name != "test_loss")]
     dtypes = {
         **DTYPES,
         **dict.fromkeys(tests, "float64"),
-        **{f"hp/{name}": dtype for name, dtype in _hparam_dtypes(courses).items()},
+        **{f"hp/{name}": dtype for name, dtype in hparams.items()},
     }
-    return pd.DataFrame(rows, columns=list(dtypes)).astype(dtypes)
+    frame = pd.DataFrame(rows, columns=list(dtypes))
+    # Not strings: pandas before 3 would turn a missing one into "nan".
+    return frame.astype({name: d for name, d in dtypes.items() if d != "str"})
 
 
 def write_frame(frame: pd.DataFrame, path: Path) -> None:
@@ -58,17 +61,17 @@ def write_frame(frame: pd.DataFrame, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def _rows(course: Course) -> Iterator[dict[str, Any]]:
+def _rows(course: Course, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
     cell, best = course.cell, math.nan
     spent: dict[int, float] = {}
     wall: dict[int, float] = {}
-    domains = cell.task.space.flat_domains()
     for number, message in course.messages:
         if message.kind != "final":
             spent[number], wall[number] = message.gradient_evals, message.wall_s
-        finite = message.complete and math.isfinite(message.outer_loss)
-        if finite and not best <= message.outer_loss:  # also when best is NaN
-            best = message.outer_loss
+        value = message.outer_loss
+        counts = message.kind == "report" and message.complete and math.isfinite(value)
+        if counts and not best <= value:  # also when best is NaN
+            best = value
         natural = decode(cell.task.space, message.hparams) if message.hparams else {}
         yield {
             **cell.name._asdict(),
@@ -83,7 +86,10 @@ def _rows(course: Course) -> Iterator[dict[str, Any]]:
             "status": _status(message),
             "failure": message.failure,
             **message.metrics,
-            **{f"hp/{k}": _cellular(domains[k], v) for k, v in natural.items()},
+            **{
+                f"hp/{name}": str(value) if dtypes[name] == "str" else value
+                for name, value in natural.items()
+            },
         }
 
 
@@ -94,16 +100,13 @@ def _status(message: Message) -> str:
 
 
 def _hparam_dtypes(courses: list[Course]) -> dict[str, str]:
+    """Numbers where every task has numbers, words otherwise."""
     dtypes: dict[str, str] = {}
     for course in courses:
         for name, domain in course.cell.task.space.flat_domains().items():
             if dtypes.get(name) != "str":
                 dtypes[name] = "float64" if _is_numeric(domain) else "str"
     return dtypes
-
-
-def _cellular(domain: Domain, value: Any) -> Any:
-    return value if _is_numeric(domain) else str(value)
 
 
 def _is_numeric(domain: Domain) -> bool:

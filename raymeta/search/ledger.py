@@ -17,6 +17,7 @@ class Standing(NamedTuple):
         best: lowest outer loss of a full run; inf before the first.
         running: trials in flight.
         failed: failed trials.
+        error: the first exception that ended a trial, "" without one.
     """
 
     cell: CellName
@@ -24,6 +25,7 @@ class Standing(NamedTuple):
     best: float
     running: int
     failed: int
+    error: str
 
 
 class Ledger:
@@ -32,6 +34,7 @@ class Ledger:
     def __init__(self, courses: Iterable[Course], journal: Journal) -> None:
         self.courses = {course.cell.name: course for course in courses}
         self._journal = journal
+        self._heard = False
 
     @property
     def finished(self) -> bool:
@@ -48,13 +51,24 @@ class Ledger:
 
     def tell(self, run: Run, messages: Sequence[Message], last: bool) -> bool:
         """Hear what a trial says; return whether it is over."""
+        self._heard = True
         said = [message._asdict() for message in messages]
         self._journal.write({"event": "tell", **_key(run), "said": said, "last": last})
         return self.courses[run.cell].tell(run.number, messages, last)
 
     def lose(self, run: Run, reason: str) -> None:
-        """The worker of a trial died: the trial runs again, a few times."""
-        if end := self.courses[run.cell].lose(run.number, reason):
+        """The worker of a trial died: the trial runs again, a few times.
+
+        Raises:
+            ValueError: it died again and again, and no other trial has ever spoken.
+        """
+        end = self.courses[run.cell].lose(run.number, reason)
+        if end and not self._heard:
+            raise ValueError(
+                f"workers must be able to run trials, but every one failed ({reason}): "
+                "make the modules of tasks and methods importable on every node"
+            )
+        if end:
             self.tell(run, [end], last=True)
 
     def replay(self, events: Iterable[Event]) -> None:
@@ -81,12 +95,12 @@ class Ledger:
         if event["trial"] in course.live:  # the process had died, or only the worker
             course.cut(event["trial"])
         run = course.ask()
-        if run is None or {"event": "start", **_describe(run)} != event:
+        asked = {"event": "start", **_describe(run)} if run else None
+        if asked != event:
             raise ValueError(
-                f"cell {course.cell.name} cannot be continued: where its journal starts "
-                f"trial {event['trial']} the search now says "
-                f"{_describe(run) if run else 'nothing'}, so its code or a library has "
-                "changed: use another name"
+                f"cell {course.cell.name} cannot be continued, for code or a library "
+                f"has changed: its journal says {event}, its search now says {asked}; "
+                "use another name"
             )
 
     def standings(self) -> list[Standing]:
@@ -106,6 +120,7 @@ def _standing(course: Course) -> Standing:
         best=course.best[0] if course.best else math.inf,
         running=len(course.live),
         failed=course.failed,
+        error=course.error,
     )
 
 

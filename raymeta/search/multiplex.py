@@ -4,10 +4,11 @@ Starting an experiment costs seconds, a trial in a running one about ten millise
 so all cells share one, and its searcher and scheduler only pass calls to the ledger.
 """
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import ray
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -41,8 +42,8 @@ class CellSearcher(_NotSaved, Searcher):
         super().__init__()  # no metric: Tune then demands none in a result
         self._ledger = ledger
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """A trial's configuration; None when none can start now."""
+    def suggest(self, trial_id: str) -> Any:
+        """A trial's configuration; None when none can start now; or `FINISHED`."""
         if run := self._ledger.ask():
             return {"run": run}
         return Searcher.FINISHED if self._ledger.finished else None
@@ -60,6 +61,7 @@ class CellScheduler(_NotSaved, FIFOScheduler):
         super().__init__()
         self._ledger = ledger
         self._waiting: list[Trial] = []
+        self._controller: Any = None
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, **spec: Any
@@ -69,6 +71,7 @@ class CellScheduler(_NotSaved, FIFOScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Remember it."""
+        self._controller = tune_controller
         self._waiting.append(trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
@@ -85,10 +88,15 @@ class CellScheduler(_NotSaved, FIFOScheduler):
         over = self._ledger.tell(run, result["messages"], result["last"])
         return TrialScheduler.STOP if over else TrialScheduler.CONTINUE
 
+    def kill_trials(self) -> None:
+        """End all workers at once and give back what they hold of the cluster."""
+        if self._controller is not None:
+            # Tune has no public way that does not wait for trials in a long step.
+            self._controller._tune_controller._actor_manager.cleanup()
+
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """The worker died: exceptions of the trial itself arrive as messages."""
-        reason = str(trial.get_error() or "unknown").strip().splitlines()[0]
-        self._ledger.lose(trial.config["run"], reason)
+        self._ledger.lose(trial.config["run"], _reason(trial))
 
 
 class Pulse(_NotSaved, Callback):
@@ -101,12 +109,16 @@ class Pulse(_NotSaved, Callback):
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Leave Tune's loop as KeyboardInterrupt when that was asked for.
 
-        Tune's own clean-up would wait for trials in the middle of a step, and a
-        cluster that is not ours would go on with them.
+        Tune's own clean-up would wait for trials in the middle of a step.
         """
         self._keep_house()
         if self._interrupt.requested:
-            for trial in trials:
-                if actor := trial.temporary_state.ray_actor:
-                    ray.kill(actor)
             raise KeyboardInterrupt
+
+
+def _reason(trial: Trial) -> str:
+    """Why a worker failed, in one line of what Tune wrote about it."""
+    text = re.sub(r"\x1b\[\d*m", "", Path(trial.error_file).read_text())
+    _, *lines = text.strip().splitlines()
+    # An exception comes as a traceback, which ends with it; a death is told first.
+    return lines[-1] if lines[0].startswith("ray::") else lines[0]

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, cast
+from typing import Any
 
 from raymeta import tasks as task_registry
 from raymeta.search.cells import Cell
@@ -126,13 +126,13 @@ def _as_method(method: str | Method) -> Method:
             f"methods must be names or objects of family {BLACK_BOX!r} or "
             f"{HYPERGRADIENT!r}, but got {method!r}"
         )
-    return cast(Method, method)
+    return method
 
 
 def _as_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
-    listed = range(int(seeds)) if isinstance(seeds, Integral) else tuple(seeds)
+    listed = tuple(seeds) if isinstance(seeds, Iterable) else tuple(range(seeds))
     for seed in listed:
-        if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+        if not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32:
             raise ValueError(
                 f"seeds must be integers from 0 to 2**32 - 1, but got {seed!r}"
             )

@@ -36,7 +36,7 @@ def opening(plan: Plan, folder: str) -> list[str]:
 def progress_lines(
     standings: Sequence[Standing], elapsed: float, width: int = WIDTH
 ) -> list[str]:
-    """Per task: time, share of the budget and best median by method, trials."""
+    """Per task: time, then by method budget and best median, then trials and errors."""
     tasks = dict.fromkeys(standing.cell.task for standing in standings)
     return [
         line
@@ -58,7 +58,11 @@ def _task_lines(
         for method in methods
     ]
     trials = f"{running} running" + (f", {failed} failed" if failed else "")
-    return _wrap(f"{clock(elapsed)} {task}:", [*parts, trials], " | ", width)
+    errors = {s.cell.method: s.error for s in reversed(standings) if s.error}
+    return [
+        *_wrap(f"{clock(elapsed)} {task}:", [*parts, trials], " | ", width),
+        *(f"  {method}: {error}"[:width] for method, error in errors.items()),
+    ]
 
 
 def _method_part(method: str, standings: list[Standing]) -> str:

@@ -6,11 +6,14 @@ that these settings are in place when Ray is first imported.
 
 import logging
 import os
+import secrets
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 for _name, _value in {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no three log files a trial
@@ -22,10 +25,16 @@ for _name, _value in {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0 the old output prints nothing
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_worker_niceness": "0",
-    "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # trials see the GPUs there are
 }.items():
     os.environ.setdefault(_name, _value)
+
+if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & set(os.environ) and "ray" not in sys.modules:
+    # An embedded Ray listens on every interface: a token that only its own processes
+    # know keeps others from running code in it.
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 import optuna  # noqa: E402
 import ray  # noqa: E402
@@ -61,25 +70,31 @@ def running(slots: int | None) -> Iterator[int]:
 
 
 def _start(slots: int | None) -> None:
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
+        _init(quiet)
         return
-    for last in (False, True):
-        try:
-            ray.init(
-                "local",
-                num_cpus=slots,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                **quiet,
-            )
-            return
-        except BaseException as error:
+    embedded = {
+        "address": "local",
+        "num_cpus": slots,
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        **quiet,
+    }
+    try:
+        _init(embedded)
+    except Exception:
+        # A busy machine may exceed Ray's own start limit of 30 s, once.
+        _init(embedded)
+
+
+def _init(options: dict[str, Any]) -> None:
+    try:
+        ray.init(**options)
+    except BaseException:
+        with _uninterrupted():
             ray.shutdown()
-            # A busy machine may exceed Ray's own start limit of 30 s, once.
-            if last or not isinstance(error, Exception):
-                raise
+        raise
 
 
 def _cpus() -> int:

@@ -148,12 +148,12 @@ class _Trial:
         hparams = self.run.hparams or encode(self.task.space, report.hparams)
         self.last = Message(
             kind="report",
-            outer_step=report.outer_step,
-            inner_steps=report.inner_steps,
-            gradient_evals=report.gradient_evals,
+            outer_step=int(report.outer_step),
+            inner_steps=int(report.inner_steps),
+            gradient_evals=float(report.gradient_evals),
             wall_s=self.watch.seconds,
             outer_loss=float(report.outer_loss),
-            complete=report.complete,
+            complete=bool(report.complete),
             hparams=hparams,
         )
         return self.last

@@ -1,10 +1,10 @@
 """Comparisons without a cluster, and the one cluster that some tests share."""
 
 import contextlib
-import os
+import sys
+from pathlib import Path
 
 import pytest
-import search_toys
 from ray import cloudpickle
 
 from raymeta.search import worker
@@ -14,6 +14,9 @@ from raymeta.search.journal import open_journal
 from raymeta.search.ledger import Ledger
 from raymeta.search.plan import make_plan
 from raymeta.search.session import ray
+
+sys.path.insert(0, str(Path(__file__).parent))
+import search_toys
 
 # Workers cannot import what lies among the tests.
 cloudpickle.register_pickle_by_value(search_toys)
@@ -72,11 +75,9 @@ def bench(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory):
+def cluster():
     """The address of a Ray with two CPUs; the driver is connected."""
     options = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False}
-    home = os.environ.get("HOME")
-    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
     try:
         context = ray.init("local", object_store_memory=80 << 20, **options)
     except Exception:  # Ray's own start limit, on a busy machine
@@ -84,5 +85,3 @@ def cluster(tmp_path_factory):
         context = ray.init("local", object_store_memory=80 << 20, **options)
     yield context.address_info["gcs_address"]
     ray.shutdown()
-    if home is not None:
-        os.environ["HOME"] = home

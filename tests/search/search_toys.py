@@ -5,9 +5,11 @@ a² (1 - lr)^(2T), and the test loss a (1 - lr)^T in absolute value.
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -43,9 +45,7 @@ class Bowl:
 
     @property
     def space(self) -> Space:
-        return Space(
-            lr=Positive(0.1, low=0.01, high=1.9), kind=Choice(["plain", None])
-        )
+        return Space(lr=Positive(0.1, low=0.01, high=1.9), kind=Choice(["plain", None]))
 
     def target(self, seed: int) -> float:
         return 1.0 + seed
@@ -77,6 +77,43 @@ class Bowl:
         """The outer loss after some steps, the horizon by default."""
         lr = float(torch.tensor(lr))  # trials train in single precision
         return (self.target(seed) * (1 - lr) ** (steps or self.horizon)) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadly(Bowl):
+    """The first worker that comes here dies."""
+
+    grave: Path
+    driver: int
+
+    def sample(self, seed):
+        if os.getpid() != self.driver and not self.grave.exists():
+            self.grave.touch()
+            os._exit(1)
+        return super().sample(seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stuck(Bowl):
+    """Workers stay here for long, and say so by a file."""
+
+    arrived: Path
+    driver: int
+
+    def sample(self, seed):
+        if os.getpid() != self.driver:
+            self.arrived.touch()
+            time.sleep(300)
+        return super().sample(seed)
+
+
+class Unsendable(str):
+    """A string that holds a lock, so to say."""
+
+    __slots__ = ()
+
+    def __reduce__(self):
+        raise TypeError("cannot pickle a lock")
 
 
 @dataclass(frozen=True)
@@ -136,7 +173,7 @@ class Listed:
     at_once: int = 1
     name: str = "listed"
     family: ClassVar[str] = BLACK_BOX
-    hook: Callable[[Searcher], None] = lambda searcher: None  # noqa: E731
+    hook: Callable[[Searcher], None] = lambda searcher: None
 
     def tune_config(self, task: Bowl, seed: int) -> TuneConfig:
         searcher = ListSearcher([{"lr": r, "kind": "plain"} for r in self.rates])

@@ -8,10 +8,8 @@ from raymeta.search.methods.base import (
     HypergradientMethod,
     Method,
 )
-from raymeta.search.methods.forward import ForwardDescent
-from raymeta.search.methods.long_term import LongTermDescent
+from raymeta.search.methods.descent import Descent
 from raymeta.search.methods.random import Random
-from raymeta.search.methods.short_term import ShortTermDescent
 from raymeta.search.methods.tpe import Tpe
 from raymeta.suggest import unknown
 
@@ -29,9 +27,9 @@ METHODS: dict[str, Method] = {
     "random": Random(),
     "asha": Asha(),
     "tpe": Tpe(),
-    "short_term": ShortTermDescent(),
-    "long_term": LongTermDescent(),
-    "forward": ForwardDescent(),
+    "short_term": Descent("short_term", "short_term"),
+    "long_term": Descent("long_term", "reverse"),
+    "forward": Descent("forward", "forward_online"),
 }
 
 

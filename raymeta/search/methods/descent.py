@@ -1,0 +1,36 @@
+"""Hypergradient descent with any estimator of the engine."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from raymeta import loop
+from raymeta.hypergrad.registry import by_name
+from raymeta.problem import BilevelProblem
+from raymeta.search.methods.base import HYPERGRADIENT
+from raymeta.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Descends from the space's initial point.
+
+    Attributes:
+        name: of the method.
+        estimator: of the hypergradient, by its name in `raymeta.hypergrad.registry`.
+        hyper_lr: see `raymeta.loop.descend`.
+    """
+
+    name: str
+    estimator: str
+    hyper_lr: float | None = None
+    family: ClassVar[str] = HYPERGRADIENT
+
+    def reports(
+        self, task: Task, problem: BilevelProblem, seed: int, budget: float
+    ) -> Iterator[loop.Report]:
+        """The course of the descent."""
+        estimator = by_name(self.estimator, task.horizon)
+        return loop.descend(
+            task, problem, estimator, seed=seed, budget=budget, hyper_lr=self.hyper_lr
+        )

@@ -1,0 +1,22 @@
+"""A comparison in a process of its own, to be interrupted: storage as argument."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import search_toys
+from ray import cloudpickle
+
+from raymeta.search import compare
+
+SETTINGS = {
+    "tasks": search_toys.Bowl(step_s=0.005, nan_above=1.2, raise_above=1.6),
+    "methods": ["random", "asha", "tpe", search_toys.Walk((0.1, 0.5, 0.9, None))],
+    "budget": 60,
+    "seeds": 2,
+    "name": "interrupted",
+}
+
+if __name__ == "__main__":
+    cloudpickle.register_pickle_by_value(search_toys)
+    compare(**SETTINGS, storage=sys.argv[1])

@@ -1,0 +1,171 @@
+"""What `compare` refuses, and what it writes; nothing here starts Ray."""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from search_toys import Bowl, Listed, Walk
+
+from raymeta.search import compare
+from raymeta.search.folder import Folder, folder_of
+from raymeta.search.plan import make_plan
+from raymeta.space import Positive, Space
+
+
+@pytest.fixture(autouse=True)
+def _no_ray(monkeypatch):
+    for start in ("raymeta.search.session._start", "ray.tune.Tuner.fit"):
+        monkeypatch.setattr(start, lambda *args: pytest.fail("started Ray"))
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """Assert that `compare` refuses its arguments in one sentence."""
+
+    def check(*args, match, **kwargs):
+        kwargs = {"storage": tmp_path, "progress": False} | kwargs
+        with pytest.raises(ValueError, match=match) as error:
+            compare(*args, **kwargs)
+        assert "\n" not in str(error.value)
+
+    return check
+
+
+def test_unknown_names_are_refused_with_the_one_that_was_meant(refused):
+    refused("digitz", match="unknown task 'digitz': did you mean 'digits'")
+    refused(Bowl(), "tpee", match="unknown method 'tpee': did you mean 'tpe'")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"tasks": []}, "needs some tasks, but got none"),
+        ({"methods": []}, "needs some methods"),
+        ({"seeds": []}, "needs some seeds"),
+        ({"seeds": 0}, "needs some seeds"),
+        ({"seeds": [1, 2, 1]}, "seeds of a comparison must differ, but got 1 more"),
+        ({"seeds": [-1]}, "integers from 0 to .* but got -1"),
+        ({"seeds": [0.5]}, "integers from 0 to .* but got 0.5"),
+        ({"tasks": [Bowl(), Bowl(horizon=5)]}, "tasks .* differ, but got 'bowl'"),
+        ({"methods": ["tpe", "tpe"]}, "methods .* differ, but got 'tpe'"),
+        ({"methods": [Bowl()]}, "methods must be names or objects of family"),
+        ({"tasks": [Walk()]}, "tasks must be names or objects with a sample method"),
+        ({"name": "a/b"}, "a name must consist of letters, .* got 'a/b'"),
+        ({"name": ".."}, "a name must consist of letters"),
+    ],
+)
+def test_arguments_that_cannot_be_meant(refused, change, match):
+    refused(**({"tasks": Bowl(), "methods": "random"} | change), match=match)
+
+
+@pytest.mark.parametrize(
+    ("methods", "smallest"),
+    [(Walk(), 10), ("random", 10), (["tpe", "asha"], 12)],  # asha reports at 1, 3, 9
+)
+def test_a_budget_must_cover_a_full_run(refused, methods, smallest):
+    match = f"'bowl'.* got 9.9 gradient evaluations: give budget={smallest} or more"
+    refused(Bowl(), methods, budget=9.9, match=match)
+    for budget in (float("nan"), float("inf"), 0):
+        refused(Bowl(), methods, budget=budget, match="a budget must cover")
+
+
+def test_a_space_without_bounds_is_refused_and_leaves_nothing(refused, tmp_path):
+    class Unbounded(Bowl):
+        @property
+        def space(self):
+            return Space(lr=Positive(0.1))
+
+    match = "'lr' .*finite bounds.*: give low= and high="
+    refused(Unbounded(), ["random", Walk()], match=match)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_storage_that_cannot_be_written_is_refused_first(refused, tmp_path):
+    (tmp_path / "file").touch()
+    refused(
+        Bowl(), "random", storage=tmp_path / "file", match="Not a directory.*storage"
+    )
+
+
+def test_a_folder_of_something_else_is_left_alone(refused, tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "thesis.tex").touch()
+    refused(Bowl(), "random", name="x", match="holds something else")
+    assert [p.name for p in (tmp_path / "x").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"seeds": 2}, r"other seeds \(\[0, 1, 2\] then, \[0, 1\] now\)"),
+        ({"budget": 50}, r"other budgets \(bowl: 100.0 then, 50.0 now\)"),
+        ({"methods": ["tpe"]}, r"other methods \(random: .* then, none now\)"),
+        ({"tasks": Bowl(horizon=5)}, r"other tasks \(bowl: horizon: 9 then, 5 now\)"),
+        ({"tasks": Bowl(nan_above=1)}, r"other tasks \(bowl: settings: Bowl"),
+    ],
+)
+def test_other_settings_under_the_same_name(refused, tmp_path, change, match):
+    settings = {"tasks": Bowl(), "methods": ["random"], "budget": None, "seeds": 3}
+    Folder(tmp_path / "x").claim(make_plan(**settings).settings())
+
+    refused(**(settings | change), name="x", match=match + ".*another name")
+
+
+def test_the_same_settings_in_another_order_are_the_same(tmp_path):
+    one = make_plan([Bowl(), Bowl(name="b")], ["tpe", "random"], None, 1)
+    other = make_plan([Bowl(name="b"), Bowl()], ["random", "tpe"], None, 1)
+    Folder(tmp_path / "x").claim(one.settings())
+    Folder(tmp_path / "x").claim(other.settings())
+
+
+def test_settings_have_no_memory_addresses():
+    first, second = (Listed((0.1,), hook=lambda searcher: None) for _ in range(2))
+    settings = [make_plan(Bowl(), m, 20, 1).settings() for m in (first, second)]
+    assert settings[0] == settings[1]
+
+
+def test_the_record_says_what_ran(tmp_path):
+    folder = Folder(tmp_path / "x")
+    folder.claim(make_plan(Bowl(), "random", 50, (3, 4)).settings())
+    folder.record_run()
+
+    record = json.loads((tmp_path / "x" / "comparison.json").read_text())
+
+    assert record["seeds"] == [3, 4]
+    assert record["budgets"] == {"bowl": 50.0}
+    assert list(record["methods"]) == ["random"]
+    assert record["tasks"]["bowl"]["horizon"] == 9
+    (run,) = record["runs"]
+    assert run["command"] == sys.argv
+    assert set(run["versions"]) == {"python", "raymeta", "torch", "ray", "optuna"}
+    assert run["versions"]["ray"][0].isdigit()
+
+
+def test_new_names_come_from_tasks_and_time(tmp_path):
+    first = folder_of(tmp_path, None, ["digits", "a task/b"]).path
+    first.mkdir()
+    second = folder_of(tmp_path, None, ["digits", "a task/b"]).path
+
+    assert first.name.startswith("digits-a_task_b-20")
+    assert first.parent == second.parent == Path(tmp_path)
+    assert first != second
+
+
+def test_a_finished_comparison_returns_without_ray(bench, tmp_path):
+    settings = {"tasks": Bowl(), "methods": "random", "budget": 30, "seeds": 2}
+    done = bench(**settings).run()
+    folder = Folder(tmp_path / "x")
+    folder.claim(make_plan(**settings).settings())
+    for event in done.journal.read():
+        with folder.journal.open("a") as file:
+            file.write(json.dumps(event) + "\n")
+
+    lines = []
+    frame = compare(**settings, name="x", storage=tmp_path, progress=lines.append)
+    again = compare(**settings, name="x", storage=tmp_path, progress=lines.append)
+
+    pd.testing.assert_frame_equal(frame, done.frame())
+    pd.testing.assert_frame_equal(again, frame)
+    assert "finished before" in lines[-1]

@@ -1,0 +1,159 @@
+"""Fairness, and that a killed comparison continues as if nothing had happened."""
+
+import json
+
+import pandas as pd
+import pytest
+from search_toys import Bowl, Listed, Walk
+
+from raymeta.search import worker
+from raymeta.search.journal import open_journal
+
+METHODS = ("random", "asha", "tpe", Walk((0.1, 0.9, 0.5)))
+TASK = Bowl(nan_above=1.2, raise_above=1.6)
+
+
+def results(bench):
+    return bench.frame().drop(columns="wall_s")
+
+
+def test_the_cell_furthest_behind_comes_first(bench):
+    both = bench(Bowl(), (Listed((0.1,) * 9), Listed((0.2,) * 9, name="b")), budget=40)
+
+    order = []
+    for _ in range(8):
+        run = both.ledger.ask()
+        order.append(run.cell.method)
+        both.play(run)
+
+    assert order == ["listed", "b"] * 4
+
+
+def test_a_cell_with_nothing_in_flight_comes_before_one_with_a_trial(bench):
+    method = Listed((0.1,) * 9, at_once=2)
+    both = bench(Bowl(), method, budget=90, seeds=2)
+
+    seeds = [both.ledger.ask().cell.seed for _ in range(4)]
+
+    assert seeds == [0, 1, 0, 1]
+    assert both.ledger.ask() is None
+
+
+def test_the_order_of_trials_of_different_cells_does_not_matter(bench):
+    forth = bench(TASK, METHODS, budget=60, seeds=2).run()
+    back = bench(TASK, METHODS, budget=60, seeds=2)
+    for course in reversed(back.courses):
+        while run := course.ask():
+            back.play(run)
+
+    pd.testing.assert_frame_equal(results(forth), results(back))
+
+
+def test_seeds_are_paired_and_differ(bench):
+    frame = bench(Bowl(), ("random", "asha"), budget=40, seeds=2).run().frame()
+
+    first = frame[(frame.trial == 1) & (frame.status != "final")]
+    rates = first.groupby(["seed", "method"])["hp/lr"].first().unstack()
+    assert list(rates["random"]) == list(rates["asha"])
+    assert rates["random"][0] != rates["random"][1]
+
+
+def test_replay_of_any_part_of_the_journal_continues_like_the_undisturbed_run(bench):
+    whole = bench(TASK, METHODS, budget=45).run()
+    events = whole.journal.read()
+    assert len(events) > 40
+
+    for killed_after in range(len(events)):
+        again = bench(TASK, METHODS, 45, events=events[:killed_after])
+        pd.testing.assert_frame_equal(results(again.run()), results(whole))
+
+
+def test_a_run_killed_again_and_again_still_continues(bench):
+    whole = bench(TASK, METHODS, budget=60, seeds=2).run()
+    events = []
+    for _ in range(100):
+        killed = bench(TASK, METHODS, 60, 2, events=events)
+        runs = [killed.ledger.ask() for _ in range(3)]  # two are cut in flight
+        if runs[0] is None:
+            break
+        killed.play(runs[0])
+        events = killed.journal.read()
+
+    pd.testing.assert_frame_equal(results(killed), results(whole))
+
+
+def test_what_was_in_flight_leaves_no_rows_after_a_replay(bench):
+    method = Listed((0.5, 0.4), rung=3)
+    cut = bench(Bowl(), method, budget=30)
+    run = cut.ledger.ask()
+    course = cut.courses[0]
+    first = next(worker.messages_of(run, course.cell.task, method))
+    assert cut.ledger.tell(run, [first], last=False) is False
+    assert len(cut.frame()) == 1  # what an interrupted run leaves
+
+    again = bench(Bowl(), method, 30, events=cut.journal.read())
+
+    assert len(again.frame()) == 0
+    assert again.courses[0].spent == 0
+    assert again.ledger.ask() == run
+
+
+def test_a_finished_journal_asks_for_nothing(bench):
+    whole = bench(TASK, METHODS, budget=40).run()
+
+    again = bench(TASK, METHODS, 40, events=whole.journal.read())
+
+    assert again.ledger.finished
+    assert again.ledger.ask() is None
+    assert {standing.share for standing in again.ledger.standings()} == {1.0}
+
+
+def test_a_journal_of_another_search_is_refused(bench):
+    whole = bench(Bowl(), Listed((0.1, 0.2)), budget=20).run()
+
+    with pytest.raises(ValueError, match=r"bowl/listed/0 cannot be continued.*another"):
+        bench(Bowl(), Listed((0.1, 0.3)), 20, events=whole.journal.read())
+
+
+def test_standings_count_what_happens(bench):
+    one = bench(Bowl(raise_above=0.6), Listed((0.5, 0.7, 0.4)), budget=40)
+    one.play(one.ledger.ask())
+    one.play(one.ledger.ask())
+    one.ledger.ask()
+
+    (standing,) = one.ledger.standings()
+
+    best = pytest.approx(Bowl().outer(0.5, 0))
+    assert standing[1:] == (0.5, best, 1, 1, "ValueError: boom, it went")
+
+
+def test_divergence_is_no_error(bench):
+    one = bench(Bowl(nan_above=0.6), Listed((0.7,)), budget=10).run()
+    (standing,) = one.ledger.standings()
+    assert (standing.failed, standing.error) == (1, "")
+
+
+class TestJournal:
+    def test_events_come_back_exactly(self, tmp_path):
+        events = [{"event": "tell", "x": [0.1 + 0.2, float("inf"), None, "é\n"]}] * 3
+        with open_journal(tmp_path / "j") as journal:
+            for event in events:
+                journal.write(event)
+        with open_journal(tmp_path / "j") as journal:
+            assert journal.read() == events
+
+    def test_half_a_line_of_a_crash_is_dropped(self, tmp_path):
+        path = tmp_path / "j"
+        path.write_text(json.dumps({"event": 1}) + '\n{"eve')
+        with open_journal(path) as journal:
+            assert journal.read() == [{"event": 1}]
+            journal.write({"event": 2})
+            assert journal.read() == [{"event": 1}, {"event": 2}]
+
+    def test_one_process_at_a_time(self, tmp_path):
+        with (
+            open_journal(tmp_path / "j"),
+            pytest.raises(ValueError, match="another one is writing"),
+            open_journal(tmp_path / "j"),
+        ):
+            pass

@@ -1,0 +1,171 @@
+"""Comparisons on Ray itself: they must equal those of the `bench` without it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import search_toys
+from interrupted import SETTINGS
+from ray import cloudpickle
+from search_toys import Bowl, Deadly, Stuck, Unsendable, Walk
+
+from raymeta.search import compare
+from raymeta.search.session import ray
+
+pytestmark = pytest.mark.ray
+
+TASK = Bowl(nan_above=1.2, raise_above=1.6)
+METHODS = ["random", "asha", "tpe", Walk((0.1, 0.9, None))]
+
+
+def assert_same(frame, other):
+    pd.testing.assert_frame_equal(
+        frame.drop(columns="wall_s"), other.drop(columns="wall_s")
+    )
+
+
+def test_a_comparison_from_end_to_end(cluster, bench, tmp_path, monkeypatch):
+    lines = []
+    settings = {"tasks": TASK, "methods": METHODS, "budget": 60, "seeds": 2}
+    where = {"name": "x", "storage": tmp_path, "progress": lines.append}
+
+    frame = compare(**settings, **where)
+
+    assert_same(frame, bench(**settings).run().frame())
+    assert {"running", "complete", "failed", "final"} == set(frame.status)
+    assert frame.wall_s.between(0, 60).all()
+    folder = tmp_path / "x"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "comparison.json", "frame.parquet", "journal.jsonl",
+    ]  # fmt: skip
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "frame.parquet"), frame)
+    assert "comparing random, asha, tpe, walk" in lines
+    assert lines[-1].startswith("finished in")
+    assert ray.is_initialized()  # it is not ours
+
+    monkeypatch.setattr("ray.tune.Tuner.fit", lambda self: pytest.fail("ran again"))
+    pd.testing.assert_frame_equal(compare(**settings, **where), frame)
+
+
+def test_a_trial_whose_worker_dies_runs_again(cluster, bench, tmp_path):
+    task = Deadly(grave=tmp_path / "grave", driver=os.getpid())
+    settings = {"tasks": task, "methods": ["random"], "budget": 30, "seeds": 2}
+
+    frame = compare(**settings, name="x", storage=tmp_path, progress=False)
+
+    assert_same(frame, bench(**settings).run().frame())
+    assert (frame.failure == "").all()
+    events = (tmp_path / "x" / "journal.jsonl").read_text().splitlines()
+    starts = [event for event in events if '"start"' in event]
+    assert len(starts) == len(frame) + 1
+
+
+def test_what_cannot_be_sent_to_a_worker_is_refused(cluster, tmp_path):
+    task = Bowl(name=Unsendable("held"))
+    with pytest.raises(ValueError, match=r"must be picklable.*lock:") as error:
+        compare(task, "random", storage=tmp_path, name="x", progress=False)
+    assert "\n" not in str(error.value)
+
+
+def test_workers_that_cannot_run_anything_end_the_comparison(cluster, tmp_path):
+    """A task whose module only the driver can import."""
+    cloudpickle.unregister_pickle_by_value(search_toys)
+    try:
+        match = r"workers must be able to run .* No module named 'search_toys'"
+        with pytest.raises(ValueError, match=match) as error:
+            compare(Bowl(), Walk(), seeds=1, storage=tmp_path, name="x", progress=False)
+    finally:
+        cloudpickle.register_pickle_by_value(search_toys)
+    assert "\n" not in str(error.value)
+    assert len(pd.read_parquet(tmp_path / "x" / "frame.parquet")) == 0
+
+
+def start(storage, **environment):
+    """Start the comparison of `interrupted` and wait until it is well under way."""
+    path = os.pathsep.join(filter(None, sys.path))
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            Path(search_toys.__file__).with_name("interrupted.py"),
+            storage,
+        ],
+        env=os.environ | {"PYTHONPATH": path} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    journal = storage / "interrupted" / "journal.jsonl"
+    deadline = time.monotonic() + 90
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 40:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "it did not get under way"
+        time.sleep(0.02)
+    return process
+
+
+def test_a_killed_driver_continues_like_the_undisturbed_run(cluster, bench, tmp_path):
+    process = start(tmp_path, RAY_ADDRESS=cluster)
+    process.kill()
+    process.communicate()
+    before = (tmp_path / "interrupted" / "journal.jsonl").read_text()
+    undisturbed = bench(**{k: v for k, v in SETTINGS.items() if k != "name"}).run()
+    assert 40 <= before.count("\n") < len(undisturbed.journal.read())
+
+    frame = compare(**SETTINGS, storage=tmp_path, progress=False)
+
+    assert_same(frame, undisturbed.frame())
+    after = (tmp_path / "interrupted" / "journal.jsonl").read_text()
+    assert after.startswith(before[: before.rindex("\n")])
+    record = json.loads((tmp_path / "interrupted" / "comparison.json").read_text())
+    assert len(record["runs"]) == 2
+
+
+def test_ctrl_c_leaves_a_readable_frame_and_no_ray(cluster, bench, tmp_path):
+    process = start(tmp_path)  # with a Ray of its own
+    asked = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+
+    assert time.monotonic() - asked < 15
+    assert process.returncode == -signal.SIGINT
+    assert "KeyboardInterrupt" in output.splitlines()[-1]
+    left = pd.read_parquet(tmp_path / "interrupted" / "frame.parquet")
+    assert len(left) > 10
+    assert not (tmp_path / "interrupted" / ".tune").exists()
+
+    # All of it is what the undisturbed run reports, and each cell's beginning.
+    whole = bench(**{k: v for k, v in SETTINGS.items() if k != "name"}).run().frame()
+    for cell, rows in left.groupby(["method", "seed"]):
+        undisturbed = whole[(whole.method == cell[0]) & (whole.seed == cell[1])]
+        assert_same(
+            rows.reset_index(drop=True),
+            undisturbed.head(len(rows)).reset_index(drop=True)[left.columns],
+        )
+
+
+def test_ctrl_c_frees_a_cluster_that_goes_on(cluster, tmp_path):
+    task = Stuck(arrived=tmp_path / "arrived", driver=os.getpid())
+    asked = []
+
+    def interrupt_when_stuck():
+        while not task.arrived.exists():
+            time.sleep(0.1)
+        asked.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt_when_stuck, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        compare(task, "random", seeds=2, name="x", storage=tmp_path, progress=False)
+
+    assert time.monotonic() - asked[0] < 10
+    deadline = time.monotonic() + 20
+    while ray.available_resources().get("CPU", 0) < 2:
+        assert time.monotonic() < deadline, "trials go on"
+        time.sleep(0.1)
