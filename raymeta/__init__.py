@@ -1,23 +1,18 @@
 """raymeta: hypergradients, meta-learning, and their comparison, on Ray."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from raymeta import hypergrad, optim, tasks
-from raymeta.hypergrad import hypergradient
-from raymeta.loop import Report, Result, optimize
-from raymeta.modules import module_problem
-from raymeta.problem import BilevelProblem, TrainState, descent
-from raymeta.space import Choice, Positive, Real, Space, Unit
-from raymeta.types import Batch, Tensors
-
 if TYPE_CHECKING:
+    from raymeta import analysis, hypergrad, optim, tasks
+    from raymeta.hypergrad import hypergradient
+    from raymeta.loop import Report, Result, optimize
+    from raymeta.modules import module_problem
+    from raymeta.problem import BilevelProblem, TrainState, descent
     from raymeta.search import compare
-
-try:
-    __version__ = version("raymeta")
-except PackageNotFoundError:  # run from a checkout that is not installed
-    __version__ = "0+unknown"
+    from raymeta.space import Choice, Positive, Real, Space, Unit
+    from raymeta.types import Batch, Tensors
 
 __all__ = [
     "Batch",
@@ -31,6 +26,7 @@ __all__ = [
     "Tensors",
     "TrainState",
     "Unit",
+    "analysis",
     "compare",
     "descent",
     "hypergrad",
@@ -41,12 +37,34 @@ __all__ = [
     "tasks",
 ]
 
+try:
+    __version__ = version("raymeta")
+except PackageNotFoundError:  # run from a checkout that is not installed
+    __version__ = "0+unknown"
+
+_HOME = {
+    "hypergrad": ["hypergradient"],
+    "loop": ["Report", "Result", "optimize"],
+    "modules": ["module_problem"],
+    "problem": ["BilevelProblem", "TrainState", "descent"],
+    "search": ["compare"],
+    "space": ["Choice", "Positive", "Real", "Space", "Unit"],
+    "types": ["Batch", "Tensors"],
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
 
 def __getattr__(name: str) -> Any:
-    # Ray is imported with the first use of `compare`: notebooks that only want
-    # hypergradients pay nothing for it.
-    if name == "compare":
-        from raymeta.search import compare
+    """Import a name when it is first used.
 
-        return compare
+    Who reads a frame does not load torch, and who computes a hypergradient not Ray.
+    """
+    if name in _MODULE_OF:
+        return getattr(import_module(f"raymeta.{_MODULE_OF[name]}"), name)
+    if name in __all__:
+        return import_module(f"raymeta.{name}")
     raise AttributeError(f"module 'raymeta' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -23,5 +23,5 @@ class Batch(NamedTuple):
         data: any pytree of tensors.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     data: Any

@@ -79,8 +79,8 @@ def draw_anytime(frame: pd.DataFrame, x: str = "gradient_evals") -> Figure:
     table, targets = anytime(frame, x), blackbox_target(frame)
     tasks = sorted(frame["task"].unique())
     with style.context():
-        size = {"across": 2, "width": 5.4, "height": HEIGHT}
-        figure, panels = layout.panels(max(1, len(tasks)), **size)
+        count = max(1, len(tasks))
+        figure, panels = layout.panels(count, across=2, width=5.4, height=HEIGHT)
         if not tasks:
             layout.blank(panels[0], "no report yet")
         for task, axes in zip(tasks, panels, strict=False):
@@ -110,8 +110,8 @@ def _draw_task(
     goal = target["target"].median() if len(target) else np.nan
     layout.scale(axes.yaxis, *y_range(table, goal))
     labels = [
-        _draw_method(axes, *key, line)
-        for key, line in table.groupby(["method", "family"])
+        _draw_method(axes, method, family, line)
+        for (method, family), line in table.groupby(["method", "family"])
     ]
     if len(target):
         _draw_target(axes, target["method"].iloc[0], goal)

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from raymeta.analysis import style
@@ -34,8 +35,8 @@ def panels(
     across = min(across, count)
     down = math.ceil(count / across)
     size = (width * across, height * down + below)
-    figure = Figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    engine = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+    figure = Figure(figsize=size, layout=engine)
     grid = figure.subplots(down, across, squeeze=False).ravel()
     for unused in grid[count:]:
         unused.remove()
@@ -51,7 +52,7 @@ def scale(axis: Axis, low: float, high: float, *, pad: float = 0.04) -> None:
         high: The highest value to show.
         pad: Room beyond both, as a share of the axis.
     """
-    is_y, axes = axis.axis_name == "y", axis.axes
+    is_y, axes = axis is axis.axes.yaxis, axis.axes
     set_limits = axes.set_ylim if is_y else axes.set_xlim
     if low > 0 and low * DECADE < high:
         (axes.set_yscale if is_y else axes.set_xscale)("log")

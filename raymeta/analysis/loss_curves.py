@@ -81,6 +81,7 @@ def draw_loss_curves(
         axes.add_collection(drawn, autolim=False)
         bar = figure.colorbar(drawn, ax=axes, pad=0.02, aspect=30)
         bar.set_label("hyper-step")
+        assert bar.solids is not None
         bar.solids.set_alpha(1)
         bar.outline.set_visible(False)
         bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))

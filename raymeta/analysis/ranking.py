@@ -124,7 +124,7 @@ def format_ranking(table: pd.DataFrame) -> str:
 def _block(task: str, group: pd.DataFrame) -> str:
     """Lay out one task: a table, what the target is, and what is missing."""
     columns = _text_columns(group)
-    dropped = []
+    dropped: list[str] = []
     optional = [name for name in group if name.startswith("test_")]
     while len((lines := align(columns))[-1]) > WIDTH and optional:
         dropped.insert(0, optional.pop())

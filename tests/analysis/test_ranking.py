@@ -94,7 +94,7 @@ def test_an_interrupted_frame_is_ranked_as_far_as_it_goes(report):
         "tpe: 1 of 2 seeds without a full-horizon value, 2 of 2 seeds unfinished"
         in text
     )
-    assert "forward reaches it after 60.00 evaluations: 0.60× what tpe" in text  # noqa: RUF001
+    assert "forward reaches it after 60.00 evaluations: 0.60× what tpe" in text
 
 
 def test_ranking_refuses_a_frame_without_its_columns(frame):
@@ -117,7 +117,7 @@ def test_text_states_the_target_and_both_ratios(report, final):
     )
     assert (
         "forward reaches it after 200 evaluations: "
-        "0.25× what tpe needed, 0.20× its budget" in text  # noqa: RUF001
+        "0.25× what tpe needed, 0.20× its budget" in text
     )
     (tpe,) = (line for line in lines if line.startswith("  tpe "))
     span = "0.5000\N{EN DASH}0.5000"

@@ -1,0 +1,116 @@
+"""The command line: parsing, errors in one line, exit codes."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from raymeta.cli import CompareSettings, _flags, main
+
+
+def test_help_names_every_flag_with_its_default(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["compare", "--help"])
+    assert end.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for flag in ("--tasks", "--methods", "--budget", "--seeds", "--name", "--storage"):
+        assert flag in text
+    assert "(default: digits)" in text
+    assert "(default: 3)" in text
+
+
+def test_optimize_writes_a_frame_and_the_loss_curves(tmp_path, capsys):
+    assert main(["optimize", "--storage", str(tmp_path), "--hyper-lr", "0.3"]) == 0
+    folder = tmp_path / "optimize"
+    frame = pd.read_parquet(folder / "frame.parquet")
+    assert frame["best_outer_loss"].iloc[-1] < 1e-5
+    assert (folder / "loss_curves.png").stat().st_size > 10_000
+    assert (folder / "loss_curves.svg").exists()
+    assert "lr = " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["optimize", "--task", "digts"], "unknown task 'digts': did you mean"),
+        (["optimize", "--estimator", "revers"], "did you mean 'reverse'"),
+        (["optimize", "--budget", "3"], "a budget of at least 101"),
+        (["optimize", "--hyper-lr", "-1"], "needs hyper_lr > 0, but got -1.0"),
+        (["optimize", "--config", "nowhere.toml"], "nowhere.toml cannot be read"),
+        (["compare", "--tasks", "digts"], "did you mean 'digits'"),
+        (["compare", "--methods", "tpee"], "did you mean 'tpe'"),
+        (["compare", "--budget", "0.5"], "a budget must cover a full training run"),
+        (["compare", "--seeds", "0"], "needs some seeds, but got none"),
+        (["report", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments, message, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("raymeta: error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
+    blocked = tmp_path / "file"
+    blocked.touch()
+    for command in ("optimize", "compare"):
+        assert main([command, "--storage", str(blocked)]) == 2
+        assert str(blocked) in capsys.readouterr().err
+
+
+def test_settings_come_from_the_file_and_flags_win(tmp_path, capsys):
+    file = tmp_path / "settings.toml"
+    file.write_text(f'task = "quadratic"\nhyper_lr = 0.3\nstorage = "{tmp_path}"\n')
+    assert main(["optimize", "--config", str(file), "--name", "flag"]) == 0
+    assert (tmp_path / "flag" / "frame.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hyper_rl = 0.3", "did you mean 'hyper_lr'"),
+        ('hyper_lr = "fast"', "'hyper_lr' needs float, but got 'fast'"),
+        ("seed = [1, 2]", r"'seed' needs int, but got \[1, 2\]"),
+        ("seed = = 1", "is not valid TOML"),
+    ],
+)
+def test_a_wrong_file_is_named_with_the_field(text, message, tmp_path, capsys):
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    assert main(["optimize", "--config", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert message.replace("\\", "") in error
+    assert "settings.toml" in error
+
+
+def test_flags_reproduce_the_settings():
+    settings = CompareSettings(tasks=("a", "b"), seeds=5, budget=10.0)
+    assert _flags(settings, name="x") == [
+        "--tasks", "a", "b", "--budget", "10.0", "--seeds", "5", "--name", "x",
+        "--storage", "results",
+    ]  # fmt: skip
+
+
+def test_list_names_tasks_methods_and_estimators(capsys):
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    for name in ("digits-global", "quadratic", "asha", "long_term", "forward_online"):
+        assert name in out
+
+
+def test_importing_raymeta_imports_neither_ray_nor_pandas_nor_matplotlib():
+    code = (
+        "import sys, raymeta; "
+        "print([m for m in ('ray', 'pandas', 'matplotlib', 'optuna', 'sklearn') "
+        "if m in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"
