@@ -28,7 +28,14 @@ from torch.nn import functional as F
 
 from raymeta import BilevelProblem, Tensors, descent, module_problem
 from raymeta.data import digits, split
-from raymeta.hypergrad import Estimator, Forward, Reverse, ShortTerm
+from raymeta.hypergrad import (
+    Checkpointed,
+    Estimator,
+    Forward,
+    Reverse,
+    Reversible,
+    ShortTerm,
+)
 from raymeta.optim import Optimizer, sgd
 
 
@@ -126,6 +133,8 @@ METHODS = [
     Method(PLAIN, plain_torch),
     Method("plain raymeta", plain_raymeta),
     Method("Reverse", lambda run: follow(Reverse(run.steps), run), exact=True),
+    Method("Checkpointed", lambda run: follow(Checkpointed(run.steps), run), True),
+    Method("Reversible", lambda run: follow(Reversible(run.steps), run), True),
     Method("Forward", lambda run: follow(Forward(run.steps), run), exact=True),
     Method("ShortTerm, each step", partial(follow, ShortTerm())),
     Method(PEER, unroll_with_higher, exact=True),

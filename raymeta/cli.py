@@ -1,6 +1,7 @@
 """The command line: parse, call one function, print."""
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -112,18 +113,17 @@ def _compare(arguments: argparse.Namespace) -> None:
             slots=settings.slots,
         )
     except KeyboardInterrupt:
-        command = shlex.join(["raymeta", "compare", *_flags(settings, name=name)])
-        folder = Path(settings.storage) / name
-        raise KeyboardInterrupt(
-            f": what was reported is in {folder}/frame.parquet; go on with\n  {command}"
-        ) from None
+        command = shlex.join([sys.argv[0], *_flags(settings, name=name)])
+        frame = Path(settings.storage) / name / "frame.parquet"
+        kept = f"what was reported is in {frame}; " if frame.exists() else ""
+        raise KeyboardInterrupt(f": {kept}go on with\n  {command}") from None
     _summarize(Path(settings.storage) / name)
 
 
 def _flags(settings: CompareSettings, **changed: Any) -> list[str]:
     """The flags that give these settings."""
     values = {k: getattr(settings, k) for k in settings.__dataclass_fields__} | changed
-    flags = []
+    flags = ["compare"] if Path(sys.argv[0]).stem == "raymeta" else []
     for name, value in values.items():
         if value is not None:
             listed = value if isinstance(value, tuple) else (value,)
@@ -153,6 +153,11 @@ def _optimize(arguments: argparse.Namespace) -> None:
     from raymeta.loop import optimize
 
     folder = _writable(Path(settings.storage) / settings.name)
+    if (folder / "comparison.json").exists():
+        raise ValueError(
+            f"--name: {folder} holds a comparison, which this would overwrite; choose "
+            "another name"
+        )
     task = tasks.get(settings.task)
     result = optimize(
         task,
@@ -162,7 +167,9 @@ def _optimize(arguments: argparse.Namespace) -> None:
         seed=settings.seed,
     )
     result.frame.to_parquet(folder / "frame.parquet")
-    print(result.frame.to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+    hidden = ["task", "method", "family", "seed", "trial", "failure"]
+    shown = result.frame.drop(columns=hidden)
+    print(shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4g}"))
     print(f"\nbest outer loss {result.outer_loss:.6g} at")
     for name, value in task.space.flatten(result.hparams).items():
         print(f"  {name} = {value:.6g}" if isinstance(value, float) else f"  {value}")
@@ -174,26 +181,29 @@ def _optimize(arguments: argparse.Namespace) -> None:
 def _draw_loss_curves(
     task: Any, result: Any, settings: OptimizeSettings, folder: Path
 ) -> None:
-    """Training at the λ of every hyper-step that improved on the ones before."""
+    """Training along the λ of the runs that improved on the ones before, at most 12."""
     import pandas as pd
 
     from raymeta import analysis
-    from raymeta.loop import loss_curve
+    from raymeta.loop import better, loss_curve
 
     problem = task.sample(settings.seed)
-    curves: list[list[float]] = []
+    start = result.reports[0]
+    better_runs = [start._replace(schedule=[(task.horizon, start.hparams)])]
+    best = None
     for report in result.reports:
-        schedule = [(task.horizon, report.hparams)]
-        curve = loss_curve(problem, task.space, schedule)
-        if not curves or curve[-1] < curves[-1][-1]:
-            curves.append(curve)
+        if better(report, best):
+            best = report
+            better_runs.append(report)
+    thinned = better_runs[:: math.ceil(len(better_runs) / 12)]
     rows = [
-        (step, t, loss)
-        for step, curve in enumerate(curves)
-        for t, loss in enumerate(curve)
+        (report.outer_step, t, loss)
+        for report in thinned
+        for t, loss in enumerate(loss_curve(problem, task.space, report.schedule))
     ]
     frame = pd.DataFrame(rows, columns=["outer_step", "inner_steps", "outer_loss"])
-    title = f"{task.name}: training after each hyper-step that improved"
+    count = f"{len(better_runs) - 1} of {len(result.reports)}"
+    title = f"{task.name}: the start, and the {count} estimates that improved on it"
     figure = analysis.draw_loss_curves(frame, title=title)
     for path in analysis.save(figure, folder / "loss_curves"):
         print(f"drawn: {path}")

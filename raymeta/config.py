@@ -89,7 +89,10 @@ def _read_file(path: str, settings: type[Settings]) -> dict[str, Any]:
     for name, value in table.items():
         if name not in hints:
             raise unknown(f"setting in {path}:", name, hints)
-        _check(path, name, value, *_kind(hints[name]))
+        kind, many = _kind(hints[name])
+        _check(path, name, value, kind, many)
+        if many and not isinstance(value, list):
+            table[name] = [value]
     return table
 
 

@@ -1,6 +1,7 @@
 """The outer loop: hypergradient descent, and plain training at fixed λ."""
 
 import math
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from raymeta.outer.report import (
 from raymeta.outer.whole_run import WholeRunDescent
 from raymeta.problem import BilevelProblem
 from raymeta.space import Space
-from raymeta.tasks.base import Task
+from raymeta.tasks.base import Task, check_task
 from raymeta.types import Hparams, State
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
     "loss_curve",
     "optimize",
     "replay",
+    "run_cost",
 ]
 
 
@@ -93,6 +95,33 @@ def descend(
     """
     if hyper_lr is not None and not hyper_lr > 0:
         raise ValueError(f"descend needs hyper_lr > 0, but got {hyper_lr}")
+    descent = _descent(task, problem, estimator, seed, budget, hyper_lr)
+    if not descent.run_cost <= budget < math.inf:
+        raise ValueError(
+            f"{type(estimator).__name__} on {task.name!r} needs a finite budget of at "
+            f"least {math.ceil(descent.run_cost)} gradient evaluations for one run, "
+            f"but got {budget:g}: change the budget"
+        )
+    return descent.reports()
+
+
+def run_cost(task: Task, problem: BilevelProblem, estimator: Estimator) -> float:
+    """Gradient evaluations that descent spends on one training run: the least budget.
+
+    Raises:
+        ValueError: the estimator does not fit the task.
+    """
+    return _descent(task, problem, estimator, 0, math.inf, None).run_cost
+
+
+def _descent(
+    task: Task,
+    problem: BilevelProblem,
+    estimator: Estimator,
+    seed: int,
+    budget: float,
+    hyper_lr: float | None,
+) -> WholeRunDescent | OnlineDescent:
     whole = estimator.steps >= task.horizon
     if not whole and not estimator.continues:
         raise ValueError(
@@ -100,7 +129,7 @@ def descend(
             f"needs steps={task.horizon}, the horizon of {task.name!r}, but got "
             f"steps={estimator.steps}: use the horizon, or ShortTerm for fewer"
         )
-    descent = (WholeRunDescent if whole else OnlineDescent)(
+    return (WholeRunDescent if whole else OnlineDescent)(
         problem,
         Coordinates(task.space),
         estimator,
@@ -109,13 +138,6 @@ def descend(
         seed=seed,
         hyper_lr=hyper_lr,
     )
-    if not descent.run_cost <= budget:
-        raise ValueError(
-            f"{type(estimator).__name__} on {task.name!r} needs a budget of at least "
-            f"{math.ceil(descent.run_cost)} gradient evaluations for one run, but got "
-            f"{budget:g}: raise the budget"
-        )
-    return descent.reports()
 
 
 @dataclass(frozen=True)
@@ -123,43 +145,68 @@ class Result:
     """What hypergradient descent found.
 
     Attributes:
-        hparams: λ of the best run in natural values; the mean in unconstrained
-            coordinates where it changed during the run.
-        outer_loss: E(s_T) of the best run.
+        task: its name.
+        method: the estimator's name.
+        seed: of the task's sample.
+        hparams: λ of the best run in natural values. Where λ changed during that run,
+            the mean in unconstrained coordinates: a run at this constant λ is another
+            run than `schedule`, with another outer loss.
+        outer_loss: E(s_T) of the best run, which `schedule` describes.
         state: s_T of the best run.
         schedule: λ over the steps of the best run: `replay` reproduces it.
         metrics: held-out metrics of the best run's state, looked at once; empty where
             the problem has none.
-        reports: everything that was reported, in order.
+        reports: everything that was reported, in order, without states.
+        seconds: when, since the start; one number per report.
     """
 
+    task: str
+    method: str
+    seed: int
     hparams: Hparams
     outer_loss: float
     state: State
     schedule: Schedule
     metrics: Mapping[str, float]
     reports: list[Report]
+    seconds: list[float]
 
     @property
     def frame(self) -> "DataFrame":
-        """One row per report: a pandas DataFrame with `hp/<name>` columns."""
+        """One row per report, in the columns of a comparison; the last row is final."""
         import pandas as pd
 
-        rows, best = [], math.nan
-        for report in self.reports:
-            if report.complete:
-                best = min(report.outer_loss, best, key=_nan_last)
-            rows.append(
-                {
-                    "outer_step": report.outer_step,
-                    "inner_steps": report.inner_steps,
-                    "gradient_evals": report.gradient_evals,
-                    "outer_loss": report.outer_loss,
-                    "best_outer_loss": best,
-                    **{f"hp/{name}": value for name, value in report.hparams.items()},
-                }
-            )
-        return pd.DataFrame(rows)
+        rows: list[dict[str, Any]] = []
+        best: Report | None = None
+        for report, seconds in zip(self.reports, self.seconds, strict=True):
+            best = report if better(report, best) else best
+            rows.append(self._row(report, best, seconds))
+        assert best is not None
+        final = self._row(best, best, self.seconds[-1])
+        spent = self.reports[-1].gradient_evals
+        final |= {"status": "final", "gradient_evals": spent, **self.metrics}
+        return pd.DataFrame([*rows, final])
+
+    def _row(
+        self, report: Report, best: Report | None, seconds: float
+    ) -> dict[str, Any]:
+        finite = math.isfinite(report.outer_loss)
+        return {
+            "task": self.task,
+            "method": self.method,
+            "family": "hypergradient",
+            "seed": self.seed,
+            "trial": 0,
+            "outer_step": report.outer_step,
+            "inner_steps": report.inner_steps,
+            "gradient_evals": report.gradient_evals,
+            "wall_s": seconds,
+            "outer_loss": report.outer_loss if finite else math.nan,
+            "best_outer_loss": math.nan if best is None else best.outer_loss,
+            "status": "complete" if report.complete else "running",
+            "failure": "" if finite else "non-finite outer loss",
+            **{f"hp/{name}": value for name, value in report.hparams.items()},
+        }
 
 
 def optimize(
@@ -182,30 +229,40 @@ def optimize(
     Raises:
         ValueError: see `descend`; or no run ended with a finite outer loss.
     """
+    check_task(task)
     problem = task.sample(seed)
     budget = task.budget if budget is None else budget
+    start = time.perf_counter()
     reports: list[Report] = []
+    seconds: list[float] = []
     best: Report | None = None
     for report in descend(
         task, problem, estimator, seed=seed, budget=budget, hyper_lr=hyper_lr
     ):
         if better(report, best):
             best = report
-        reports.append(report._replace(state=None, schedule=None))
+        reports.append(report._replace(state=None))
+        seconds.append(time.perf_counter() - start)
     if best is None or best.schedule is None:
         raise ValueError(
             f"no run of {task.name!r} ended with a finite outer loss in {len(reports)} "
             "estimates: start from other hyperparameters or narrow the space"
         )
-    hparams = mean_hparams(task.space, best.schedule)
-    metrics = problem.metrics(best.state, hparams) if problem.metrics else {}
+    metrics: Mapping[str, Any] = {}
+    if problem.metrics is not None:
+        last = task.space.unflatten(best.hparams)
+        metrics = problem.metrics(best.state, last)
     return Result(
-        hparams=hparams,
+        task=task.name,
+        method=type(estimator).__name__,
+        seed=seed,
+        hparams=mean_hparams(task.space, best.schedule),
         outer_loss=best.outer_loss,
         state=best.state,
         schedule=best.schedule,
         metrics={name: float(value) for name, value in metrics.items()},
         reports=reports,
+        seconds=seconds,
     )
 
 

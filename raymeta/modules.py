@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules import batchnorm
-from torch.utils.data import Dataset, TensorDataset, default_collate
+from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
 
 from raymeta.optim import Optimizer
 from raymeta.problem import BilevelProblem, Descent, TrainState
@@ -90,7 +90,10 @@ def module_problem(
             f"module_problem needs 1 <= batch_size <= len(train), but got "
             f"batch_size={batch_size}, len(train)={n_train}"
         )
-    _require_targets(train)
+    if test is not None:
+        _length("test", test)
+    for name, part in (("train", train), ("val", val)):
+        _require_targets(name, part)
     examples = _Examples(train, device)
     val_data = _whole(val, device)
     # Read only when the final look is due: the search must not even touch it.
@@ -210,6 +213,10 @@ class _Examples:
         self._tensors: tuple[Tensor, ...] | None = None
         if isinstance(data, TensorDataset):
             self._tensors = tuple(tensor.to(device) for tensor in data.tensors)
+        elif isinstance(data, Subset) and isinstance(data.dataset, TensorDataset):
+            rows = torch.as_tensor(data.indices)
+            tensors = data.dataset.tensors
+            self._tensors = tuple(tensor[rows].to(device) for tensor in tensors)
 
     def at(self, index: Tensor) -> Any:
         if self._tensors is not None:
@@ -231,12 +238,12 @@ def _length(name: str, data: Dataset) -> int:
     return count
 
 
-def _require_targets(train: Dataset) -> None:
-    example = train[0]
+def _require_targets(name: str, data: Dataset) -> None:
+    example = data[0]
     if not isinstance(example, tuple | list) or len(example) < 2:
         raise ValueError(
             "module_problem needs examples that are tuples (inputs…, target), but got "
-            f"train[0]={example!r}: wrap the data set, or use TensorDataset(x, y)"
+            f"{name}[0]={example!r}: wrap the data set, or use TensorDataset(x, y)"
         )
 
 

@@ -40,12 +40,6 @@ def partition(tree: Any) -> tuple[list[Tensor], list[Any], Callable[..., Any]]:
     return leaves, rest, merge
 
 
-def all_finite(tree: Any) -> bool:
-    """Whether every floating-point value in the tree is finite."""
-    leaves = [leaf for leaf in tree_leaves(tree) if is_differentiable(leaf)]
-    return all(bool(torch.isfinite(leaf).all()) for leaf in leaves)
-
-
 def in_transform() -> bool:
     """Whether a torch.func transform (grad, jvp, vmap, …) is at work around us."""
     return torch._C._functorch.peek_interpreter_stack() is not None

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from raymeta.cli import CompareSettings, _flags, main
+from raymeta import config
+from raymeta.cli import CompareSettings, _flags, _parser, main
 
 
 def test_help_names_every_flag_with_its_default(capsys):
@@ -35,7 +37,7 @@ def test_optimize_writes_a_frame_and_the_loss_curves(tmp_path, capsys):
     [
         (["optimize", "--task", "digts"], "unknown task 'digts': did you mean"),
         (["optimize", "--estimator", "revers"], "did you mean 'reverse'"),
-        (["optimize", "--budget", "3"], "a budget of at least 101"),
+        (["optimize", "--budget", "3"], "a finite budget of at least 101"),
         (["optimize", "--hyper-lr", "-1"], "needs hyper_lr > 0, but got -1.0"),
         (["optimize", "--config", "nowhere.toml"], "nowhere.toml cannot be read"),
         (["compare", "--tasks", "digts"], "did you mean 'digits'"),
@@ -89,12 +91,17 @@ def test_a_wrong_file_is_named_with_the_field(text, message, tmp_path, capsys):
     assert "settings.toml" in error
 
 
-def test_flags_reproduce_the_settings():
+def test_flags_reproduce_the_settings(monkeypatch):
     settings = CompareSettings(tasks=("a", "b"), seeds=5, budget=10.0)
-    assert _flags(settings, name="x") == [
-        "--tasks", "a", "b", "--budget", "10.0", "--seeds", "5", "--name", "x",
-        "--storage", "results",
+    monkeypatch.setattr(sys, "argv", ["bin/raymeta"])
+    flags = _flags(settings, name="x")
+    assert flags == [
+        "compare", "--tasks", "a", "b", "--budget", "10.0", "--seeds", "5",
+        "--name", "x", "--storage", "results",
     ]  # fmt: skip
+    assert config.read(_parser().parse_args(flags), CompareSettings) == replace(
+        settings, name="x"
+    )
 
 
 def test_list_names_tasks_methods_and_estimators(capsys):

@@ -12,6 +12,7 @@ from raymeta.outer.report import Ledger, evaluation_cost, plain_cost, plain_run
 from raymeta.problem import descent
 from raymeta.space import Choice, Positive, Real, Space, Unit
 from raymeta.tasks import Quadratic
+from raymeta.tree import detach
 from raymeta.types import Hparams
 from tests.truth import central_differences
 
@@ -336,5 +337,9 @@ def test_a_plain_run_keeps_no_graph_of_weights_that_require_one():
         outer_loss=loss,
         optimizer=lambda hparams: sgd(hparams["lr"]),
     )
-    state, _ = plain_run(problem, {"lr": torch.tensor(0.1)}, 3)
+    hparams = {"lr": torch.tensor(0.1)}
+    state, _ = plain_run(problem, hparams, 3)
+    assert not any(p.requires_grad for p in state.params.values())
+    # Nor does one grow on the way.
+    state = problem.step(detach(problem.init(hparams)), hparams, problem.batch(0))
     assert not any(p.requires_grad for p in state.params.values())

@@ -114,8 +114,8 @@ def differentiable(hparams: Hparams) -> Tensors:
     }
     if not leaves:
         raise ValueError(
-            "a hypergradient needs at least one floating-point hyperparameter, but got "
-            f"{hparams}"
+            "a hypergradient needs at least one floating-point tensor among the "
+            f"hyperparameters, but got {hparams}: pass torch.tensor(0.1), not 0.1"
         )
     return leaves
 
@@ -133,10 +133,8 @@ def advance(
     problem: BilevelProblem, hparams: Hparams, state: State, t: int, steps: int
 ) -> State:
     """s_{t+steps} from s_t, without a graph."""
-    hparams = detach(hparams)
-    for i in range(t, t + steps):
-        state = detach(problem.step(state, hparams, problem.batch(i)))
-    return state
+    hparams, state = detach(hparams), detach(state)
+    return detach(unroll(problem, hparams, state, t, steps))
 
 
 def look_ahead_cost(problem: BilevelProblem, hparams: Hparams, steps: int) -> float:

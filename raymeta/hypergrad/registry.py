@@ -3,15 +3,23 @@
 from collections.abc import Callable
 
 from raymeta.hypergrad.base import Estimator
+from raymeta.hypergrad.checkpointed import Checkpointed
 from raymeta.hypergrad.forward import Forward
+from raymeta.hypergrad.implicit import Implicit
 from raymeta.hypergrad.reverse import Reverse
+from raymeta.hypergrad.reversible import Reversible
 from raymeta.hypergrad.short_term import ShortTerm
+from raymeta.hypergrad.truncated import Truncated
 from raymeta.suggest import unknown
 
 #: Name -> horizon T -> estimator.
 ESTIMATORS: dict[str, Callable[[int], Estimator]] = {
     "short_term": lambda horizon: ShortTerm(max(1, horizon // 40)),
     "reverse": Reverse,
+    "truncated": lambda horizon: Truncated(horizon, window=max(1, horizon // 4)),
+    "checkpointed": Checkpointed,
+    "reversible": Reversible,
+    "implicit": Implicit,
     "forward": Forward,
     "forward_online": lambda horizon: Forward(max(1, horizon // 20)),
 }

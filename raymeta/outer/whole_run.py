@@ -105,6 +105,9 @@ class WholeRunDescent:
             yield report
             values.append(_finite(report.outer_loss))
             self._remember(x, values[-1])
+            if self._best is None and not self._most_halvings:
+                x = self._perturbed(x, RESTART * len(values))
+                continue
             if self._best is None:
                 x = yield from self._approach(x, rprop, min(1, self._most_halvings))
                 continue
@@ -136,7 +139,12 @@ class WholeRunDescent:
         hparams = self._coordinates.hparams(x)
         estimator = self._at(horizon)
         rollout = estimator.init(self._problem, hparams)
-        hyper, rollout = estimator.estimate(self._problem, hparams, rollout)
+        try:
+            hyper, rollout = estimator.estimate(self._problem, hparams, rollout)
+        except OverflowError:  # arithmetic without ∞ (Reversible): the run diverged
+            self._ledger.charge(estimator.cost(self._problem, hparams))
+            report = self._report(x, math.inf, horizon, rollout.state)
+            return report, torch.zeros_like(x)
         self._ledger.charge(hyper.gradient_evals)
         report = self._report(x, float(hyper.outer_loss), horizon, rollout.state)
         return report, self._coordinates.gradient(x, hyper.grads)

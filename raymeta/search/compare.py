@@ -64,6 +64,8 @@ def compare(
             belongs to a comparison with other settings.
         KeyboardInterrupt: Ctrl-C; what was reported so far is in the folder.
     """
+    if slots is not None and slots < 1:
+        raise ValueError(f"slots must be at least 1, but got {slots}")
     plan = make_plan(tasks, methods, budget, seeds)
     folder = folder_of(storage, name, [task.name for task in plan.tasks])
     display = Progress(progress)

@@ -5,13 +5,20 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 from raymeta import tasks as task_registry
+from raymeta.problem import BilevelProblem
 from raymeta.search.cells import Cell
-from raymeta.search.methods import BLACK_BOX, HYPERGRADIENT, METHODS, Method
+from raymeta.search.methods import (
+    BLACK_BOX,
+    HYPERGRADIENT,
+    METHODS,
+    HypergradientMethod,
+    Method,
+)
 from raymeta.search.methods import get as get_method
-from raymeta.tasks.base import Task
+from raymeta.tasks.base import Task, check_task
 
 Tasks = str | Task | Iterable[str | Task]
 Methods = str | Method | Iterable[str | Method]
@@ -40,7 +47,7 @@ class Plan:
 
     def _cells_of(self, task: Task) -> list[Cell]:
         # What an outer loss costs is a property of the task, not of the seed.
-        outer_cost = task.sample(self.seeds[0]).outer_cost
+        problem = task.sample(self.seeds[0])
         budget = self.budgets[task.name]
         cells = [
             Cell(
@@ -48,16 +55,21 @@ class Plan:
                 method=method,
                 seed=seed,
                 budget=budget,
-                outer_cost=outer_cost,
+                outer_cost=problem.outer_cost,
             )
             for seed in self.seeds  # methods vary fastest: workers keep few problems
             for method in self.methods
         ]
-        smallest = max(cell.full_run for cell in cells)
-        if not smallest * (1 - 1e-9) <= budget < math.inf:
+        least = {
+            cell.method.name: _least_budget(cell, problem)
+            for cell in cells[: len(self.methods)]
+        }
+        dearest = max(least, key=lambda name: least[name])
+        if not least[dearest] * (1 - 1e-9) <= budget < math.inf:
             raise ValueError(
                 f"a budget must cover a full training run of task {task.name!r}, but "
-                f"got {budget:g} gradient evaluations: give budget={smallest:g} or more"
+                f"got {budget:g} gradient evaluations: give "
+                f"{math.ceil(least[dearest])} or more for {dearest}"
             )
         return cells
 
@@ -69,6 +81,13 @@ class Plan:
             "seeds": list(self.seeds),
             "budgets": self.budgets,
         }
+
+
+def _least_budget(cell: Cell, problem: BilevelProblem) -> float:
+    """Gradient evaluations of one full training run, by the cell's own method."""
+    if cell.is_black_box:
+        return cell.full_run
+    return cast(HypergradientMethod, cell.method).least_budget(cell.task, problem)
 
 
 def make_plan(
@@ -103,17 +122,14 @@ def make_plan(
 
 
 def _listed(items: Any) -> list[Any]:
-    one = isinstance(items, str) or hasattr(items, "name")
-    return [items] if one else list(items)
+    several = isinstance(items, Iterable) and not isinstance(items, str)
+    return list(items) if several else [items]
 
 
 def _as_task(task: str | Task) -> Task:
     if isinstance(task, str):
         return task_registry.get(task)
-    if not hasattr(task, "sample"):
-        raise ValueError(
-            f"tasks must be names or objects with a sample method, but got {task!r}"
-        )
+    check_task(task)
     return task
 
 
@@ -130,7 +146,11 @@ def _as_method(method: str | Method) -> Method:
 
 
 def _as_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
-    listed = tuple(seeds) if isinstance(seeds, Iterable) else tuple(range(seeds))
+    if not isinstance(seeds, Iterable):
+        if not isinstance(seeds, Integral) or isinstance(seeds, bool):
+            raise ValueError(f"seeds must be a count or a list, but got {seeds!r}")
+        seeds = range(int(seeds))
+    listed = tuple(seeds)
     for seed in listed:
         if not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32:
             raise ValueError(

@@ -32,3 +32,18 @@ class Task(Protocol):
     def sample(self, seed: int) -> BilevelProblem:
         """One problem: its initial weights, split and batch order follow from seed."""
         ...
+
+
+def check_task(task: object) -> None:
+    """Raise ValueError unless an object has what a task needs."""
+    if isinstance(task, type):
+        raise ValueError(
+            f"a task must be an object, but got the class {task.__name__}: pass "
+            f"{task.__name__}()"
+        )
+    for name in ("name", "space", "horizon", "budget", "sample"):
+        if not hasattr(task, name):
+            raise ValueError(
+                f"a task needs name, space, horizon, budget and sample(seed), but "
+                f"{task!r} has no {name}: add it"
+            )

@@ -126,7 +126,7 @@ def test_no_differentiable_hyperparameter_is_an_error(case):
     problem, hparams = sgd_everything()
     numbers = {name: value.tolist() for name, value in hparams.items()}
     numbers["example_weight"] = torch.ones(16, dtype=torch.int64)
-    with pytest.raises(ValueError, match="at least one floating-point"):
+    with pytest.raises(ValueError, match="at least one floating-point tensor"):
         hypergradient(problem, numbers, case.make(2))
 
 

@@ -127,6 +127,9 @@ class Walk:
     name: str = "walk"
     family: ClassVar[str] = HYPERGRADIENT
 
+    def least_budget(self, task: Bowl, problem: BilevelProblem) -> float:
+        return task.horizon + problem.outer_cost / 3
+
     def reports(
         self, task: Bowl, problem: BilevelProblem, seed: int, budget: float
     ) -> Iterator[loop.Report]:

@@ -51,7 +51,7 @@ def test_unknown_names_are_refused_with_the_one_that_was_meant(refused):
         ({"tasks": [Bowl(), Bowl(horizon=5)]}, "tasks .* differ, but got 'bowl'"),
         ({"methods": ["tpe", "tpe"]}, "methods .* differ, but got 'tpe'"),
         ({"methods": [Bowl()]}, "methods must be names or objects of family"),
-        ({"tasks": [Walk()]}, "tasks must be names or objects with a sample method"),
+        ({"tasks": [Walk()]}, "a task needs name, space, horizon, budget and sample"),
         ({"name": "a/b"}, "a name must consist of letters, .* got 'a/b'"),
         ({"name": ".."}, "a name must consist of letters"),
     ],
@@ -65,7 +65,7 @@ def test_arguments_that_cannot_be_meant(refused, change, match):
     [(Walk(), 10), ("random", 10), (["tpe", "asha"], 12)],  # asha reports at 1, 3, 9
 )
 def test_a_budget_must_cover_a_full_run(refused, methods, smallest):
-    match = f"'bowl'.* got 9.9 gradient evaluations: give budget={smallest} or more"
+    match = f"'bowl'.* got 9.9 gradient evaluations: give {smallest} or more"
     refused(Bowl(), methods, budget=9.9, match=match)
     for budget in (float("nan"), float("inf"), 0):
         refused(Bowl(), methods, budget=budget, match="a budget must cover")

@@ -56,6 +56,10 @@ class HypergradientMethod(Protocol):
         """The string "hypergradient"."""
         ...
 
+    def least_budget(self, task: Task, problem: BilevelProblem) -> float:
+        """Gradient evaluations of one full training run."""
+        ...
+
     def reports(
         self, task: Task, problem: BilevelProblem, seed: int, budget: float
     ) -> Iterator[Report]:

@@ -26,6 +26,11 @@ class Descent:
     hyper_lr: float | None = None
     family: ClassVar[str] = HYPERGRADIENT
 
+    def least_budget(self, task: Task, problem: BilevelProblem) -> float:
+        """Gradient evaluations of one full training run."""
+        estimator = by_name(self.estimator, task.horizon)
+        return loop.run_cost(task, problem, estimator)
+
     def reports(
         self, task: Task, problem: BilevelProblem, seed: int, budget: float
     ) -> Iterator[loop.Report]:
