@@ -141,6 +141,8 @@ def test_quick_run_writes_a_row_per_case(job, quick) -> None:
         "plain torch.optim",
         "plain raymeta",
         "Reverse",
+        "Checkpointed",
+        "Reversible",
         "Forward",
         "ShortTerm, each step",
         "higher",
@@ -182,7 +184,8 @@ def test_tables_compute_medians_of_ratios_and_a_line(job) -> None:
     ]
     columns = ["model", "method", "steps", "round", "seconds"]
     table = job.time_table(pd.DataFrame(rows, columns=columns))
-    assert list(table["ms/step"]) == pytest.approx([20, 40, 60, 80, 100, 120])
+    per_step = [20.0 * (1 + k) for k in range(len(names))]
+    assert list(table["ms/step"]) == pytest.approx(per_step)
     assert table["over plain torch.optim"][3] == "4.00 (4.00–4.00)"
     wrong = [("Forward", 10, 100), ("Forward", 20, 200)]
     wrong += [("Reverse", 10, 100), ("Reverse", 20, 200), ("Reverse", 30, 400)]

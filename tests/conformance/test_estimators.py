@@ -248,3 +248,15 @@ def test_forward_continued_equals_one_longer_run():
         result, rollout = estimator.estimate(problem, hparams, rollout)
     assert rollout.step == 12
     assert largest_relative_error(result.grads, whole.grads) < 1e-13
+
+
+@pytest.mark.parametrize("make", [Reverse, Forward], ids=["reverse", "forward"])
+def test_a_training_loss_that_no_parameter_enters_trains_nothing(make):
+    problem = descent(
+        init_params=lambda hparams: {"w": torch.ones(2) * hparams["start"]},
+        inner_loss=lambda params, hparams, batch: torch.tensor(1.0),
+        outer_loss=lambda params, hparams: params["w"].square().sum(),
+        optimizer=lambda h: sgd(0.1, momentum=0.5),
+    )
+    result = hypergradient(problem, {"start": torch.tensor(3.0)}, make(4))
+    assert float(result.grads["start"]) == 12.0
