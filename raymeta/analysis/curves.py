@@ -153,7 +153,7 @@ def _draw_target(axes: Axes, method: str, goal: float) -> None:
     """Mark the loss at which the best black-box method ended."""
     axes.axhline(goal, color=style.MUTED, linestyle=":", linewidth=1, gid="target")
     axes.set_title(
-        f"dotted: target {goal:.4g}, the final loss of {shorten(method)}",
+        f"dotted: {goal:.4g}, median final loss of {shorten(method)}",
         loc="right",
         color=style.MUTED,
         fontsize=8,

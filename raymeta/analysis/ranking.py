@@ -172,9 +172,10 @@ def _target_line(group: pd.DataFrame) -> str:
         )
     best = setter.iloc[0]
     return (
-        f"target: {number(best.target)}, the final loss of {best.method}, the best "
-        f"black-box method; {best.method} itself needed {number(best.evals_to_target)} "
-        f"of its {number(best.gradient_evals)} evaluations"
+        f"target: in each seed the final loss there of {best.method}, the best "
+        f"black-box method (median {number(best.target)}); {best.method} itself needed "
+        f"{number(best.evals_to_target)} of its {number(best.gradient_evals)} "
+        f"evaluations"
     )
 
 

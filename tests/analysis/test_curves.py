@@ -148,7 +148,7 @@ def test_the_target_is_marked_at_its_median(frame):
     (axes,) = draw_anytime(frame).axes
     (target,) = (a for a in axes.lines if a.get_gid() == "target")
     np.testing.assert_allclose(target.get_ydata(), 0.35)
-    assert axes.get_title(loc="right") == "dotted: target 0.35, the final loss of tpe"
+    assert axes.get_title(loc="right") == "dotted: 0.35, median final loss of tpe"
 
 
 def test_without_black_box_methods_there_is_no_target(frame):
