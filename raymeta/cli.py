@@ -166,13 +166,15 @@ def _optimize(arguments: argparse.Namespace) -> None:
         budget=settings.budget,
         seed=settings.seed,
     )
-    result.frame.to_parquet(folder / "frame.parquet")
+    frame = result.frame
+    frame.to_parquet(folder / "frame.parquet")
     hidden = ["task", "method", "family", "seed", "trial", "failure"]
-    shown = result.frame.drop(columns=hidden)
+    shown = frame.drop(columns=hidden)
     print(shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4g}"))
     print(f"\nbest outer loss {result.outer_loss:.6g} at")
     for name, value in task.space.flatten(result.hparams).items():
-        print(f"  {name} = {value:.6g}" if isinstance(value, float) else f"  {value}")
+        text = f"{value:.6g}" if isinstance(value, float) else value
+        print(f"  {name} = {text}")
     for name, value in result.metrics.items():
         print(f"{name} = {value:.6g}")
     _draw_loss_curves(task, result, settings, folder)
@@ -195,7 +197,8 @@ def _draw_loss_curves(
         if better(report, best):
             best = report
             better_runs.append(report)
-    thinned = better_runs[:: math.ceil(len(better_runs) / 12)]
+    # Backwards, so that the best run stays whatever is left out between.
+    thinned = better_runs[:: -math.ceil(len(better_runs) / 12)][::-1]
     rows = [
         (report.outer_step, t, loss)
         for report in thinned
