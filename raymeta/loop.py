@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from raymeta.hypergrad import Estimator
+from raymeta.hypergrad.base import advance
 from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.online import OnlineDescent
 from raymeta.outer.report import (
@@ -17,7 +18,6 @@ from raymeta.outer.report import (
     Schedule,
     evaluation_cost,
     outer_value,
-    train,
 )
 from raymeta.outer.whole_run import WholeRunDescent
 from raymeta.problem import BilevelProblem
@@ -58,7 +58,7 @@ def evaluate(
     ledger, flat = Ledger(math.inf), space.flatten(hparams)
     state, t = problem.init(hparams), 0
     for rung in rungs:
-        state = train(problem, hparams, state, t, rung)
+        state = advance(problem, hparams, state, t, rung - t)
         ledger.charge(rung - t + evaluation_cost(problem))
         t = rung
         value = outer_value(problem, state, hparams)
@@ -295,7 +295,7 @@ def replay(problem: BilevelProblem, space: Space, schedule: Schedule) -> State:
     """s_T of plain training along a schedule: the run that a descent reported."""
     state, t = problem.init(space.unflatten(schedule[0][1])), 0
     for steps, flat in schedule:
-        state = train(problem, space.unflatten(flat), state, t, t + steps)
+        state = advance(problem, space.unflatten(flat), state, t, steps)
         t += steps
     return state
 
@@ -310,7 +310,7 @@ def loss_curve(
     for steps, flat in schedule:
         hparams = space.unflatten(flat)
         for _ in range(steps):
-            state = train(problem, hparams, state, t, t + 1)
+            state = advance(problem, hparams, state, t, 1)
             curve.append(outer_value(problem, state, hparams))
             t += 1
     return curve

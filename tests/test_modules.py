@@ -13,7 +13,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 from raymeta import module_problem, optim
 from raymeta.hypergrad import Forward, Reverse, ShortTerm, hypergradient
-from raymeta.outer.report import plain_run, train
+from raymeta.hypergrad.base import advance
+from raymeta.outer.report import plain_run
 from raymeta.problem import BilevelProblem
 from raymeta.types import Batch, Hparams
 from tests.truth import largest_relative_error, run_differences
@@ -289,7 +290,7 @@ def test_float64_hyperparameters_leave_float32_weights_as_they_are():
     ]
     problem = problem_of(module, train=parts[0], val=parts[1])
     before = problem.init(hparams_of())
-    after = train(problem, hparams_of(), before, 0, 2)
+    after = advance(problem, hparams_of(), before, 0, 2)
     for name, tensor in (after.params | after.buffers).items():
         assert tensor.dtype == (before.params | before.buffers)[name].dtype
     result = hypergradient(problem, hparams_of(), Reverse(2))
@@ -608,7 +609,7 @@ def test_metrics_look_at_the_test_data_only_when_called():
 def test_metrics_carry_no_graph_and_need_test_data():
     problem = problem_of(mlp(), test=data(n=9, seed=2))
     leaves = {k: v.requires_grad_() for k, v in hparams_of().items()}
-    state = train(problem, leaves, problem.init(leaves), 0, 1)
+    state = advance(problem, leaves, problem.init(leaves), 0, 1)
     assert not problem.metrics(state, leaves)["test_loss"].requires_grad
     assert problem_of(mlp()).metrics is None
 

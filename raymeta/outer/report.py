@@ -88,18 +88,11 @@ def plain_cost(problem: BilevelProblem, horizon: int) -> float:
     return horizon + evaluation_cost(problem)
 
 
-def train(
-    problem: BilevelProblem, hparams: Hparams, state: State, start: int, end: int
-) -> State:
-    """s_end from s_start, at fixed λ."""
-    return advance(problem, hparams, state, start, end - start)
-
-
 def plain_run(
     problem: BilevelProblem, hparams: Hparams, horizon: int
 ) -> tuple[State, float]:
     """(s_T, E(s_T, λ)) of training at fixed λ."""
-    state = train(problem, hparams, problem.init(hparams), 0, horizon)
+    state = advance(problem, hparams, problem.init(hparams), 0, horizon)
     return state, outer_value(problem, state, hparams)
 
 
