@@ -1,12 +1,12 @@
 """The one problem type that every estimator consumes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad
+from torch.func import grad_and_value
 
 from raymeta.optim import Optimizer
 from raymeta.tree import detach, in_transform, tree_leaves
@@ -33,6 +33,7 @@ class BilevelProblem:
         outer_cost: cost of one forward and backward pass of E in gradient evaluations,
             that is in units of one such pass of the inner loss.
         metrics: (s, λ) -> held-out metrics by name, for the one final look.
+        traced: what estimators traced or compiled of it, a cache.
     """
 
     init: Callable[[Hparams], State]
@@ -42,6 +43,9 @@ class BilevelProblem:
     inner_loss: Callable[[State, Hparams, Batch], Tensor] | None = None
     outer_cost: float = 1.0
     metrics: Callable[[State, Hparams], Tensors] | None = None
+    traced: dict[Any, Any] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
 
 class TrainState(NamedTuple):
@@ -81,10 +85,19 @@ class Descent:
         self, params: Tensors, buffers: Tensors, hparams: Hparams, batch: Batch
     ) -> tuple[Tensors, Tensors]:
         """The gradient in the parameters, and the new buffers."""
+        _, grads, buffers = self.value_and_gradient(params, buffers, hparams, batch)
+        return grads, buffers
+
+    def value_and_gradient(
+        self, params: Tensors, buffers: Tensors, hparams: Hparams, batch: Batch
+    ) -> tuple[Tensor, Tensors, Tensors]:
+        """The loss, its gradient in the parameters, and the new buffers."""
         # Only torch.func.grad composes with jvp and vmap, and only it can be compiled;
         # elsewhere torch.autograd.grad gives the same in half the time.
         if in_transform() or torch.compiler.is_compiling():
-            return grad(self.inner_loss, has_aux=True)(params, buffers, hparams, batch)
+            slope = grad_and_value(self.inner_loss, has_aux=True)
+            grads, (loss, buffers) = slope(params, buffers, hparams, batch)
+            return loss, grads, buffers
         differentiated = torch.is_grad_enabled() and any(
             isinstance(leaf, Tensor) and leaf.requires_grad
             for leaf in tree_leaves((params, buffers, hparams))
@@ -105,8 +118,9 @@ class Descent:
                 create_graph=differentiated,
                 materialize_grads=True,
             )
-        buffers = buffers if differentiated else detach(buffers)
-        return dict(zip(at, grads, strict=True)), buffers
+        if not differentiated:
+            loss, buffers = loss.detach(), detach(buffers)
+        return loss, dict(zip(at, grads, strict=True)), buffers
 
     def __call__(self, state: TrainState, hparams: Hparams, batch: Batch) -> TrainState:
         """s_{t+1} from s_t."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
+from raymeta.hypergrad.compiled import Compiled
 from raymeta.problem import BilevelProblem
 from raymeta.tree import detach, is_differentiable
 from raymeta.types import Hparams, State, Tensors
@@ -124,8 +125,11 @@ def unroll(
     problem: BilevelProblem, hparams: Hparams, state: State, t: int, steps: int
 ) -> State:
     """s_{t+steps} from s_t."""
-    for i in range(t, t + steps):
-        state = problem.step(state, hparams, problem.batch(i))
+    batches = map(problem.batch, range(t, t + steps))
+    if isinstance(problem.step, Compiled):
+        return problem.step.unroll(state, hparams, batches)
+    for batch in batches:
+        state = problem.step(state, hparams, batch)
     return state
 
 

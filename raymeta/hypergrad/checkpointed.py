@@ -16,6 +16,7 @@ from raymeta.hypergrad.base import (
     start,
     unroll,
 )
+from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.schedules import Stretch, binomial, even, repeated_steps
 from raymeta.problem import BilevelProblem
 from raymeta.tree import detach, partition
@@ -38,6 +39,7 @@ class Checkpointed:
         steps: T, the length of the run.
         segments: how many segments; ⌈√T⌉ if None; cut to `steps` for shorter runs.
         states: how many states to keep, s_0 among them; excludes `segments`.
+        compile: run the steps and their derivatives as machine code; see `compiled`.
 
     Source: Griewank & Walther 2000 (binomial); Chen et al. 2016 (segments).
     """
@@ -45,6 +47,7 @@ class Checkpointed:
     steps: int
     segments: int | None = field(default=None, metadata=AMONG_STEPS)
     states: int | None = None
+    compile: bool = False
     continues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -73,6 +76,7 @@ class Checkpointed:
         self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
     ) -> tuple[Hypergradient, Rollout]:
         """dE(s_T, λ)/dλ of a run of T steps from s_0(λ), whatever the rollout."""
+        problem = compiled(problem, self.compile)
         leaves = differentiable(hparams)
         live = {**hparams, **leaves}
         s_0 = problem.init(live)

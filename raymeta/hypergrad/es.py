@@ -10,6 +10,7 @@ from raymeta.hypergrad.base import (
     require_steps,
     start,
 )
+from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.population import (
     Population,
     Sigma,
@@ -42,6 +43,7 @@ class ES:
         seed: of the noise, which is a function of (seed, λ).
         vectorized: run all perturbations at once by `torch.func.vmap`; False for a step
             that it refuses (`.item()`, control flow that depends on data).
+        compile: run the steps as machine code; see `compiled`.
 
     Source: Salimans et al. 2017, Algorithm 1, with mirrored sampling.
     """
@@ -51,6 +53,7 @@ class ES:
     pairs: int
     seed: int = 0
     vectorized: bool = True
+    compile: bool = False
     continues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -65,6 +68,7 @@ class ES:
         self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
     ) -> tuple[Hypergradient, Rollout]:
         """The estimate from runs of T steps from s_0, whatever the rollout."""
+        problem = compiled(problem, self.compile)
         epsilon = noise(hparams, self.sigma, self.pairs, self.seed, 0)
         runs = Population.around(problem, hparams, epsilon, self.vectorized)
         losses = runs.losses(runs.advance(runs.start(), 0, self.steps))

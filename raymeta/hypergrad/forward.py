@@ -1,12 +1,13 @@
 """Forward mode: dual numbers threaded through back-propagation."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
 
+from raymeta.graphs import Untraceable
+from raymeta.hypergrad import tangents
 from raymeta.hypergrad.base import (
     Hypergradient,
     Rollout,
@@ -15,8 +16,9 @@ from raymeta.hypergrad.base import (
     require_steps,
 )
 from raymeta.problem import BilevelProblem
+from raymeta.recurrence import Recurrence
 from raymeta.tree import detach, partition
-from raymeta.types import Batch, Hparams, Tensors
+from raymeta.types import Hparams, State, Tensors
 
 
 @dataclass(frozen=True)
@@ -31,124 +33,106 @@ class Forward:
     of scalar hyperparameters, whose tangents advance in one vectorized pass. Continued
     from its own rollout it is real-time hyperparameter optimization (RTHO).
 
+    The step of dual numbers is traced once and its operators are replayed, so Φ must be
+    pure; where its operators depend on values of tensors it runs anew each time.
+
     Attributes:
         steps: how many steps one estimate advances; T for a whole run.
+        chunk: how many tangents at a time, all if None: less memory within a step, for
+            one more plain pass per chunk.
+        compile: translate the step of dual numbers to machine code.
 
     Source: Franceschi et al. 2017, Algorithm 2 (Forward-HG) and section 3.3 (RTHO).
     """
 
     steps: int
+    chunk: int | None = None
+    compile: bool = False
     continues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_steps("Forward", self.steps)
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(
+                f"Forward needs chunk >= 1, but got chunk={self.chunk}: leave it out "
+                "for all tangents at once"
+            )
 
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
         """Training stands at s_0(λ), with ds_0/dλ carried along.
 
         Raises:
-            ValueError: the run does not depend on a hyperparameter.
+            ValueError: the run does not depend on a hyperparameter; there are too many
+                hyperparameters.
         """
-        _require_connected(problem, hparams)
         leaves = differentiable(hparams)
-
-        def start(live: Tensors) -> tuple[list[Tensor], Any]:
-            values, rest, _ = partition(problem.init({**hparams, **live}))
-            return values, rest
-
-        tangents = _push(start, (leaves,), (_basis(leaves),))[1]
-        return Rollout(detach(problem.init(hparams)), 0, tangents)
+        state = detach(problem.init(hparams))
+        tangents.require_room(state, leaves)
+        _require_connected(problem, hparams)
+        return Rollout(state, 0, tangents.start(problem, hparams, leaves))
 
     def estimate(
         self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
     ) -> tuple[Hypergradient, Rollout]:
-        """dE/dλ after `steps` more steps, through all steps since s_0."""
-        leaves = {k: v.detach() for k, v in differentiable(hparams).items()}
-        state, tangents, basis = rollout.state, rollout.carry, _basis(leaves)
-        for t in range(rollout.step, rollout.step + self.steps):
-            state, tangents = _step(
-                problem, hparams, state, tangents, problem.batch(t), leaves, basis
-            )
-        outer_loss, grads = _contract(problem, hparams, state, tangents)
+        """dE/dλ after `steps` more steps, through all steps since s_0.
+
+        Raises:
+            ValueError: an operator has no forward derivative; compiled, a step whose
+                operators depend on values of tensors.
+        """
+        hparams = detach(hparams)
+        directions = tangents.basis(differentiable(hparams))
+        chunk = self.chunk or _tangents(hparams)
+        splits = [z.split(chunk) for z in (*rollout.carry, *directions.values())]
+        parts = []
+        for part in zip(*splits, strict=True):
+            z, along = part[: len(rollout.carry)], part[len(rollout.carry) :]
+            duals = (rollout.state, list(z))
+            constants = (hparams, dict(zip(directions, along, strict=True)))
+            state, moved = self._advance(problem, duals, constants, rollout.step)
+            parts.append(moved)
+        carry = [torch.cat(z) for z in zip(*parts, strict=True)]
+        outer_loss, grads = _contract(problem, hparams, state, carry)
         cost = self.cost(problem, hparams)
         return (
             Hypergradient(outer_loss, grads, cost),
-            Rollout(state, rollout.step + self.steps, tangents),
+            Rollout(state, rollout.step + self.steps, carry),
         )
 
     def cost(self, problem: BilevelProblem, hparams: Hparams) -> float:
-        """(1 + 2 K) per step for K tangents, and the outer gradient."""
-        k = sum(leaf.numel() for leaf in differentiable(hparams).values())
-        return (1 + 2 * k) * self.steps + problem.outer_cost
+        """2 per step for each of K tangents, 1 per chunk, and the outer gradient."""
+        k = _tangents(hparams)
+        chunks = -(-k // (self.chunk or k))
+        return (chunks + 2 * k) * self.steps + problem.outer_cost
 
-
-def _basis(leaves: Tensors) -> Tensors:
-    """One tangent per scalar of λ: name -> shape (K, *shape), together the identity."""
-    sizes = [leaf.numel() for leaf in leaves.values()]
-    some = next(iter(leaves.values()))
-    identity = torch.eye(sum(sizes), dtype=some.dtype, device=some.device)
-    blocks = identity.split(sizes, dim=1)
-    return {
-        name: block.reshape(-1, *leaf.shape).to(leaf.dtype)
-        for (name, leaf), block in zip(leaves.items(), blocks, strict=True)
-    }
-
-
-def _push(function: Any, primals: tuple, tangents: tuple) -> tuple[Any, Any, Any]:
-    """One primal pass, K tangents: ((leaves, rest), tangents of the leaves).
-
-    `function` returns (leaves, rest); tangents have a leading dimension K.
-    """
-
-    def along(tangents: tuple) -> tuple[Any, Any, Any]:
-        values, new_tangents, rest = jvp(function, primals, tangents, has_aux=True)  # type: ignore[misc]
-        # In vmap, the tangent of 2.0 * λ is float64 for a float32 λ of shape ().
-        pairs = zip(values, new_tangents, strict=True)
-        return values, [z.to(value.dtype) for value, z in pairs], rest
-
-    # The primal does not depend on the tangent: vmap computes it once (out_dims None).
-    out_dims: Any = (None, 0, None)
-    return vmap(along, out_dims=out_dims, randomness="same")(tangents)
-
-
-def _step(
-    problem: BilevelProblem,
-    hparams: Hparams,
-    state: Any,
-    tangents: list[Tensor],
-    batch: Batch,
-    leaves: Tensors,
-    basis: Tensors,
-) -> tuple[Any, list[Tensor]]:
-    values, rest, merge = partition(state)
-    data, indices, merge_data = partition(batch.data)
-
-    def advance(
-        values: list[Tensor], live: Tensors, data: list[Tensor]
-    ) -> tuple[list[Tensor], Any]:
-        at = batch._replace(data=merge_data(data, indices))
-        new = problem.step(merge(values, rest), {**hparams, **live}, at)
-        new_values, new_rest, _ = partition(new)
-        return new_values, new_rest
-
-    # Data have tangents of their own, zeros: torch's forward derivative of some losses
-    # (mse_loss) fails where one argument has a tangent and the other none.
-    count = len(next(iter(basis.values())))
-    still = [torch.zeros_like(leaf).expand(count, *leaf.shape) for leaf in data]
-    try:
-        new_values, new_tangents, new_rest = _push(
-            advance, (values, leaves, data), (tangents, basis, still)
+    def _advance(
+        self,
+        problem: BilevelProblem,
+        duals: tuple[State, list[Tensor]],
+        constants: tuple[Hparams, Tensors],
+        t: int,
+    ) -> tuple[State, list[Tensor]]:
+        steps = range(t, t + self.steps)
+        push = tangents.push(problem)
+        traced = problem.traced.setdefault(
+            ("push", self.compile), Recurrence(push, compiled=self.compile)
         )
-    except NotImplementedError as error:
-        raise ValueError(
-            "Forward needs operators with a forward derivative, but torch says: "
-            f"{str(error).splitlines()[0]}; write the operator out, or use Reverse"
-        ) from error
-    return detach(merge(new_values, new_rest)), detach(new_tangents)
+        try:
+            return traced(duals, constants, map(problem.batch, steps))
+        except Untraceable:
+            if self.compile:
+                raise
+        for b in map(problem.batch, steps):
+            duals = push(duals, constants, b)
+        return duals
+
+
+def _tangents(hparams: Hparams) -> int:
+    return sum(leaf.numel() for leaf in differentiable(hparams).values())
 
 
 def _contract(
-    problem: BilevelProblem, hparams: Hparams, state: Any, tangents: list[Tensor]
+    problem: BilevelProblem, hparams: Hparams, state: State, carry: list[Tensor]
 ) -> tuple[Tensor, Tensors]:
     """E and ∇E Z + ∂E/∂λ, one number per scalar of λ."""
     values, rest, merge = partition(state)
@@ -159,7 +143,7 @@ def _contract(
     grads = torch.autograd.grad(outer_loss, inputs, materialize_grads=True)
     through_state = sum(
         z.reshape(len(z), -1) @ g.flatten()
-        for g, z in zip(grads[: len(values)], tangents, strict=True)
+        for g, z in zip(grads[: len(values)], carry, strict=True)
     )
     assert isinstance(through_state, Tensor)
     sizes = [leaf.numel() for leaf in leaves.values()]

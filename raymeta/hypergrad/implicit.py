@@ -16,6 +16,7 @@ from raymeta.hypergrad.base import (
     require_steps,
     start,
 )
+from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.solvers import ConjugateGradient, Solver
 from raymeta.problem import BilevelProblem, TrainState
 from raymeta.tree import detach
@@ -39,12 +40,14 @@ class Implicit:
     Attributes:
         steps: T, the length of the run.
         solver: of the linear system.
+        compile: run the steps as machine code; see `compiled`.
 
     Source: Lorraine et al. 2020, Theorem 1 and Algorithm 2; Bengio 2000.
     """
 
     steps: int
     solver: Solver = field(default_factory=ConjugateGradient)
+    compile: bool = False
     continues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -75,7 +78,7 @@ class Implicit:
             ValueError: the solver did not converge.
         """
         state = detach(problem.init(hparams))
-        state = advance(problem, hparams, state, 0, self.steps)
+        state = advance(compiled(problem, self.compile), hparams, state, 0, self.steps)
         leaves = differentiable(hparams)
         live = {**hparams, **leaves}
         params = {k: w.detach().requires_grad_() for k, w in state.params.items()}

@@ -10,6 +10,7 @@ from raymeta.hypergrad.base import (
     require_steps,
     start,
 )
+from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.population import (
     Population,
     Sigma,
@@ -56,6 +57,7 @@ class PES:
         pairs: N.
         seed: of the noise, which is a function of (seed, step, λ).
         vectorized: see `ES`.
+        compile: likewise.
 
     Source: Vicol et al. 2021, Algorithm 2, with antithetic pairs.
     """
@@ -65,6 +67,7 @@ class PES:
     pairs: int
     seed: int = 0
     vectorized: bool = True
+    compile: bool = False
     continues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -80,6 +83,7 @@ class PES:
     ) -> tuple[Hypergradient, Rollout]:
         """dE/dλ after `steps` more steps, through all steps since s_0."""
         t, particles = rollout.step, rollout.carry
+        problem = compiled(problem, self.compile)
         epsilon = noise(hparams, self.sigma, self.pairs, self.seed, t)
         runs = Population.around(problem, hparams, epsilon, self.vectorized)
         if particles is None:

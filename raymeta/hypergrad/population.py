@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.func import vmap
 
 from raymeta.hypergrad.base import differentiable
+from raymeta.hypergrad.compiled import Compiled
 from raymeta.problem import BilevelProblem
+from raymeta.recurrence import Recurrence
 from raymeta.tree import detach, tree_leaves, tree_map
 from raymeta.types import Batch, Hparams, State, Tensors
 
@@ -113,13 +115,28 @@ class Population:
 
     def advance(self, states: State, t: int, steps: int) -> State:
         """The states `steps` steps after t."""
-        for i in range(t, t + steps):
-            states = self._step(states, self.problem.batch(i))
+        batches = map(self.problem.batch, range(t, t + steps))
+        if self.vectorized and isinstance(self.problem.step, Compiled):
+            return self._compiled()(states, (self.moved, self.fixed), batches)
+        for batch in batches:
+            states = self._step(states, batch)
         return states
 
     def losses(self, states: State) -> Tensor:
         """E of each, shape (2 N,)."""
         return self._each(lambda h, s: self.problem.outer_loss(s, h), states)
+
+    def _compiled(self) -> Recurrence:
+        """All steps at once, as one program."""
+        problem = self.problem
+
+        def step(
+            states: State, hparams: tuple[Tensors, Hparams], batch: Batch
+        ) -> State:
+            return Population(problem, *hparams, vectorized=True)._step(states, batch)
+
+        steps = Recurrence(step, compiled=True)
+        return problem.traced.setdefault("population", steps)
 
     def _step(self, states: State, batch: Batch) -> State:
         return self._each(lambda h, s: self.problem.step(s, h, batch), states)

@@ -11,6 +11,7 @@ from raymeta.hypergrad.base import (
     require_steps,
     start,
 )
+from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.fixed_point import MAGNITUDE_BITS
 from raymeta.hypergrad.retraced import RetracedRun, require_inverse
 from raymeta.problem import BilevelProblem
@@ -42,6 +43,7 @@ class Reversible:
         fractional_bits: w, v and f are held to 2^-fractional_bits and must stay below
             2^(62 - fractional_bits), 4096 by default; a product with μ is exact to
             2^(12 - fractional_bits).
+        compile: run gradients and their derivatives as machine code; see `compiled`.
 
     Source: Maclaurin, Duvenaud & Adams 2015, Algorithms 2 and 3, in the variant of
     `torch.optim.SGD`: theirs has f = (μ - 1) ∇L and steps along +v.
@@ -49,6 +51,7 @@ class Reversible:
 
     steps: int
     fractional_bits: int = 50
+    compile: bool = False
     continues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -79,6 +82,7 @@ class Reversible:
             OverflowError: a number left the range of fixed point.
             RuntimeError: a gradient was not the same when it was computed again.
         """
+        problem = compiled(problem, self.compile)
         leaves = differentiable(hparams)
         live = {**hparams, **leaves}
         s_0 = problem.init(live)

@@ -15,6 +15,7 @@ from raymeta.hypergrad.base import (
     start,
     unroll,
 )
+from raymeta.hypergrad.compiled import compiled
 from raymeta.problem import BilevelProblem
 from raymeta.tree import detach
 from raymeta.types import Hparams
@@ -35,12 +36,14 @@ class Truncated:
     Attributes:
         steps: T, the length of the run.
         window: K, the steps that are differentiated; cut to `steps` for shorter runs.
+        compile: run the steps and their derivatives as machine code; see `compiled`.
 
     Source: Shaban et al. 2019, section 3 (K-RMD) and Proposition 3.1.
     """
 
     steps: int
     window: int = field(metadata=AMONG_STEPS)
+    compile: bool = False
     continues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -60,6 +63,7 @@ class Truncated:
         self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
     ) -> tuple[Hypergradient, Rollout]:
         """dE(s_T, λ)/dλ with s_{T-K} held fixed, of a run from s_0(λ)."""
+        problem = compiled(problem, self.compile)
         leaves = differentiable(hparams)
         live = {**hparams, **leaves}
         hint = ""

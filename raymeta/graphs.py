@@ -1,0 +1,220 @@
+"""Pure functions of tensors as graphs of operators: traced, split, compiled."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
+from torch.func import functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree
+
+aten = torch.ops.aten
+#: A function of flat lists of tensors.
+Kernel = Callable[..., Sequence[Tensor]]
+
+#: They give what they get, outside autograd.
+IDENTITIES = {aten.alias.default, aten.detach.default}
+#: They cost nothing, so that computing them again beats keeping them.
+VIEWS = {
+    aten.expand.default,
+    aten.permute.default,
+    aten.select.int,
+    aten.slice.Tensor,
+    aten.squeeze.dims,
+    aten.t.default,
+    aten.transpose.int,
+    aten.unsqueeze.default,
+    aten.view.default,
+}
+
+
+class Untraceable(ValueError):
+    """A function of tensors that is no fixed graph of operators."""
+
+
+class Meta(NamedTuple):
+    """What a graph of operators takes for granted of a tensor."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+class Structure:
+    """A pytree but for the values of its tensors.
+
+    Two are equal if one graph of operators serves both.
+
+    Attributes:
+        leaves: the `Meta` of each tensor, every other leaf as it is.
+        count: how many tensors.
+    """
+
+    def __init__(self, spec: Any, leaves: tuple[Any, ...]) -> None:
+        self._spec, self.leaves = spec, leaves
+        self._metas = [leaf for leaf in leaves if isinstance(leaf, Meta)]
+        self.count = len(self._metas)
+        self._hash = hash(leaves)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, Structure)
+            and self.leaves == other.leaves
+            and self._spec == other._spec
+        )
+
+    def fits(self, flat: list[Any], spec: Any) -> bool:
+        """Whether a pytree of tensors alone has this structure."""
+        return (
+            self.count == len(flat)
+            and all(
+                isinstance(x, Tensor) and (x.shape, x.dtype, x.device) == meta
+                for x, meta in zip(flat, self._metas, strict=True)
+            )
+            and spec == self._spec
+        )
+
+    def tree(self, tensors: Sequence[Tensor]) -> Any:
+        """The pytree with these tensors."""
+        rest = iter(tensors)
+        flat = [next(rest) if isinstance(x, Meta) else x for x in self.leaves]
+        return _pytree.tree_unflatten(flat, self._spec)
+
+    def differentiable(self) -> list[bool]:
+        """Which of the tensors are floating-point or complex."""
+        kinds = [meta.dtype for meta in self._metas]
+        return [kind.is_floating_point or kind.is_complex for kind in kinds]
+
+
+def flatten(tree: Any, like: Structure | None = None) -> tuple[list[Tensor], Structure]:
+    """A pytree's tensors, and the rest of it: `like` itself where that is the same."""
+    flat, spec = _pytree.tree_flatten(tree)
+    if like is not None and like.fits(flat, spec):
+        return flat, like
+    leaves = [
+        Meta(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for x in flat
+    ]
+    tensors = [x for x in flat if isinstance(x, Tensor)]
+    return tensors, Structure(spec, tuple(leaves))
+
+
+def trace(function: Kernel, example: Sequence[Tensor]) -> fx.GraphModule:
+    """The operators that a function of tensors runs, derivatives included.
+
+    Raises:
+        Untraceable: which operators run depends on the tensors' values.
+    """
+    # One fake mode for all that make_fx notes down, not one for every operator: half of
+    # the time.
+    noting = tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
+    try:
+        with noting:
+            graph = make_fx(function)(*example)
+            # Again, for what writes into a tensor; derivatives are operators by now.
+            graph = make_fx(functionalize(graph))(*example)
+    except RuntimeError as error:
+        raise Untraceable(
+            "compile=True needs a step whose operators do not depend on the values of "
+            f"tensors, but torch says: {str(error).splitlines()[0]}; write it without "
+            ".item(), int(tensor) or `if tensor`, or leave compile out"
+        ) from error
+    for node in graph.graph.nodes:
+        node.meta.clear()
+        if node.target in IDENTITIES:
+            node.replace_all_uses_with(node.args[0])
+    graph.graph.eliminate_dead_code()
+    return _without_repetition(graph)
+
+
+def build(graph: fx.GraphModule, example: Sequence[Tensor], compiled: bool) -> Kernel:
+    """A traced graph as a function: replayed operator by operator, or compiled."""
+    if not compiled:
+        return graph.forward
+    inductor: Any = torch._inductor
+    return inductor.compile(graph, list(example), options={"cpp_wrapper": True})
+
+
+def split(
+    graph: fx.GraphModule, inputs: int, outputs: int
+) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Cut a graph of values and their pullback in two.
+
+    Args:
+        graph: (inputs…, cotangents…) -> (outputs…, pulled back…); the outputs do not
+            depend on the cotangents.
+        inputs: how many.
+        outputs: how many.
+
+    Returns:
+        (inputs…) -> (outputs…, saved…), and (saved…, cotangents…) -> (pulled back…).
+        What is saved are inputs and intermediate values, none twice.
+    """
+    nodes = list(graph.graph.nodes)
+    placeholders = [node for node in nodes if node.op == "placeholder"]
+    results = nodes[-1].args[0]
+    late = set(placeholders[inputs:])
+    for node in nodes[:-1]:
+        if any(source in late for source in node.all_input_nodes):
+            late.add(node)
+    wanted = [x for node in nodes if node in late for x in node.all_input_nodes]
+    saved, again = _saved([*wanted, *results[outputs:]], late)
+
+    first, second = fx.Graph(), fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in nodes[:-1]:
+        if node not in late:
+            copies[node] = first.node_copy(node, copies.__getitem__)
+    first.output([copies[node] for node in [*results[:outputs], *saved]])
+    first.eliminate_dead_code()
+
+    given = [*saved, *placeholders[inputs:]]
+    copies = {node: second.placeholder(node.name) for node in given}
+    for node in nodes[:-1]:
+        if node not in copies and (node in late or node in again):
+            copies[node] = second.node_copy(node, copies.__getitem__)
+    second.output([copies[node] for node in results[outputs:]])
+    return fx.GraphModule(graph, first), fx.GraphModule(graph, second)
+
+
+def _saved(
+    wanted: list[fx.Node], late: set[fx.Node]
+) -> tuple[list[fx.Node], set[fx.Node]]:
+    """What the second half needs of the first: to be kept, to be computed again."""
+    saved: dict[fx.Node, None] = {}
+    again: set[fx.Node] = set()
+    stack = wanted[::-1]
+    while stack:
+        node = stack.pop()
+        if node in late or node in saved or node in again:
+            continue
+        free = node.op != "placeholder" and not node.all_input_nodes
+        if free or node.target in VIEWS:
+            again.add(node)
+            stack.extend(node.all_input_nodes)
+        else:
+            saved[node] = None
+    return list(saved), again
+
+
+def _without_repetition(graph: fx.GraphModule) -> fx.GraphModule:
+    """Compute what is the same once."""
+    seen: dict[Any, fx.Node] = {}
+    for node in graph.graph.nodes:
+        if node.op != "call_function" or node.is_impure():
+            continue
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            continue
+        key = (node.target, repr(node.args), repr(node.kwargs))
+        if key in seen:
+            node.replace_all_uses_with(seen[key])
+        else:
+            seen[key] = node
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph

@@ -1,0 +1,231 @@
+"""A step applied again and again, and its derivative, as graphs of operators."""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import compress
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from raymeta.graphs import Kernel, Structure, build, flatten, split, trace
+
+Flat = Sequence[Tensor]
+#: The structures of x, c and b.
+Key = tuple[Structure, Structure, Structure]
+
+
+class Program(NamedTuple):
+    """A step for arguments of given structures, on flat lists of tensors.
+
+    Attributes:
+        forward: (x…, c…, b…) -> (f(x, c, b)…, saved…).
+        backward: (saved…, α of f…, g…) -> (α of x…, g + α ∂f/∂c…); floating-point
+            tensors only. None in a program without derivatives, which saves nothing.
+        result: the structure of f(x, c, b).
+        depends: for each floating-point tensor of c, whether f depends on it.
+    """
+
+    forward: Kernel
+    backward: Kernel | None
+    result: Structure
+    depends: list[bool]
+
+
+class Recurrence:
+    r"""$x_{t+1} = f(x_t, c, b_t)$, traced once for each structure of its arguments.
+
+    Graphs are laid out for contiguous tensors, which all that goes in and out is made.
+    f must be pure: what it reads besides its arguments stays as it was when it was
+    traced. Where x or c requires a gradient the result has one, of first order.
+
+    Args:
+        function: f.
+        compiled: translate the graphs to machine code (by inductor, whose cache on disk
+            serves later processes); else they are replayed, operator by operator.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, compiled: bool) -> None:
+        self._function, self._compiled = function, compiled
+        self._programs: dict[tuple[bool, Key], Program] = {}
+
+    def __call__(self, x: Any, c: Any, batches: Iterable[Any]) -> Any:
+        """The x after one step for each b.
+
+        Raises:
+            Untraceable: which operators f runs depends on values of tensors.
+        """
+        xs, structure = flatten(x)
+        cs, constants = flatten(c)
+        walk = _Walk(self, structure, constants, batches)
+        if torch.is_grad_enabled() and any(z.requires_grad for z in (*xs, *cs)):
+            results = _Differentiable.apply(walk, len(xs), *xs, *cs)
+        else:
+            with torch.no_grad():
+                results = walk.forward(xs, cs, differentiable=False)
+        return walk.structure.tree(results)
+
+    def program(self, key: Key, inputs: Flat, differentiable: bool) -> Program:
+        """The program for arguments of these structures."""
+        found = self._programs.get((differentiable, key))
+        if found is None:
+            inputs = _dense([z.detach() for z in inputs])
+            found = (self._paired if differentiable else self._plain)(key, inputs)
+            self._programs[differentiable, key] = found
+        return found
+
+    def _plain(self, key: Key, inputs: Flat) -> Program:
+        results: list[Structure] = []
+
+        def forward(*flat: Tensor) -> list[Tensor]:
+            with torch.no_grad():
+                tensors, structure = flatten(self._function(*_trees(key, flat)))
+            results.append(structure)
+            return _dense(tensors)
+
+        graph = trace(forward, inputs)
+        kernel = build(graph, inputs, self._compiled)
+        return Program(kernel, None, results[0], [])
+
+    def _paired(self, key: Key, inputs: Flat) -> Program:
+        with torch.no_grad():
+            results, structure = flatten(self._function(*_trees(key, inputs)))
+        moving = [m for part in key[:2] for m in part.differentiable()]
+        x_count, c_count = (sum(part.differentiable()) for part in key[:2])
+        alphas = [torch.ones_like(z) for z in _floating(results, structure)]
+        g = [torch.zeros_like(z) for z in list(compress(inputs, moving))[x_count:]]
+        depends: list[bool] = []
+
+        def joint(*flat: Tensor) -> list[Tensor]:
+            at = [z.detach() for z in flat[: len(inputs)]]
+            leaves = [z.requires_grad_() for z in compress(at, moving)]
+            with torch.enable_grad():
+                ends = flatten(self._function(*_trees(key, at)))[0]
+            cotangents = flat[len(inputs) : len(inputs) + len(alphas)]
+            pulled = _pull(_floating(ends, structure), cotangents, leaves)
+            depends[:] = [p is not None for p in pulled[x_count:]]
+            alpha = [
+                torch.zeros_like(z) if p is None else p
+                for z, p in zip(leaves[:x_count], pulled[:x_count], strict=True)
+            ]
+            gathered = [
+                g if p is None else g + p
+                for g, p in zip(
+                    flat[len(flat) - c_count :], pulled[x_count:], strict=True
+                )
+            ]
+            return _dense([z.detach() for z in (*ends, *alpha, *gathered)])
+
+        graph = trace(joint, [*inputs, *alphas, *g])
+        first, second = split(graph, len(inputs), len(results))
+        with torch.no_grad():
+            saved = list(first(*inputs))[len(results) :]
+        forward = build(first, inputs, self._compiled)
+        backward = build(second, [*saved, *alphas, *g], self._compiled)
+        return Program(forward, backward, structure, depends)
+
+
+class _Walk:
+    """One pass through a recurrence, forwards and, if asked, backwards.
+
+    Attributes:
+        structure: of x, where the walk stands.
+        depends: for each floating-point tensor of c, whether x depends on it.
+    """
+
+    def __init__(
+        self,
+        recurrence: Recurrence,
+        structure: Structure,
+        constants: Structure,
+        batches: Iterable[Any],
+    ) -> None:
+        self.structure, self._constants = structure, constants
+        self._recurrence, self._batches = recurrence, batches
+        self._done: list[tuple[Program, Flat]] = []
+        self.depends = [False] * sum(constants.differentiable())
+
+    def forward(self, xs: Flat, cs: Flat, differentiable: bool) -> Flat:
+        """The x at the end."""
+        xs, cs, before = _dense(xs), _dense(cs), None
+        for b in self._batches:
+            bs, batch = flatten(b, like=before and before[2])
+            inputs = [*xs, *cs, *_dense(bs)]
+            if (
+                before is None
+                or batch is not before[2]
+                or self.structure is not before[0]
+            ):
+                key = (self.structure, self._constants, batch)
+                program = self._recurrence.program(key, inputs, differentiable)
+                before = key
+            both = program.forward(*inputs)
+            self.structure = program.result
+            xs = both[: self.structure.count]
+            if differentiable:
+                self._done.append((program, both[self.structure.count :]))
+                self.depends = list(map(max, self.depends, program.depends))
+        return xs
+
+    def backward(self, alphas: Flat, g: Flat) -> tuple[Flat, Flat]:
+        """α at the start, and what α ∂f/∂c adds up to."""
+        alphas = _dense(alphas)
+        for program, saved in reversed(self._done):
+            assert program.backward is not None
+            pulled = list(program.backward(*saved, *alphas, *g))
+            alphas, g = pulled[: len(pulled) - len(g)], pulled[len(pulled) - len(g) :]
+        return alphas, g
+
+
+class _Differentiable(torch.autograd.Function):
+    """A walk as one node of autograd's graph."""
+
+    @staticmethod
+    def forward(ctx: Any, walk: _Walk, x_count: int, *inputs: Tensor) -> tuple:
+        ctx.walk, ctx.x_count = walk, x_count
+        ctx.like = [z.detach() for z in inputs]
+        ends = walk.forward(inputs[:x_count], inputs[x_count:], differentiable=True)
+        # Fresh ones: what is saved must not hold the very tensors that hold this node.
+        ends = [z.detach() for z in ends]
+        ctx.floating = walk.structure.differentiable()
+        ctx.mark_non_differentiable(
+            *(z for z, f in zip(ends, ctx.floating, strict=True) if not f)
+        )
+        return tuple(ends)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *alphas: Tensor) -> tuple:
+        walk, like = ctx.walk, ctx.like
+        floating = [z.is_floating_point() or z.is_complex() for z in like]
+        cs = list(compress(like[ctx.x_count :], floating[ctx.x_count :]))
+        g = [torch.zeros_like(z) for z in cs]
+        moving, sums = walk.backward(list(compress(alphas, ctx.floating)), g)
+        known = [z if d else None for z, d in zip(sums, walk.depends, strict=True)]
+        pulled = iter([*moving, *known])
+        return None, None, *(next(pulled) if f else None for f in floating)
+
+
+def _trees(key: Key, flat: Flat) -> list[Any]:
+    rest, trees = list(flat), []
+    for structure in key:
+        trees.append(structure.tree(rest[: structure.count]))
+        rest = rest[structure.count :]
+    return trees
+
+
+def _dense(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return [z.contiguous() for z in tensors]
+
+
+def _floating(tensors: Flat, structure: Structure) -> list[Tensor]:
+    return list(compress(tensors, structure.differentiable()))
+
+
+def _pull(ends: Flat, alphas: Flat, leaves: Flat) -> list[Tensor | None]:
+    """α ∂(ends)/∂(leaves); None where nothing depends."""
+    pairs = [(z, a) for z, a in zip(ends, alphas, strict=True) if z.requires_grad]
+    if not pairs:
+        return [None] * len(leaves)
+    live, cotangents = map(list, zip(*pairs, strict=True))
+    return list(torch.autograd.grad(live, leaves, cotangents, allow_unused=True))
