@@ -1,7 +1,8 @@
 """Reverse mode through the whole run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from raymeta.hypergrad.base import (
     Hypergradient,
@@ -12,9 +13,25 @@ from raymeta.hypergrad.base import (
     start,
     unroll,
 )
+from raymeta.hypergrad.compiled import compiled
+from raymeta.hypergrad.with_higher import unroll_with_higher
 from raymeta.problem import BilevelProblem
+from raymeta.suggest import unknown
 from raymeta.tree import detach
-from raymeta.types import Hparams
+from raymeta.types import Hparams, State
+
+
+def _functional(
+    problem: BilevelProblem, hparams: Hparams, state: State, steps: int
+) -> State:
+    return unroll(problem, hparams, state, 0, steps)
+
+
+#: Name -> (problem, λ, s_0, T) -> s_T, in λ's graph.
+ENGINES: dict[str, Callable[[BilevelProblem, Hparams, State, int], State]] = {
+    "functional": _functional,
+    "higher": unroll_with_higher,
+}
 
 
 @dataclass(frozen=True)
@@ -27,17 +44,39 @@ class Reverse:
 
     Keeps every intermediate of the run: memory O(T). Each estimate restarts training.
 
+    Two engines take the steps, with the same derivatives. "functional" is the problem's
+    own Φ. "higher" is the library of that name: it patches the inner loss as a module,
+    and `torch.optim`'s optimizer becomes its differentiable twin. It runs problems of
+    `descent` and `module_problem` with `sgd`, `adam` (at a constant β2), `rmsprop`,
+    `adagrad` and `adadelta` of `raymeta.optim`; what it gets wrong is refused before
+    the first step.
+
     Attributes:
         steps: T, the length of the run.
+        engine: what takes the steps; see above.
+        compile: run the steps and their derivatives as machine code; see `compiled`.
 
-    Source: Franceschi et al. 2017, Algorithm 1 (Reverse-HG); Domke 2012.
+    Raises:
+        ValueError: steps below 1; an unknown engine; `higher` compiled.
+
+    Source: Franceschi et al. 2017, Algorithm 1 (Reverse-HG); Domke 2012. `higher`:
+    Grefenstette et al. 2019.
     """
 
     steps: int
+    engine: Literal["functional", "higher"] = "functional"
+    compile: bool = False
     continues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_steps("Reverse", self.steps)
+        if self.engine not in ENGINES:
+            raise unknown("engine", self.engine, ENGINES)
+        if self.compile and self.engine == "higher":
+            raise ValueError(
+                "Reverse cannot compile what `higher` patches, but got compile=True, "
+                "engine='higher': leave one of them out"
+            )
 
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
         """Training stands at s_0(λ)."""
@@ -46,10 +85,16 @@ class Reverse:
     def estimate(
         self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
     ) -> tuple[Hypergradient, Rollout]:
-        """dE(s_T, λ)/dλ of a run of T steps from s_0(λ), whatever the rollout."""
+        """dE(s_T, λ)/dλ of a run of T steps from s_0(λ), whatever the rollout.
+
+        Raises:
+            ValueError: the outer loss does not depend on a hyperparameter; `higher`
+                cannot take the steps, or its derivatives of them are wrong.
+        """
+        problem = compiled(problem, self.compile)
         leaves = differentiable(hparams)
         live = {**hparams, **leaves}
-        state = unroll(problem, live, problem.init(live), 0, self.steps)
+        state = ENGINES[self.engine](problem, live, problem.init(live), self.steps)
         outer_loss = problem.outer_loss(state, live)
         grads = pull_back(outer_loss, leaves)
         cost = self.cost(problem, hparams)

@@ -66,4 +66,4 @@ def adadelta(
         u = at.rho * memory.u + (1 - at.rho) * delta.square()
         return w - at.lr * delta, AdadeltaMemory(v, u)
 
-    return tensorwise(start, step, settings, maximize=maximize)
+    return tensorwise(start, step, settings, maximize=maximize, stands_for="Adadelta")

@@ -70,4 +70,4 @@ def adagrad(
         lr = at.lr / (1 + (k - 1) * at.lr_decay)
         return w - lr * g / (safe_sqrt(total) + at.eps), AdagradMemory(total)
 
-    return tensorwise(start, step, settings, maximize=maximize)
+    return tensorwise(start, step, settings, maximize=maximize, stands_for="Adagrad")

@@ -64,6 +64,8 @@ def adam(
         adam_settings("adam", lr, betas, eps, weight_decay),
         decoupled=decoupled_weight_decay,
         maximize=maximize,
+        stands_for="Adam",
+        amsgrad=amsgrad,
     )
 
 

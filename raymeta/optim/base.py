@@ -33,6 +33,22 @@ class HeavyBall(NamedTuple):
     velocity: Callable[[State], Tensors]
 
 
+class Recipe(NamedTuple):
+    """Which optimizer of `torch.optim` an update stands for.
+
+    Attributes:
+        name: its class, for example "SGD".
+        settings: its numbers.
+        flags: those of its other arguments that are True.
+        update: the update that this describes; one around it (clipping) is another.
+    """
+
+    name: str
+    settings: Settings
+    flags: list[str]
+    update: Callable[[Tensors, State, Tensors, Tensor], tuple[Tensors, State]]
+
+
 class Optimizer(NamedTuple):
     """A differentiable update rule: a pair of pure functions.
 
@@ -41,11 +57,13 @@ class Optimizer(NamedTuple):
         update: (grads, memory, params, t) -> (params, memory); `t` is the step, an
             int64 tensor of shape (), by which schedules are looked up.
         heavy_ball: how `update` can be undone; None where it cannot.
+        recipe: which optimizer of `torch.optim` it stands for; None where for none.
     """
 
     init: Callable[[Tensors], State]
     update: Callable[[Tensors, State, Tensors, Tensor], tuple[Tensors, State]]
     heavy_ball: HeavyBall | None = None
+    recipe: Recipe | None = None
 
 
 class Memory(NamedTuple):
@@ -73,6 +91,8 @@ def tensorwise(
     *,
     decoupled: bool = False,
     maximize: bool = False,
+    stands_for: str | None = None,
+    **flags: bool,
 ) -> Optimizer:
     r"""The optimizer that applies one rule to each parameter tensor.
 
@@ -89,6 +109,8 @@ def tensorwise(
         settings: with `lr` α and `weight_decay` λ among them.
         decoupled: weight decay acts on the weights rather than on the gradient.
         maximize: ascend.
+        stands_for: the class of `torch.optim` whose steps these are, if any.
+        **flags: the arguments of that class which are not numbers.
     """
 
     def init(params: Tensors) -> Memory:
@@ -115,7 +137,12 @@ def tensorwise(
             new_params[name], slots[name] = w.to(dtype), _cast(kept, dtype)
         return new_params, Memory(slots, taken)
 
-    return Optimizer(init, update)
+    recipe = None
+    if stands_for is not None:
+        flags |= {"maximize": maximize, "decoupled_weight_decay": decoupled}
+        chosen = [name for name, on in flags.items() if on]
+        recipe = Recipe(stands_for, settings, chosen, update)
+    return Optimizer(init, update, recipe=recipe)
 
 
 def safe_sqrt(x: Tensor) -> Tensor:

@@ -92,4 +92,11 @@ def rmsprop(
             u = velocity = at.momentum * velocity + u
         return w - at.lr * u, RMSpropMemory(v, mean, velocity)
 
-    return tensorwise(start, step, settings, maximize=maximize)
+    return tensorwise(
+        start,
+        step,
+        settings,
+        maximize=maximize,
+        stands_for="RMSprop",
+        centered=centered,
+    )

@@ -58,6 +58,9 @@ class Settings:
         nonnegative: settings that are at least 0.
         fractions: settings in [0, 1).
 
+    Attributes:
+        given: all of them.
+
     Raises:
         ValueError: a number outside its range.
     """
@@ -74,7 +77,7 @@ class Settings:
             _require(optimizer, name, setting, ">= 0.0", lambda x: x >= 0)
         for name, setting in fractions.items():
             _require(optimizer, name, setting, "in [0.0, 1.0)", lambda x: 0 <= x < 1)
-        self._settings = {**nonnegative, **fractions}
+        self.given = {**nonnegative, **fractions}
 
     def at(self, t: Tensor) -> Callable[[str], At]:
         """The settings at step t, as a function of the parameter's name.
@@ -85,7 +88,7 @@ class Settings:
         """
         shared: dict[str, float | Tensor] = {}
         mapped: dict[str, Mapping[str, Value]] = {}
-        for key, setting in self._settings.items():
+        for key, setting in self.given.items():
             if isinstance(setting, Mapping):
                 mapped[key] = setting
             else:

@@ -83,7 +83,9 @@ def sgd(
             g = g + at.momentum * v if nesterov else v
         return w - at.lr * g, SGDMemory(v)
 
-    rule = tensorwise(start, step, settings, maximize=maximize)
+    rule = tensorwise(
+        start, step, settings, maximize=maximize, stands_for="SGD", nesterov=nesterov
+    )
     each = momentum.values() if isinstance(momentum, Mapping) else [momentum]
     if nesterov or any(is_zero(value) for value in each):
         return rule
