@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raymeta import analysis, hypergrad, optim, tasks
-    from raymeta.hypergrad import hypergradient
+    from raymeta.hypergrad import hypergradient, tower
     from raymeta.loop import Report, Result, optimize
     from raymeta.modules import module_problem
     from raymeta.problem import BilevelProblem, TrainState, descent
@@ -35,6 +35,7 @@ __all__ = [
     "optim",
     "optimize",
     "tasks",
+    "tower",
 ]
 
 try:
@@ -43,7 +44,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 
 _HOME = {
-    "hypergrad": ["hypergradient"],
+    "hypergrad": ["hypergradient", "tower"],
     "loop": ["Report", "Result", "optimize"],
     "modules": ["module_problem"],
     "problem": ["BilevelProblem", "TrainState", "descent"],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from raymeta.hypergrad import Estimator
+from raymeta.hypergrad import Estimator, ShortTerm
 from raymeta.hypergrad.base import advance
 from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.online import OnlineDescent
@@ -91,7 +91,8 @@ def descend(
 
     Raises:
         ValueError: the budget does not cover one complete run; the estimator restarts
-            training but does not cover the horizon; the space is all discrete.
+            training but does not cover the horizon, or does not look at the outer loss;
+            the space is all discrete.
     """
     if hyper_lr is not None and not hyper_lr > 0:
         raise ValueError(f"descend needs hyper_lr > 0, but got {hyper_lr}")
@@ -128,6 +129,11 @@ def _descent(
             f"{type(estimator).__name__} restarts training at each estimate, so it "
             f"needs steps={task.horizon}, the horizon of {task.name!r}, but got "
             f"steps={estimator.steps}: use the horizon, or ShortTerm for fewer"
+        )
+    if isinstance(estimator, ShortTerm) and estimator.loss != "outer":
+        raise ValueError(
+            "descend scores a run by its outer loss, but ShortTerm("
+            f"loss={estimator.loss!r}) sees that of a minibatch: use loss='outer'"
         )
     return (WholeRunDescent if whole else OnlineDescent)(
         problem,

@@ -10,6 +10,7 @@ from raymeta.hypergrad.reverse import Reverse
 from raymeta.hypergrad.reversible import Reversible
 from raymeta.hypergrad.short_term import ShortTerm
 from raymeta.hypergrad.solvers import ConjugateGradient, FixedPoint, Neumann
+from raymeta.hypergrad.tower import TowerState, tower
 from raymeta.hypergrad.truncated import Truncated
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams
@@ -29,8 +30,10 @@ __all__ = [
     "Reversible",
     "Rollout",
     "ShortTerm",
+    "TowerState",
     "Truncated",
     "hypergradient",
+    "tower",
 ]
 
 
