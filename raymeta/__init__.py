@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raymeta import analysis, hypergrad, optim, tasks
+    from raymeta import analysis, hypergrad, modules, optim, tasks
     from raymeta.hypergrad import hypergradient, tower
     from raymeta.loop import Report, Result, optimize
     from raymeta.modules import module_problem
@@ -32,6 +32,7 @@ __all__ = [
     "hypergrad",
     "hypergradient",
     "module_problem",
+    "modules",
     "optim",
     "optimize",
     "tasks",

@@ -1,6 +1,7 @@
 """Pure functions of tensors as graphs of operators: traced, split, compiled."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -57,6 +58,7 @@ class Structure:
         self._spec, self.leaves = spec, leaves
         self._metas = [leaf for leaf in leaves if isinstance(leaf, Meta)]
         self.count = len(self._metas)
+        self._types = tuple(map(type, leaves))  # 1 == 1.0 == True
         self._hash = hash(leaves)
 
     def __hash__(self) -> int:
@@ -66,6 +68,7 @@ class Structure:
         return self is other or (
             isinstance(other, Structure)
             and self.leaves == other.leaves
+            and self._types == other._types
             and self._spec == other._spec
         )
 
@@ -107,8 +110,15 @@ def flatten(tree: Any, like: Structure | None = None) -> tuple[list[Tensor], Str
 def trace(function: Kernel, example: Sequence[Tensor]) -> fx.GraphModule:
     """The operators that a function of tensors runs, derivatives included.
 
+    They write into no tensor, not even where the function does.
+
+    Args:
+        function: what is traced.
+        example: arguments for it, which it may write into.
+
     Raises:
-        Untraceable: which operators run depends on the tensors' values.
+        Untraceable: which operators run, or on how many elements, depends on the
+            tensors' values.
     """
     # One fake mode for all that make_fx notes down, not one for every operator: half of
     # the time.
@@ -117,19 +127,84 @@ def trace(function: Kernel, example: Sequence[Tensor]) -> fx.GraphModule:
         with noting:
             graph = make_fx(function)(*example)
             # Again, for what writes into a tensor; derivatives are operators by now.
-            graph = make_fx(functionalize(graph))(*example)
+            with without_autocast():
+                graph = make_fx(functionalize(graph))(*example)
     except RuntimeError as error:
-        raise Untraceable(
-            "compile=True needs a step whose operators do not depend on the values of "
-            f"tensors, but torch says: {str(error).splitlines()[0]}; write it without "
-            ".item(), int(tensor) or `if tensor`, or leave compile out"
-        ) from error
+        function(*example)  # A mistake of its own comes up as it is.
+        reason = f"torch says: {str(error).splitlines()[0]}"
+        raise _untraceable(reason, ".item(), int(tensor) or `if tensor`") from error
     for node in graph.graph.nodes:
+        if _sized_by_values(node):
+            reason = f"{node.target} gives as many elements as they say"
+            culprit = "x[mask], nonzero or unique (torch.where keeps the shape)"
+            raise _untraceable(reason, culprit)
+    for node in graph.graph.nodes:
+        if _makes_default_dtype(node):  # Inductor has another default.
+            node.update_kwarg("dtype", node.meta["tensor_meta"].dtype)
         node.meta.clear()
-        if node.target in IDENTITIES:
+        if node.target in IDENTITIES or _copies_argument(node):
             node.replace_all_uses_with(node.args[0])
+        if node.target is aten.copy_.default:  # what is left is into an argument
+            graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
     return _without_repetition(graph)
+
+
+def _untraceable(reason: str, culprit: str) -> Untraceable:
+    return Untraceable(
+        "compile=True needs a step whose operators do not depend on the values of "
+        f"tensors, but {reason}; write it without {culprit}, or leave compile out"
+    )
+
+
+def _sized_by_values(node: fx.Node) -> bool:
+    """Whether the shape of a result depends on values, as that of x[mask] does."""
+    if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
+        return False
+    if node.target is not aten.index.Tensor:
+        return True
+    indices: Any = node.args[1]
+    kinds = [i.meta["tensor_meta"].dtype for i in indices if i is not None]
+    return torch.bool in kinds or torch.uint8 in kinds
+
+
+def _makes_default_dtype(node: fx.Node) -> bool:
+    """Whether it makes a tensor, as torch.rand(3) does, of no dtype that is given."""
+    schema: Any = getattr(node.target, "_schema", None)
+    return (
+        schema is not None
+        and not node.all_input_nodes
+        and "dtype" not in node.kwargs
+        and any(argument.name == "dtype" for argument in schema.arguments)
+    )
+
+
+def _copies_argument(node: fx.Node) -> bool:
+    """Whether it copies one, for the function to write into; nothing does any more."""
+    return (
+        node.target is aten.clone.default
+        and not node.kwargs
+        and isinstance(source := node.args[0], fx.Node)
+        and source.op == "placeholder"
+    )
+
+
+def autocasts() -> tuple[Any, ...]:
+    """Which devices autocast where we are, and to what."""
+    return tuple(
+        (device, torch.get_autocast_dtype(device))
+        for device in ("cpu", "cuda")
+        if torch.is_autocast_enabled(device)
+    )
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Run operators as they stand: what autocast would cast, they cast already."""
+    with ExitStack() as stack:
+        for device, _ in autocasts():
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def build(graph: fx.GraphModule, example: Sequence[Tensor], compiled: bool) -> Kernel:
@@ -194,7 +269,7 @@ def _saved(
         if node in late or node in saved or node in again:
             continue
         free = node.op != "placeholder" and not node.all_input_nodes
-        if free or node.target in VIEWS:
+        if (free and not _random(node)) or node.target in VIEWS:
             again.add(node)
             stack.extend(node.all_input_nodes)
         else:
@@ -208,7 +283,7 @@ def _without_repetition(graph: fx.GraphModule) -> fx.GraphModule:
     for node in graph.graph.nodes:
         if node.op != "call_function" or node.is_impure():
             continue
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        if _random(node):
             continue
         key = (node.target, repr(node.args), repr(node.kwargs))
         if key in seen:
@@ -218,3 +293,7 @@ def _without_repetition(graph: fx.GraphModule) -> fx.GraphModule:
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
+
+
+def _random(node: fx.Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())

@@ -6,9 +6,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from raymeta.graphs import Kernel, Structure, build, flatten, split, trace
+from raymeta.graphs import (
+    Kernel,
+    Structure,
+    autocasts,
+    build,
+    flatten,
+    split,
+    trace,
+    without_autocast,
+)
 
 Flat = Sequence[Tensor]
 #: The structures of x, c and b.
@@ -46,8 +54,8 @@ class Recurrence:
     """
 
     def __init__(self, function: Callable[..., Any], *, compiled: bool) -> None:
-        self._function, self._compiled = function, compiled
-        self._programs: dict[tuple[bool, Key], Program] = {}
+        self.function, self._compiled = function, compiled
+        self._programs: dict[tuple[bool, Any, Key], Program] = {}
 
     def __call__(self, x: Any, c: Any, batches: Iterable[Any]) -> Any:
         """The x after one step for each b.
@@ -67,11 +75,13 @@ class Recurrence:
 
     def program(self, key: Key, inputs: Flat, differentiable: bool) -> Program:
         """The program for arguments of these structures."""
-        found = self._programs.get((differentiable, key))
+        kind = (differentiable, autocasts(), key)
+        found = self._programs.get(kind)
         if found is None:
-            inputs = _dense([z.detach() for z in inputs])
+            dense = torch.contiguous_format
+            inputs = [z.detach().clone(memory_format=dense) for z in inputs]
             found = (self._paired if differentiable else self._plain)(key, inputs)
-            self._programs[differentiable, key] = found
+            self._programs[kind] = found
         return found
 
     def _plain(self, key: Key, inputs: Flat) -> Program:
@@ -79,7 +89,7 @@ class Recurrence:
 
         def forward(*flat: Tensor) -> list[Tensor]:
             with torch.no_grad():
-                tensors, structure = flatten(self._function(*_trees(key, flat)))
+                tensors, structure = flatten(self.function(*_trees(key, flat)))
             results.append(structure)
             return _dense(tensors)
 
@@ -89,10 +99,10 @@ class Recurrence:
 
     def _paired(self, key: Key, inputs: Flat) -> Program:
         with torch.no_grad():
-            results, structure = flatten(self._function(*_trees(key, inputs)))
+            results, structure = flatten(self.function(*_trees(key, inputs)))
         moving = [m for part in key[:2] for m in part.differentiable()]
         x_count, c_count = (sum(part.differentiable()) for part in key[:2])
-        alphas = [torch.ones_like(z) for z in _floating(results, structure)]
+        alphas = _dense(map(torch.ones_like, _floating(results, structure)))
         g = [torch.zeros_like(z) for z in list(compress(inputs, moving))[x_count:]]
         depends: list[bool] = []
 
@@ -100,7 +110,9 @@ class Recurrence:
             at = [z.detach() for z in flat[: len(inputs)]]
             leaves = [z.requires_grad_() for z in compress(at, moving)]
             with torch.enable_grad():
-                ends = flatten(self._function(*_trees(key, at)))[0]
+                # Copies, since f may write into its arguments, but not into leaves.
+                copies = [z.clone() for z in at]
+                ends = flatten(self.function(*_trees(key, copies)))[0]
             cotangents = flat[len(inputs) : len(inputs) + len(alphas)]
             pulled = _pull(_floating(ends, structure), cotangents, leaves)
             depends[:] = [p is not None for p in pulled[x_count:]]
@@ -118,9 +130,9 @@ class Recurrence:
 
         graph = trace(joint, [*inputs, *alphas, *g])
         first, second = split(graph, len(inputs), len(results))
-        with torch.no_grad():
-            saved = list(first(*inputs))[len(results) :]
         forward = build(first, inputs, self._compiled)
+        with torch.no_grad():
+            saved = list(forward(*inputs))[len(results) :]
         backward = build(second, [*saved, *alphas, *g], self._compiled)
         return Program(forward, backward, structure, depends)
 
@@ -159,7 +171,8 @@ class _Walk:
                 key = (self.structure, self._constants, batch)
                 program = self._recurrence.program(key, inputs, differentiable)
                 before = key
-            both = program.forward(*inputs)
+            with without_autocast():
+                both = program.forward(*inputs)
             self.structure = program.result
             xs = both[: self.structure.count]
             if differentiable:
@@ -170,6 +183,10 @@ class _Walk:
     def backward(self, alphas: Flat, g: Flat) -> tuple[Flat, Flat]:
         """α at the start, and what α ∂f/∂c adds up to."""
         alphas = _dense(alphas)
+        with without_autocast():
+            return self._backward(alphas, g)
+
+    def _backward(self, alphas: Flat, g: Flat) -> tuple[Flat, Flat]:
         for program, saved in reversed(self._done):
             assert program.backward is not None
             pulled = list(program.backward(*saved, *alphas, *g))
@@ -194,12 +211,16 @@ class _Differentiable(torch.autograd.Function):
         return tuple(ends)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *alphas: Tensor) -> tuple:
+        if torch.is_grad_enabled():
+            raise ValueError(
+                "a compiled step has first derivatives only, but their graph was asked "
+                "for (create_graph=True): leave compile out"
+            )
         walk, like = ctx.walk, ctx.like
         floating = [z.is_floating_point() or z.is_complex() for z in like]
         cs = list(compress(like[ctx.x_count :], floating[ctx.x_count :]))
-        g = [torch.zeros_like(z) for z in cs]
+        g = [torch.zeros(z.shape, dtype=z.dtype, device=z.device) for z in cs]
         moving, sums = walk.backward(list(compress(alphas, ctx.floating)), g)
         known = [z if d else None for z, d in zip(sums, walk.depends, strict=True)]
         pulled = iter([*moving, *known])

@@ -64,7 +64,7 @@ def validation_loss_of_plain_torch(
     net, problem = network(), task.sample(0)
     optimizer = make(net)
     for t, hparams in replay_with_torch(optimizer, schedule, settings):
-        inputs, targets = problem.batch(t).data
+        (inputs,), targets, _ = problem.batch(t).data
         optimizer.zero_grad()
         F.cross_entropy(net(inputs), targets).backward()
         if "max_norm" in hparams:

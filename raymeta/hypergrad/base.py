@@ -8,7 +8,7 @@ from torch import Tensor
 
 from raymeta.hypergrad.compiled import Compiled
 from raymeta.problem import BilevelProblem
-from raymeta.tree import detach, is_differentiable
+from raymeta.tree import detach, is_differentiable, partition
 from raymeta.types import Hparams, State, Tensors
 
 
@@ -100,6 +100,31 @@ def require_steps(estimator: str, steps: int) -> None:
 def start(problem: BilevelProblem, hparams: Hparams) -> Rollout:
     """The start of a training run: s_0 at step 0, nothing carried."""
     return Rollout(detach(problem.init(hparams)), 0)
+
+
+def require_second_derivatives(problem: BilevelProblem, hparams: Hparams) -> None:
+    """Ask, once for a problem, whether a step can be differentiated by the state.
+
+    Raises:
+        ValueError: an operator of it cannot be differentiated twice.
+    """
+    if "twice" in problem.traced:
+        return
+    leaves = differentiable(hparams)
+    values, rest, merge = partition(detach(problem.init(hparams)))
+    values = [value.requires_grad_() for value in values]
+    live = {**hparams, **leaves}
+    state = problem.step(merge(values, rest), live, problem.batch(0))
+    ends = [end for end in partition(state)[0] if end.requires_grad]
+    ones, inputs = [torch.ones_like(e) for e in ends], [*values, *leaves.values()]
+    try:
+        torch.autograd.grad(ends, inputs, ones, allow_unused=True)
+    except NotImplementedError as error:
+        raise ValueError(
+            "reverse mode needs operators with a second derivative, but torch says: "
+            f"{str(error).splitlines()[0]}; write the operator out, or use ES"
+        ) from error
+    problem.traced["twice"] = True
 
 
 def differentiable(hparams: Hparams) -> Tensors:

@@ -12,6 +12,7 @@ from raymeta.hypergrad.base import (
     Rollout,
     advance,
     differentiable,
+    require_second_derivatives,
     require_steps,
     start,
     unroll,
@@ -69,7 +70,12 @@ class Checkpointed:
             )
 
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
-        """Training stands at s_0(λ)."""
+        """Training stands at s_0(λ).
+
+        Raises:
+            ValueError: an operator of a step cannot be differentiated twice.
+        """
+        require_second_derivatives(problem, hparams)
         return start(problem, hparams)
 
     def estimate(

@@ -108,22 +108,27 @@ class Forward:
     def _advance(
         self,
         problem: BilevelProblem,
-        duals: tuple[State, list[Tensor]],
-        constants: tuple[Hparams, Tensors],
+        duals: tangents.Duals,
+        constants: tangents.Constants,
         t: int,
-    ) -> tuple[State, list[Tensor]]:
-        steps = range(t, t + self.steps)
-        push = tangents.push(problem)
-        traced = problem.traced.setdefault(
-            ("push", self.compile), Recurrence(push, compiled=self.compile)
-        )
+    ) -> tangents.Duals:
+        steps, kind = range(t, t + self.steps), ("push", self.compile)
+        if kind not in problem.traced:
+            first = problem.batch(t)
+            moves = tangents.data_must_move(problem, duals, constants, first)
+            push = tangents.push(problem, moves)
+            problem.traced[kind] = Recurrence(push, compiled=self.compile)
+        traced = problem.traced[kind]
         try:
-            return traced(duals, constants, map(problem.batch, steps))
+            if isinstance(traced, Recurrence):
+                return traced(duals, constants, map(problem.batch, steps))
         except Untraceable:
             if self.compile:
                 raise
+            # For good: to find out takes longer than a step.
+            problem.traced[kind] = traced.function
         for b in map(problem.batch, steps):
-            duals = push(duals, constants, b)
+            duals = problem.traced[kind](duals, constants, b)
         return duals
 
 
@@ -150,7 +155,7 @@ def _contract(
     parts = through_state.split(sizes)
     direct = grads[len(values) :]
     return outer_loss.detach(), {
-        name: part.reshape(leaf.shape) + g
+        name: part.reshape(leaf.shape).to(leaf.dtype) + g
         for (name, leaf), part, g in zip(leaves.items(), parts, direct, strict=True)
     }
 
@@ -165,7 +170,10 @@ def _require_connected(problem: BilevelProblem, hparams: Hparams) -> None:
     grads: tuple[Tensor | None, ...] = (None,) * len(leaves)
     if ends:
         total = torch.stack([end.to(ends[0].dtype) for end in ends]).sum()
-        grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        try:
+            grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        except NotImplementedError:  # no second derivative, which we do not need
+            return
     missing = [name for name, g in zip(leaves, grads, strict=True) if g is None]
     if missing:
         raise disconnected(missing)

@@ -9,6 +9,7 @@ from raymeta.hypergrad.base import (
     Rollout,
     differentiable,
     pull_back,
+    require_second_derivatives,
     require_steps,
     start,
     unroll,
@@ -79,7 +80,12 @@ class Reverse:
             )
 
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
-        """Training stands at s_0(λ)."""
+        """Training stands at s_0(λ).
+
+        Raises:
+            ValueError: an operator of a step cannot be differentiated twice.
+        """
+        require_second_derivatives(problem, hparams)
         return start(problem, hparams)
 
     def estimate(

@@ -8,6 +8,7 @@ from raymeta.hypergrad.base import (
     Hypergradient,
     Rollout,
     differentiable,
+    require_second_derivatives,
     require_steps,
     start,
 )
@@ -66,9 +67,11 @@ class Reversible:
         """Training stands at s_0(λ).
 
         Raises:
-            ValueError: the problem's steps have no inverse.
+            ValueError: the problem's steps have no inverse; an operator of a step
+                cannot be differentiated twice.
         """
         require_inverse(problem, hparams)
+        require_second_derivatives(problem, hparams)
         return start(problem, hparams)
 
     def estimate(

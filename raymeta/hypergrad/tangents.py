@@ -45,24 +45,28 @@ def start(problem: BilevelProblem, hparams: Hparams, leaves: Tensors) -> list[Te
     return detach(_push(init, (leaves,), (basis(leaves),))[1])
 
 
+Duals = tuple[State, list[Tensor]]
+Constants = tuple[Hparams, Tensors]
+
+
 def push(
-    problem: BilevelProblem,
-) -> Callable[[Any, Any, Batch], tuple[State, list[Tensor]]]:
+    problem: BilevelProblem, data_moves: bool
+) -> Callable[[Duals, Constants, Batch], Duals]:
     r"""The step of dual numbers.
 
     $$ s_{t+1} = \Phi(s_t, \lambda, b_t),\qquad Z_{t+1} = A_{t+1} Z_t + B_{t+1} $$
+
+    Args:
+        problem: Φ.
+        data_moves: whether the data have tangents, too, all 0: see `data_must_move`.
 
     Returns:
         ((s_t, Z_t), (λ, directions in λ), b_t) -> (s_{t+1}, Z_{t+1}), where Z is as
         `start` gives it and a direction has shape (K, *shape).
 
-    Raises:
-        ValueError: when called, where an operator has no forward derivative.
     """
 
-    def step(
-        duals: tuple[State, list[Tensor]], constants: tuple[Hparams, Tensors], b: Batch
-    ) -> tuple[State, list[Tensor]]:
+    def step(duals: Duals, constants: Constants, b: Batch) -> Duals:
         (state, tangents), (hparams, directions) = duals, constants
         leaves = {name: hparams[name] for name in directions}
         values, rest, merge = partition(state)
@@ -79,26 +83,39 @@ def push(
         def still(values: list[Tensor], live: Tensors) -> tuple[list[Tensor], Any]:
             return moved(values, live, data)
 
-        try:
-            try:
-                pushed = _push(still, (values, leaves), (tangents, directions))
-            except RuntimeError:
-                # torch's forward derivative of some losses (mse_loss) fails where one
-                # argument has a tangent and the other none: give the data zeros.
-                count = len(next(iter(directions.values())))
-                zeros = [torch.zeros_like(x).expand(count, *x.shape) for x in data]
-                pushed = _push(
-                    moved, (values, leaves, data), (tangents, directions, zeros)
-                )
-        except NotImplementedError as error:
-            raise ValueError(
-                "Forward needs operators with a forward derivative, but torch says: "
-                f"{str(error).splitlines()[0]}; write the operator out, or use Reverse"
-            ) from error
+        if data_moves:
+            count = len(next(iter(directions.values())))
+            zeros = [torch.zeros_like(x).expand(count, *x.shape) for x in data]
+            pushed = _push(moved, (values, leaves, data), (tangents, directions, zeros))
+        else:
+            pushed = _push(still, (values, leaves), (tangents, directions))
         new_values, new_tangents, new_rest = pushed
         return detach(merge(new_values, new_rest)), detach(new_tangents)
 
     return step
+
+
+def data_must_move(
+    problem: BilevelProblem, duals: Duals, constants: Constants, b: Batch
+) -> bool:
+    """Whether a step of dual numbers works only where the data have tangents.
+
+    torch's forward derivative of some losses (mse_loss) fails where one argument has a
+    tangent and the other none.
+
+    Raises:
+        ValueError: an operator has no forward derivative.
+    """
+    try:
+        push(problem, data_moves=False)(duals, constants, b)
+    except NotImplementedError as error:
+        raise ValueError(
+            "Forward needs operators with a forward derivative, but torch says: "
+            f"{str(error).splitlines()[0]}; write the operator out, or use Reverse"
+        ) from error
+    except RuntimeError:
+        return True
+    return False
 
 
 def require_room(state: State, leaves: Tensors) -> None:

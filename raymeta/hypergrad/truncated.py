@@ -11,6 +11,7 @@ from raymeta.hypergrad.base import (
     differentiable,
     look_ahead_cost,
     pull_back,
+    require_second_derivatives,
     require_steps,
     start,
     unroll,
@@ -56,7 +57,12 @@ class Truncated:
             )
 
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
-        """Training stands at s_0(λ); the cost of an estimate is carried along."""
+        """Training stands at s_0(λ); the cost of an estimate is carried along.
+
+        Raises:
+            ValueError: an operator of a step cannot be differentiated twice.
+        """
+        require_second_derivatives(problem, hparams)
         return start(problem, hparams)._replace(carry=self.cost(problem, hparams))
 
     def estimate(

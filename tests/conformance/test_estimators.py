@@ -136,6 +136,27 @@ def test_a_disconnected_hyperparameter_is_named(case):
         hypergradient(problem, hparams, case.make(2))
 
 
+@cases(WHOLE)
+def test_an_operator_without_the_derivative_is_named_before_step_1(case):
+    x, c = torch.randn(6, 3), torch.randn(2, 3)
+    steps = []
+
+    def loss(params, hparams, batch) -> torch.Tensor:
+        steps.append(batch)
+        return torch.cdist(x, params["c"], p=3.0).square().mean()
+
+    problem = descent(
+        init_params=lambda hparams: {"c": c},
+        inner_loss=loss,
+        outer_loss=lambda params, hparams: params["c"].square().sum(),
+        optimizer=lambda h: sgd(h["lr"], momentum=0.5),
+    )
+    hparams = {"lr": torch.tensor(0.1)}
+    with pytest.raises(ValueError, match=r"derivative.*cdist"):
+        hypergradient(problem, hparams, case.make(50))
+    assert len(steps) <= 2
+
+
 @cases(CASES)
 def test_no_differentiable_hyperparameter_is_an_error(case):
     problem, hparams = sgd_everything()

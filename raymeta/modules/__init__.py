@@ -1,0 +1,25 @@
+"""A bilevel problem from the user's own `nn.Module` and data sets.
+
+`module_problem` is all that most users need. Beside it: what makes hyperparameters of
+training differentiable where torch's own functions are not (`smoothed_cross_entropy`,
+`random_affine`, `ConcreteDropout`), random numbers that a step done again draws again
+(`Noise`), and a policy of batch norms (`PerStep`).
+"""
+
+from raymeta.modules.augment import random_affine
+from raymeta.modules.dropout import ConcreteDropout
+from raymeta.modules.examples import Examples
+from raymeta.modules.losses import smoothed_cross_entropy
+from raymeta.modules.noise import Noise
+from raymeta.modules.norms import PerStep
+from raymeta.modules.training import module_problem
+
+__all__ = [
+    "ConcreteDropout",
+    "Examples",
+    "Noise",
+    "PerStep",
+    "module_problem",
+    "random_affine",
+    "smoothed_cross_entropy",
+]

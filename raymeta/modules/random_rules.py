@@ -1,0 +1,199 @@
+"""torch's random functions, drawing from `Noise` instead of the global generator."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from raymeta.modules.noise import Noise
+
+#: λα of the SELU, negated: what alpha dropout sets a unit to.
+_SELU_LIMIT = -1.7580993408473766
+
+
+def _drop(x: Tensor, mask: Tensor, p: float, inplace: bool) -> Tensor:
+    scaled = mask.to(x.dtype).mul_(1 / (1 - p) if p < 1 else 0.0)
+    return x.mul_(scaled) if inplace else x * scaled
+
+
+def dropout(
+    noise: Noise,
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+) -> Tensor:
+    """`F.dropout`: each element is 0 with probability p, else divided by 1 - p."""
+    if not training or p == 0:
+        return input
+    return _drop(input, noise.bernoulli(input.shape, 1 - p), p, inplace)
+
+
+def plain_dropout(noise: Noise, input: Tensor, p: float, train: bool) -> Tensor:
+    """`torch.dropout`."""
+    return dropout(noise, input, p, train)
+
+
+def _dropout_of_channels(single: int | None) -> Callable[..., Tensor]:
+    """`F.dropout1d`, `2d`, `3d`: whole channels are dropped.
+
+    Args:
+        single: how many dimensions an input without a batch has, if it is allowed.
+    """
+
+    def dropout(
+        noise: Noise,
+        input: Tensor,
+        p: float = 0.5,
+        training: bool = True,
+        inplace: bool = False,
+    ) -> Tensor:
+        if not training or p == 0:
+            return input
+        mask = noise.bernoulli(_per_channel(input, single), 1 - p)
+        return _drop(input, mask, p, inplace)
+
+    return dropout
+
+
+def _per_channel(x: Tensor, single: int | None) -> list[int]:
+    kept = 1 if x.ndim == single else 2
+    return [*x.shape[:kept], *[1] * (x.ndim - kept)]
+
+
+def _alpha_dropout(
+    noise: Noise, x: Tensor, shape: Any, p: float, training: bool, inplace: bool
+) -> Tensor:
+    r"""$a (x d + \alpha' (1 - d)) + b$ with d ~ Bernoulli(q), q = 1 - p.
+
+    $$ a = (q + \alpha'^2 q (1 - q))^{-1/2},\qquad b = -a (1 - q) \alpha' $$
+
+    Source: Klambauer et al. 2017, section 2, "alpha dropout".
+    """
+    if not training or p == 0:
+        return x
+    if p == 1:
+        return x.zero_() if inplace else x * 0
+    q = 1 - p
+    a = (q + _SELU_LIMIT**2 * q * p) ** -0.5
+    keep = noise.bernoulli(shape, q).to(x.dtype)
+    y = x * (a * keep) + a * _SELU_LIMIT * (1 - keep - p)
+    return x.copy_(y) if inplace else y
+
+
+def alpha_dropout(
+    noise: Noise,
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    """`F.alpha_dropout`."""
+    return _alpha_dropout(noise, input, input.shape, p, training, inplace)
+
+
+def feature_alpha_dropout(
+    noise: Noise,
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    """`F.feature_alpha_dropout`: whole channels."""
+    shape = _per_channel(input, None)
+    return _alpha_dropout(noise, input, shape, p, training, inplace)
+
+
+def rrelu(
+    noise: Noise,
+    input: Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    """`F.rrelu`: negative inputs times a slope, uniform in [lower, upper]."""
+    slope: Any = (lower + upper) / 2
+    if training:
+        slope = lower + (upper - lower) * noise.uniform(input.shape, input.dtype)
+    y = torch.where(input < 0, input * slope, input)
+    return input.copy_(y) if inplace else y
+
+
+def _factory(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`torch.rand`, `torch.randn`: a shape in one piece or in many."""
+
+    def create(noise: Noise, *size: Any, dtype: Any = None, **where: Any) -> Tensor:
+        whole = bool(size) and isinstance(size[0], tuple | list)
+        shape = where.pop("size", size[0] if whole else size)
+        numbers = draw(noise, shape, dtype)
+        return numbers.to(where["device"]) if where.get("device") else numbers
+
+    return create
+
+
+def _like(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`torch.rand_like`, `torch.randn_like`."""
+
+    def create(noise: Noise, input: Tensor, *, dtype: Any = None, **_: Any) -> Tensor:
+        return draw(noise, input.shape, dtype or input.dtype)
+
+    return create
+
+
+def bernoulli(noise: Noise, input: Tensor, p: float | None = None, **_: Any) -> Tensor:
+    """`torch.bernoulli`: probabilities of ones."""
+    if p is not None:
+        return noise.bernoulli(input.shape, p).to(input.dtype)
+    return (noise.uniform(input.shape, input.dtype) < input).to(input.dtype)
+
+
+def bernoulli_(noise: Noise, self: Tensor, p: Any = 0.5, **_: Any) -> Tensor:
+    """`Tensor.bernoulli_`."""
+    if isinstance(p, Tensor):
+        return self.copy_(noise.uniform(self.shape, p.dtype) < p)
+    return self.copy_(noise.bernoulli(self.shape, p))
+
+
+def uniform_(
+    noise: Noise, self: Tensor, from_: float = 0.0, to: float = 1.0, **ends: Any
+) -> Tensor:
+    """`Tensor.uniform_`."""
+    low = ends.get("from", from_)
+    return self.copy_(low + (to - low) * noise.uniform(self.shape, self.dtype))
+
+
+def normal_(
+    noise: Noise, self: Tensor, mean: float = 0.0, std: float = 1.0, **_: Any
+) -> Tensor:
+    """`Tensor.normal_`."""
+    return self.copy_(mean + std * noise.normal(self.shape, self.dtype))
+
+
+def exponential_(noise: Noise, self: Tensor, lambd: float = 1.0, **_: Any) -> Tensor:
+    """`Tensor.exponential_`."""
+    return self.copy_(noise.uniform(self.shape, self.dtype).log_().div_(-lambd))
+
+
+RULES: dict[Any, Callable[..., Any]] = {
+    F.dropout: dropout,
+    torch.dropout: plain_dropout,
+    F.dropout1d: _dropout_of_channels(single=2),
+    F.dropout2d: _dropout_of_channels(single=None),
+    F.dropout3d: _dropout_of_channels(single=4),
+    F.alpha_dropout: alpha_dropout,
+    F.feature_alpha_dropout: feature_alpha_dropout,
+    F.rrelu: rrelu,
+    torch.rand: _factory(Noise.uniform),
+    torch.randn: _factory(Noise.normal),
+    torch.rand_like: _like(Noise.uniform),
+    torch.randn_like: _like(Noise.normal),
+    torch.bernoulli: bernoulli,
+    Tensor.bernoulli: bernoulli,
+    Tensor.bernoulli_: bernoulli_,
+    Tensor.uniform_: uniform_,
+    Tensor.normal_: normal_,
+    Tensor.exponential_: exponential_,
+}

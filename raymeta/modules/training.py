@@ -1,0 +1,258 @@
+"""Training of a module as a bilevel problem."""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from raymeta.modules.examples import (
+    Examples,
+    Source,
+    batch_indices,
+    length,
+    require_targets,
+)
+from raymeta.modules.networks import Network
+from raymeta.modules.noise import Noise
+from raymeta.modules.norms import Policy, apply_policy
+from raymeta.optim import Optimizer
+from raymeta.problem import BilevelProblem, Descent, TrainState
+from raymeta.types import Batch, Hparams, Tensors
+
+Loss = Callable[[Any, Tensor], Tensor]
+
+
+def module_problem(
+    module: nn.Module,
+    *,
+    loss: Loss,
+    train: Dataset,
+    val: Dataset,
+    optimizer: Callable[[Hparams], Optimizer],
+    batch_size: int | None = None,
+    seed: int = 0,
+    test: Dataset | None = None,
+    metrics: Mapping[str, Loss] | None = None,
+    init_params: Callable[[Tensors, Hparams], Tensors] | None = None,
+    frozen: Callable[[Hparams], Tensors] | None = None,
+    augment: Callable[[tuple, Any, Hparams, Noise], tuple[tuple, Any]] | None = None,
+    train_loss: Callable[[Any, Any, Hparams, Tensor], Tensor] | None = None,
+    regularizer: Callable[[Tensors, Hparams], Tensor] | None = None,
+    batch_norm: Policy = "running",
+    autocast: torch.dtype | None = None,
+) -> BilevelProblem:
+    """Training of any module, with the validation loss as outer loss.
+
+    The module itself is never changed: weights and buffers live in the state. Its
+    present weights are the initial ones, whatever happens to it later; frozen
+    parameters stay as they are. Training steps run it in training mode, everything
+    else in evaluation mode. Derivatives reach the outer loss through the running
+    statistics of batch norms too.
+
+    Randomness inside it (dropout) is a function of (seed, t), and of the seed alone in
+    evaluation. Functions that lack a second or a forward derivative (fused attention,
+    bags of embeddings, oneDNN's LSTM, weight norm) are replaced by equal ones; what is
+    needed is found out here, by one call with the first batch.
+
+    λ reaches training by `optimizer` and, wherever else it is needed, by a hook:
+
+    - initial weights, or their scale:
+      `init_params=lambda params, h: {k: h["scale"] * p for k, p in params.items()}`
+    - what is inside the module but not trained (features, a `ConcreteDropout`'s rate):
+      `frozen=lambda h: {"1.rate": h["dropout"]}`
+    - strength of augmentation: `augment=lambda inputs, targets, h, noise:
+      ((random_affine(*inputs, noise, rotation=h["rotation"]),), targets)`
+    - a weight per training example: `train_loss=lambda outputs, targets, h, index:
+      smoothed_cross_entropy(outputs, targets, weights=h["weights"][index])`
+    - label smoothing: `train_loss=lambda outputs, targets, h, index:
+      smoothed_cross_entropy(outputs, targets, h["smoothing"])`
+    - a learned loss: `train_loss=lambda outputs, targets, h, index:
+      functional_call(loss_net, {k: h[k] for k in names}, (outputs, targets))`
+
+    Args:
+        module: called with the inputs of a batch.
+        loss: (outputs, targets) -> mean loss, shape (). The outer loss, and the
+            training loss unless `train_loss` is given.
+        train: a `TensorDataset`, or any map-style data set of (inputs…, target).
+        val: likewise; the outer loss is the mean loss over all of it.
+        optimizer: λ -> the inner update rule.
+        batch_size: examples per step, drawn without replacement from a new
+            permutation each epoch; all of them by default, as they stand.
+        seed: of the batch order, of augmentation and of randomness inside the module.
+        test: held-out data for `BilevelProblem.metrics`.
+        metrics: name -> (outputs, targets) -> shape (), computed on `test` beside
+            `test_loss` and named `test_<name>`.
+        init_params: (the module's trained weights, λ) -> the initial ones, by the same
+            names.
+        frozen: λ -> values of frozen parameters and of buffers by name, in training
+            and evaluation; no part of the state.
+        augment: (inputs, targets, λ, noise) -> (inputs, targets) of a training batch;
+            inputs are a tuple.
+        train_loss: (outputs, targets, λ, index) -> shape (); the index tells which
+            training examples these are, int64, shape (batch,).
+        regularizer: (trained weights, λ) -> shape (), added to the training loss.
+        batch_norm: what batch norms normalize with. "running": in training the batch's
+            statistics, which move the running ones, in evaluation these (Ioffe &
+            Szegedy 2015). "batch": the batch's in both, so that examples that are
+            evaluated together depend on one another, and none are kept (as MAML's,
+            Finn et al. 2017). "frozen": the module's own in both. `PerStep(T)`: as
+            "running", with rows for every step.
+        autocast: a dtype such as torch.bfloat16 for the module's matrix products and
+            convolutions (`torch.autocast`); weights, outputs, losses and tangents stay
+            float32.
+
+    Raises:
+        ValueError: a data set is empty, smaller than a batch, or without targets;
+            metrics without test data; the module has nothing to train, running
+            statistics that have no derivative, embeddings that write into their
+            weights, or activation checkpointing. From `init`: `frozen` or `init_params`
+            give other names.
+    """
+    # Copies: training the module itself, later, must not move the start of this one.
+    trained = {
+        name: p.detach().clone()
+        for name, p in module.named_parameters()
+        if p.requires_grad
+    }
+    if not trained:
+        raise ValueError(
+            f"module_problem needs a module with parameters that require grad, but got "
+            f"{type(module).__name__}: unfreeze some"
+        )
+    device = next(iter(trained.values())).device
+    seen, judged, written = _copies(module, batch_norm)
+    buffers = {name: b.detach() for name, b in seen.named_buffers()}
+    constant = {name for name, p in seen.named_parameters() if not p.requires_grad}
+    training = Network(seen, written, device, autocast)
+    evaluation = Network(judged, written, device, autocast)
+
+    if metrics and test is None:
+        raise ValueError(
+            f"module_problem needs test data for metrics {sorted(metrics)}: give test="
+        )
+    n_train, n_val = length("train", train), length("val", val)
+    size = n_train if batch_size is None else batch_size
+    if not 1 <= size <= n_train:
+        raise ValueError(
+            f"module_problem needs 1 <= batch_size <= len(train), but got "
+            f"batch_size={batch_size}, len(train)={n_train}"
+        )
+    if test is not None:
+        length("test", test)
+    for name, part in (("train", train), ("val", val)):
+        require_targets(name, part)
+    source = Source(train, device)
+    whole = source.all() if size == n_train else None
+    val_examples = Source(val, device).all()
+    # Read only when the final look is due: the search must not even touch it.
+    test_examples = lru_cache(lambda: Source(cast(Dataset, test), device).all())
+    # Before the first step: evaluation has random numbers of its own.
+    no_step = torch.tensor(-1, device=device)
+
+    def init(hparams: Hparams) -> TrainState:
+        params = {name: p.clone() for name, p in trained.items()}
+        if init_params is not None:
+            params = init_params(params, hparams)
+            _require_names("init_params", params, of=set(trained), all_of_them=True)
+        fixed = {} if frozen is None else frozen(hparams)
+        _require_names("frozen", fixed, of=constant | set(buffers))
+        moving = {name: b for name, b in buffers.items() if name not in fixed}
+        return TrainState(params, optimizer(hparams).init(params), moving)
+
+    def batch(t: int) -> Batch:
+        index = torch.tensor(t, device=device)
+        if whole is not None:
+            return Batch(index, whole)
+        return Batch(index, source.at(batch_indices(n_train, size, seed, t)))
+
+    def values(params: Tensors, hparams: Hparams) -> Tensors:
+        return params if frozen is None else params | frozen(hparams)
+
+    def inner_loss(
+        params: Tensors, buffers: Tensors, hparams: Hparams, batch: Batch
+    ) -> tuple[Tensor, Tensors]:
+        inputs, targets, index = batch.data
+        noise = Noise(seed, batch.index)
+        if augment is not None:
+            inputs, targets = augment(inputs, targets, hparams, noise)
+        given = values(params, hparams)
+        outputs, buffers = training(given, buffers, inputs, noise)
+        if train_loss is None:
+            value = loss(outputs, targets)
+        else:
+            value = train_loss(outputs, targets, hparams, index)
+        if regularizer is not None:
+            value = value + regularizer(params, hparams)
+        return value, buffers
+
+    def judge(
+        state: TrainState, hparams: Hparams, examples: Examples
+    ) -> tuple[Any, Any]:
+        given, noise = values(state.params, hparams), Noise(seed, no_step)
+        outputs, _ = evaluation(given, state.buffers, examples.inputs, noise)
+        return outputs, examples.targets
+
+    def outer_loss(state: TrainState, hparams: Hparams) -> Tensor:
+        return loss(*judge(state, hparams, val_examples))
+
+    def test_metrics(state: TrainState, hparams: Hparams) -> Tensors:
+        with torch.no_grad():
+            outputs, targets = judge(state, hparams, test_examples())
+            values = {"test_loss": loss(outputs, targets)}
+            for name, metric in (metrics or {}).items():
+                values[f"test_{name}"] = metric(outputs, targets)
+        return values
+
+    needs = training.survey(buffers, batch(0).data.inputs, Noise(seed, no_step))
+    training.provide(needs)
+    evaluation.provide(needs)
+    return BilevelProblem(
+        init=init,
+        batch=batch,
+        step=Descent(inner_loss, optimizer),
+        outer_loss=outer_loss,
+        inner_loss=lambda s, h, b: inner_loss(s.params, s.buffers, h, b)[0],
+        outer_cost=n_val / size,
+        metrics=None if test is None else test_metrics,
+    )
+
+
+def _copies(module: nn.Module, policy: Policy) -> tuple[nn.Module, nn.Module, set[str]]:
+    """What training and evaluation call, and the buffers that they may write into."""
+    seen = deepcopy(module).train()
+    # Its own modules and modes, but no second copy of what is frozen.
+    tensors = (*seen.parameters(), *seen.buffers())
+    judged = deepcopy(seen, {id(tensor): tensor for tensor in tensors}).eval()
+    for copy in (seen, judged):
+        kept = apply_policy(copy, policy)
+        _require_pure_embeddings(copy)
+    return seen, judged, {name for name, _ in seen.named_buffers()} - kept
+
+
+def _require_pure_embeddings(module: nn.Module) -> None:
+    """Make gradients of embeddings dense, and refuse what writes into weights."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+            if layer.max_norm is not None:
+                raise ValueError(
+                    f"module_problem cannot differentiate {type(layer).__name__} with "
+                    f"max_norm={layer.max_norm}, which writes into its weights: leave "
+                    "it out, or divide by the norm in forward"
+                )
+            layer.sparse = False
+
+
+def _require_names(
+    hook: str, given: Tensors, *, of: set[str], all_of_them: bool = False
+) -> None:
+    """Raise ValueError where a hook gives tensors of unknown names, or too few."""
+    others = set(given) ^ of if all_of_them else set(given) - of
+    if others:
+        raise ValueError(
+            f"{hook} must return tensors named {sorted(of)}, but differs in "
+            f"{sorted(others)}"
+        )
