@@ -18,6 +18,8 @@ Kernel = Callable[..., Sequence[Tensor]]
 
 #: They give what they get, outside autograd.
 IDENTITIES = {aten.alias.default, aten.detach.default}
+#: They give what they get where that has their shape already.
+RESHAPES = {aten.expand.default, aten.view.default, aten._unsafe_view.default}
 #: They cost nothing, so that computing them again beats keeping them.
 VIEWS = {
     aten.expand.default,
@@ -132,7 +134,8 @@ def trace(function: Kernel, example: Sequence[Tensor]) -> fx.GraphModule:
     except RuntimeError as error:
         function(*example)  # A mistake of its own comes up as it is.
         reason = f"torch says: {str(error).splitlines()[0]}"
-        raise _untraceable(reason, ".item(), int(tensor) or `if tensor`") from error
+        culprit = ".item(), int(tensor), F.one_hot or `if tensor`"
+        raise _untraceable(reason, culprit) from error
     for node in graph.graph.nodes:
         if _sized_by_values(node):
             reason = f"{node.target} gives as many elements as they say"
@@ -141,13 +144,42 @@ def trace(function: Kernel, example: Sequence[Tensor]) -> fx.GraphModule:
     for node in graph.graph.nodes:
         if _makes_default_dtype(node):  # Inductor has another default.
             node.update_kwarg("dtype", node.meta["tensor_meta"].dtype)
-        node.meta.clear()
-        if node.target in IDENTITIES or _copies_argument(node):
-            node.replace_all_uses_with(node.args[0])
+        same = _unchanged(node)
+        if same is not None:
+            node.replace_all_uses_with(same)
         if node.target is aten.copy_.default:  # what is left is into an argument
             graph.graph.erase_node(node)
+    for node in graph.graph.nodes:
+        node.meta.clear()
     graph.graph.eliminate_dead_code()
     return _without_repetition(graph)
+
+
+def _unchanged(node: fx.Node) -> fx.Node | None:
+    """The node whose very value this one has, if there is one.
+
+    vmap leaves many such views behind.
+    """
+    source: Any = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node):
+        return None
+    if node.target in IDENTITIES or _copies_argument(node):
+        return source
+    alike = _meta(node) == _meta(source)
+    if alike and node.target in RESHAPES:
+        return source
+    swapped = node.target is source.target is aten.transpose.int
+    if swapped and set(node.args[1:]) == set(source.args[1:]):
+        return source.args[0]  # type: ignore[return-value]
+    if alike and node.target is aten.mul.Scalar and node.args[1] == 1:
+        return source
+    return None
+
+
+def _meta(node: fx.Node) -> Any:
+    """Shape and dtype of what it gives; itself where that is not known."""
+    known: Any = node.meta.get("tensor_meta")
+    return (known.shape, known.dtype) if hasattr(known, "shape") else node
 
 
 def _untraceable(reason: str, culprit: str) -> Untraceable:

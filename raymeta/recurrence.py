@@ -63,15 +63,7 @@ class Recurrence:
         Raises:
             Untraceable: which operators f runs depends on values of tensors.
         """
-        xs, structure = flatten(x)
-        cs, constants = flatten(c)
-        walk = _Walk(self, structure, constants, batches)
-        if torch.is_grad_enabled() and any(z.requires_grad for z in (*xs, *cs)):
-            results = _Differentiable.apply(walk, len(xs), *xs, *cs)
-        else:
-            with torch.no_grad():
-                results = walk.forward(xs, cs, differentiable=False)
-        return walk.structure.tree(results)
+        return chain(x, c, ((self, b) for b in batches))
 
     def program(self, key: Key, inputs: Flat, differentiable: bool) -> Program:
         """The program for arguments of these structures."""
@@ -137,8 +129,30 @@ class Recurrence:
         return Program(forward, backward, structure, depends)
 
 
+def chain(x: Any, c: Any, legs: Iterable[tuple[Recurrence, Any]]) -> Any:
+    r"""The x after one step of each leg: $x_{t+1} = f_t(x_t, c, b_t)$.
+
+    Args:
+        x: where it starts.
+        c: what all steps share.
+        legs: (a recurrence, of which f_t is; b_t) in order.
+
+    Raises:
+        Untraceable: which operators an f runs depends on values of tensors.
+    """
+    xs, structure = flatten(x)
+    cs, constants = flatten(c)
+    walk = _Walk(structure, constants, legs)
+    if torch.is_grad_enabled() and any(z.requires_grad for z in (*xs, *cs)):
+        results = _Differentiable.apply(walk, len(xs), *xs, *cs)
+    else:
+        with torch.no_grad():
+            results = walk.forward(xs, cs, differentiable=False)
+    return walk.structure.tree(results)
+
+
 class _Walk:
-    """One pass through a recurrence, forwards and, if asked, backwards.
+    """One pass through a chain, forwards and, if asked, backwards.
 
     Attributes:
         structure: of x, where the walk stands.
@@ -147,30 +161,29 @@ class _Walk:
 
     def __init__(
         self,
-        recurrence: Recurrence,
         structure: Structure,
         constants: Structure,
-        batches: Iterable[Any],
+        legs: Iterable[tuple[Recurrence, Any]],
     ) -> None:
-        self.structure, self._constants = structure, constants
-        self._recurrence, self._batches = recurrence, batches
+        self.structure, self._constants, self._legs = structure, constants, legs
         self._done: list[tuple[Program, Flat]] = []
         self.depends = [False] * sum(constants.differentiable())
 
     def forward(self, xs: Flat, cs: Flat, differentiable: bool) -> Flat:
         """The x at the end."""
-        xs, cs, before = _dense(xs), _dense(cs), None
-        for b in self._batches:
-            bs, batch = flatten(b, like=before and before[2])
-            inputs = [*xs, *cs, *_dense(bs)]
-            if (
-                before is None
-                or batch is not before[2]
-                or self.structure is not before[0]
-            ):
+        xs, cs = _dense(xs), _dense(cs)
+        last: Any = self  # no b at all
+        before: tuple[Any, ...] = (None, None, None)
+        for recurrence, b in self._legs:
+            if b is not last:
+                flat, batch = flatten(b, like=before[2])
+                bs, last = _dense(flat), b
+            inputs = [*xs, *cs, *bs]
+            at = (recurrence, self.structure, batch)
+            if any(one is not other for one, other in zip(at, before, strict=True)):
                 key = (self.structure, self._constants, batch)
-                program = self._recurrence.program(key, inputs, differentiable)
-                before = key
+                program = recurrence.program(key, inputs, differentiable)
+                before = at
             with without_autocast():
                 both = program.forward(*inputs)
             self.structure = program.result

@@ -43,3 +43,9 @@ def partition(tree: Any) -> tuple[list[Tensor], list[Any], Callable[..., Any]]:
 def in_transform() -> bool:
     """Whether a torch.func transform (grad, jvp, vmap, …) is at work around us."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def vmapped() -> bool:
+    """Whether torch.func.vmap is at work around us, maybe with others inside it."""
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)

@@ -19,7 +19,7 @@ from raymeta.optim import Optimizer, Schedule, Setting, adam, sgd
 from raymeta.problem import BilevelProblem, descent
 from raymeta.tree import is_differentiable, tree_leaves, tree_map
 from raymeta.types import Batch, Hparams, State, Tensors
-from tests.conformance.test_optimizers import (
+from tests.conformance.optimizers import (
     CASES,
     FORMS,
     SINGULAR_AT_ZERO,

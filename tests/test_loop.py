@@ -1,16 +1,13 @@
-"""Plain training, and hypergradient descent: budgets, replay, optima, divergence."""
+"""Plain training, and hypergradient descent: replay, the result, refusals."""
 
 import math
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import TensorDataset
 
 from raymeta import Result, optimize
-from raymeta.hypergrad import Estimator, Forward, Reverse, ShortTerm
+from raymeta.hypergrad import Forward, Reverse, ShortTerm
 from raymeta.loop import (
     Report,
     better,
@@ -20,121 +17,12 @@ from raymeta.loop import (
     mean_hparams,
     replay,
 )
-from raymeta.modules import module_problem
-from raymeta.optim import sgd
 from raymeta.outer.report import outer_value, plain_run
-from raymeta.problem import BilevelProblem, descent
 from raymeta.space import Choice, Positive, Real, Space, Unit
-from raymeta.tasks import Quadratic, Task
-from raymeta.types import Hparams, Tensors
+from raymeta.tasks import Quadratic
+from tests.small_tasks import OneStep, Small, every_estimator, run_cost
 
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Small:
-    """A classifier with dropout and batch norm; λ of several shapes, and a choice."""
-
-    horizon: int = 13
-    budget: float = 1000.0
-    name: str = "small"
-
-    @property
-    def space(self) -> Space:
-        return Space(
-            lr=Positive([0.03, 0.1], low=1e-3, high=3.0, shape=(2,)),
-            sign=Choice([1.0, -1.0]),
-            momentum=Unit(0.5, high=0.95),
-            l2=Positive(1e-3),
-        )
-
-    def sample(self, seed: int) -> BilevelProblem:
-        generator = torch.Generator().manual_seed(seed)
-        x = torch.randn(30, 4, generator=generator)
-        y = (x[:, 0] + 0.3 * x[:, 1] > 0).long()
-        with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
-            norm, drop = nn.BatchNorm1d(6), nn.Dropout(0.2)
-            net = nn.Sequential(nn.Linear(4, 6), norm, nn.Tanh(), drop, nn.Linear(6, 2))
-
-        def l2(params: Tensors, hparams: Hparams) -> torch.Tensor:
-            squares = sum(p.square().sum() for p in params.values())
-            return hparams["sign"] * hparams["l2"] * squares
-
-        def optimizer(hparams: Hparams):
-            lr = dict(zip(("0", "1"), hparams["lr"], strict=True))
-            return sgd(lr | {"4": hparams["lr"][1]}, momentum=hparams["momentum"])
-
-        return module_problem(
-            net,
-            loss=F.cross_entropy,
-            train=TensorDataset(x[:18], y[:18]),
-            val=TensorDataset(x[18:24], y[18:24]),
-            test=TensorDataset(x[24:], y[24:]),
-            metrics={"share": lambda outputs, targets: targets.double().mean()},
-            optimizer=optimizer,
-            batch_size=6,
-            seed=seed,
-            regularizer=l2,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class OneStep:
-    """One step on a parabola: the best learning rate has a closed form."""
-
-    eigenvalues: tuple[float, ...] = (1.0, 3.0, 9.0)
-    horizon: int = 1
-    budget: float = 300.0
-    name: str = "one step"
-
-    @property
-    def space(self) -> Space:
-        return Space(lr=Positive(1e-3, low=1e-5, high=1e3))
-
-    @property
-    def best_lr(self) -> float:
-        squares, cubes = (sum(h**k for h in self.eigenvalues) for k in (2, 3))
-        return squares / cubes
-
-    def sample(self, seed: int) -> BilevelProblem:
-        h = torch.tensor(self.eigenvalues)
-
-        def loss(params: Tensors, *_: object) -> torch.Tensor:
-            return 0.5 * (h * params["w"].square()).sum()
-
-        return descent(
-            init_params=lambda hparams: {"w": torch.ones(len(h))},
-            inner_loss=loss,
-            outer_loss=loss,
-            optimizer=lambda hparams: sgd(hparams["lr"]),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Diverging(Quadratic):
-    """Starts where every step multiplies the weights."""
-
-    lr: float = 3.0
-
-    @property
-    def space(self) -> Space:
-        return Space(lr=Positive(self.lr), momentum=Unit(0.5))
-
-
-WHOLE: list[Estimator] = [Reverse(13), Forward(13)]
-ONLINE: list[Estimator] = [
-    ShortTerm(1),
-    ShortTerm(3),
-    ShortTerm(8),
-    Forward(1),
-    Forward(5),
-]
-every_estimator = pytest.mark.parametrize("estimator", WHOLE + ONLINE, ids=str)
-
-
-def with_horizon(estimator: Estimator, steps: int) -> Estimator:
-    return replace(estimator, steps=steps) if estimator in WHOLE else estimator
 
 
 # --------------------------------------------------------------------- at fixed λ
@@ -192,88 +80,6 @@ def test_the_loss_curve_begins_before_training_and_ends_with_the_run():
     assert curve[6] != plain_run(problem, space.initial(), 6)[1]
 
 
-# -------------------------------------------------------------------------- the budget
-
-
-def run_cost(estimator: Estimator, task: Task) -> float:
-    """By the estimators' docstrings, for λ in the inner loss as well."""
-    lengths = [estimator.steps] * (task.horizon // estimator.steps)
-    if left := task.horizon % estimator.steps:
-        lengths.append(left)
-    outer = task.sample(0).outer_cost
-    scalars = len(task.space.flat_domains()) - len(task.space.choices)
-    per_step = 1 + 2 * scalars if isinstance(estimator, Forward) else 3
-    return sum(per_step * steps + outer for steps in lengths)
-
-
-@every_estimator
-@pytest.mark.parametrize("horizon", [13, 16])
-def test_a_budget_of_one_run_is_one_run(estimator, horizon):
-    task = Small(horizon=horizon)
-    estimator = with_horizon(estimator, horizon)
-    cost = run_cost(estimator, task)
-    reports = list(descend(task, task.sample(0), estimator, seed=0, budget=cost))
-    assert reports[-1].complete
-    assert reports[-1].inner_steps == horizon
-    assert reports[-1].gradient_evals == pytest.approx(cost, rel=1e-12)
-    assert [report.complete for report in reports[:-1]] == [False] * (len(reports) - 1)
-    message = rf"at least {math.ceil(cost)} gradient evaluations for one run, but got"
-    with pytest.raises(ValueError, match=message):
-        descend(task, task.sample(0), estimator, seed=0, budget=cost * (1 - 1e-6))
-
-
-@every_estimator
-@pytest.mark.parametrize(("horizon", "extra"), [(13, 1.7), (16, 37.3), (7, 333.0)])
-def test_the_budget_is_spent_but_never_exceeded(estimator, horizon, extra):
-    task = Small(horizon=horizon)
-    estimator = with_horizon(estimator, horizon)
-    if estimator.steps > horizon:
-        estimator = replace(estimator, steps=horizon - 1)
-    cost = run_cost(estimator, task)
-    budget = cost + extra
-    reports = list(descend(task, task.sample(1), estimator, seed=0, budget=budget))
-    spent = [report.gradient_evals for report in reports]
-    assert spent == sorted(spent)
-    assert spent[-1] <= budget
-    assert budget - spent[-1] < cost
-    assert [report.outer_step for report in reports] == list(range(1, len(reports) + 1))
-
-
-@every_estimator
-def test_a_diverging_problem_does_not_exceed_it_either(estimator):
-    task = Diverging(lr=1e30, horizon=13)
-    reports = list(descend(task, task.sample(0), estimator, seed=0, budget=151.0))
-    assert reports[-1].gradient_evals <= 151.0
-    assert any(report.outer_loss == math.inf for report in reports)
-
-
-def test_the_charge_counts_hyperparameters_in_the_inner_loss():
-    """Quadratic has none there: the first gradient of a look-ahead costs 1, not 3."""
-    task = Quadratic(horizon=20)
-    (one, *_) = descend(task, task.sample(0), ShortTerm(3), seed=0, budget=100)
-    assert one.gradient_evals == 1 + 3 + 3 + 1
-    reports = list(descend(task, task.sample(0), ShortTerm(3), seed=0, budget=53))
-    assert [r.inner_steps for r in reports] == [3, 6, 9, 12, 15, 18, 20]
-    assert reports[-1].gradient_evals == 6 * (1 + 6 + 1) + (1 + 3 + 1)
-
-
-def test_whole_runs_look_at_short_horizons_first_where_the_budget_has_room():
-    task = Quadratic(horizon=16)
-    problem, estimator = task.sample(0), Reverse(16)
-    wide = descend(task, problem, estimator, seed=0, budget=94)
-    assert [report.inner_steps for report in wide] == [2, 4, 8, 16]
-    narrow = descend(task, problem, estimator, seed=0, budget=93)
-    assert [report.inner_steps for report in narrow] == [16]
-
-
-def test_an_estimator_of_longer_runs_is_cut_to_the_horizon():
-    task = Quadratic(horizon=9)
-    longer = optimize(task, Reverse(500), budget=300)
-    exact = optimize(task, Reverse(9), budget=300)
-    assert longer.outer_loss == exact.outer_loss
-    assert len(longer.reports) == len(exact.reports)
-
-
 # ------------------------------------------------------------------------------ replay
 
 
@@ -321,51 +127,6 @@ def test_the_mean_of_one_value_is_that_value_in_single_precision():
         mean = mean_hparams(space, [(3, space.flatten(own)), (4, space.flatten(own))])
         assert all(torch.equal(mean[name], own[name]) for name in own)
         assert {value.dtype for value in mean.values()} == {torch.float32}
-
-
-# ---------------------------------------------------------------------- known optima
-
-
-@pytest.mark.parametrize("estimator", [Reverse(1), Forward(1)], ids=str)
-def test_finds_the_best_learning_rate_of_one_step(estimator):
-    task = OneStep()
-    assert task.best_lr == pytest.approx(91 / 757, rel=1e-12)
-    result = optimize(task, estimator)
-    assert float(result.hparams["lr"]) == pytest.approx(task.best_lr, rel=0.02)
-    best = 0.5 * sum(h * (1 - task.best_lr * h) ** 2 for h in task.eigenvalues)
-    assert best <= result.outer_loss <= 1.001 * best
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_finds_the_optimum_of_the_quadratic_in_the_box(seed):
-    """Against a grid of the closed form."""
-    task = Quadratic(horizon=3, eigenvalues=(1.0, 3.0))
-    start = task.start(seed)
-    rates = torch.logspace(-3, -0.5, 120).tolist()
-    momenta = torch.linspace(0, 0.99, 100).tolist()
-    grid = [task.closed_form(a, m, 3, start)[0] for a in rates for m in momenta]
-    result = optimize(task, Reverse(3), budget=600, seed=seed)
-    lr, momentum = float(result.hparams["lr"]), float(result.hparams["momentum"])
-    found = task.closed_form(lr, momentum, 3, start)[0]
-    assert found == pytest.approx(result.outer_loss, rel=1e-10)
-    assert found < 1.03 * min(grid)
-    assert 1e-3 <= lr <= 10**-0.5 * (1 + 1e-12)
-
-
-@pytest.mark.parametrize("estimator", [ShortTerm(1), ShortTerm(7), Forward(5)], ids=str)
-def test_online_methods_reach_far_below_the_start(estimator):
-    task = Quadratic()
-    start = plain_run(task.sample(0), task.space.initial(), task.horizon)[1]
-    result = optimize(task, estimator, budget=1000)
-    assert result.outer_loss < 0.03 * start
-
-
-@every_estimator
-def test_choices_stay_at_their_initial_value(estimator):
-    task = Small()
-    result = optimize(task, estimator, budget=2 * run_cost(estimator, task))
-    assert result.hparams["sign"] == 1.0
-    assert {report.hparams["sign"] for report in result.reports} == {1.0}
 
 
 # -------------------------------------------------------------------------- the result
@@ -490,50 +251,6 @@ def test_the_hyper_rate_is_the_first_step_in_each_coordinate():
         for name in before:
             step = abs(float(after[name] - before[name]))
             assert step == pytest.approx(0.03, rel=1e-9)
-
-
-# -------------------------------------------------------------------------- divergence
-
-
-@pytest.mark.parametrize("lr", [3.0, 1e4])
-@pytest.mark.parametrize(
-    "estimator",
-    [Reverse(20), Forward(20), ShortTerm(1), ShortTerm(7), Forward(1), Forward(6)],
-    ids=str,
-)
-def test_a_start_that_diverges_is_left(estimator, lr):
-    torch.set_default_dtype(torch.float32)
-    task = Diverging(lr=lr)
-    value = plain_run(task.sample(0), task.space.initial(), 20)[1]
-    assert not math.isfinite(value)
-    result = optimize(task, estimator, budget=2000)
-    assert result.outer_loss < 10
-    assert float(result.hparams["lr"]) < 0.5
-    for report in result.reports:
-        assert all(math.isfinite(value) for value in report.hparams.values())
-        assert 0 < report.hparams["momentum"] < 1
-
-
-def test_a_run_that_grows_without_overflow_is_left_too():
-    task = Diverging(lr=0.5)
-    assert 1e6 < plain_run(task.sample(0), task.space.initial(), 20)[1] < math.inf
-    for estimator in (ShortTerm(1), ShortTerm(7), Forward(6)):
-        assert optimize(task, estimator, budget=2000).outer_loss < 0.01
-
-
-def test_without_any_finite_run_the_budget_is_spent_and_the_error_says_so():
-    class Hopeless(OneStep):
-        def sample(self, seed: int) -> BilevelProblem:
-            problem = super().sample(seed)
-            return replace(problem, outer_loss=lambda s, h: s.params["w"].sum() / 0)
-
-    task = Hopeless()
-    for estimator in (Reverse(1), ShortTerm(1)):
-        message = (
-            r"no run of 'one step' ended with a finite outer loss in \d+ estimates"
-        )
-        with pytest.raises(ValueError, match=message):
-            optimize(task, estimator, budget=60)
 
 
 # ---------------------------------------------------------------------------- refusals

@@ -50,12 +50,15 @@ class ConjugateGradient:
         iterations: the most.
         tolerance: of the residual; ε^(2/3) of b's type if None, that is 4e-11 in
             float64 and 2e-5 in float32.
+        accept: the residual to put up with if the last iteration leaves more than the
+            tolerance; infinity for any. None: the tolerance.
 
     Source: Hestenes & Stiefel 1952; for hypergradients Pedregosa 2016.
     """
 
     iterations: int = 100
     tolerance: float | None = None
+    accept: float | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -76,6 +79,8 @@ class ConjugateGradient:
             x = x + alpha * p
             r = r - alpha * a_p
             p = r + (r @ r) / rr * p
+        if self.accept is not None:
+            goal = max(goal, self.accept * float(b.norm()))
         return _verified(self, operator, b, x, k, goal)
 
 

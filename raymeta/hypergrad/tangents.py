@@ -172,7 +172,7 @@ class _TypedNumbers(TorchFunctionMode):
                 like = scalars[0]
                 args = tuple(
                     torch.tensor(x, dtype=like.dtype, device=like.device)
-                    if type(x) in (int, float)
+                    if isinstance(x, int | float)
                     else x
                     for x in args
                 )

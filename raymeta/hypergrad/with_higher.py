@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from raymeta.optim import Memory, Schedule, Setting
 from raymeta.optim.base import Recipe
 from raymeta.problem import BilevelProblem, Descent, TrainState
+from raymeta.tree import detach
 from raymeta.types import Batch, Hparams, Tensors
 
 
@@ -94,16 +95,28 @@ class _InnerLoss(nn.Module):
 
 
 def unroll_with_higher(
-    problem: BilevelProblem, hparams: Hparams, state: TrainState, steps: int
+    problem: BilevelProblem,
+    hparams: Hparams,
+    state: TrainState,
+    steps: int,
+    track: bool = True,
 ) -> TrainState:
     """s_T from s_0, like `unroll`, where `higher`'s optimizers take the steps.
+
+    Args:
+        problem: what is trained.
+        hparams: λ.
+        state: s_0.
+        steps: T.
+        track: whether s_T is in λ's graph (`higher`'s `track_higher_grads`).
 
     Raises:
         ValueError: it cannot take them, or not with their true derivatives.
     """
     step, recipe = _require_truth(problem, hparams, state)
     kept_as, names = _TWINS[recipe.name].kept, list(state.params)
-    model, rule = _patch(_InnerLoss(step, state.params, hparams), recipe, state.params)
+    module = _InnerLoss(step, state.params, hparams)
+    model, rule = _patch(module, recipe, state.params, track)
     slots, taken = state.memory.slots, int(state.memory.step)
     for name, kept in zip(names, rule.state, strict=True):
         mine = {theirs: getattr(slots[name], ours) for theirs, ours in kept_as.items()}
@@ -113,7 +126,8 @@ def unroll_with_higher(
     def materialize(grads: list[Tensor | None]) -> list[Tensor]:
         # Without a gradient it would leave a parameter alone, which may have to decay.
         both = zip(grads, model.parameters(), strict=True)
-        return [torch.zeros_like(p) if g is None else g for g, p in both]
+        full = [torch.zeros_like(p) if g is None else g for g, p in both]
+        return detach(full) if recipe.first_order else full
 
     buffers = state.buffers
     for i in range(steps):
@@ -129,7 +143,9 @@ def unroll_with_higher(
     return TrainState(params, Memory(after, state.memory.step + steps), buffers)
 
 
-def _patch(module: nn.Module, recipe: Recipe, params: Tensors) -> tuple[Any, Any]:
+def _patch(
+    module: nn.Module, recipe: Recipe, params: Tensors, track: bool
+) -> tuple[Any, Any]:
     """The inner loss at these weights, and the optimizer that moves them."""
     with warnings.catch_warnings():
         # Python warns of its source where it compiles it, at the very first import.
@@ -143,7 +159,11 @@ def _patch(module: nn.Module, recipe: Recipe, params: Tensors) -> tuple[Any, Any
         # It doubts its derivatives, but those that are not refused are right.
         warnings.filterwarnings("ignore", "Differentiable RMSprop suffers", UserWarning)
         with higher.innerloop_ctx(
-            module, optimizer, copy_initial_weights=False, override=flags
+            module,
+            optimizer,
+            copy_initial_weights=False,
+            override=flags,
+            track_higher_grads=track,
         ) as (model, rule):
             pass
     # Views, for the reason that `Descent.gradient` gives.

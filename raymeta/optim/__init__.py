@@ -7,6 +7,8 @@ from raymeta.optim.adamw import adamw
 from raymeta.optim.base import HeavyBall, Memory, Optimizer, tensorwise
 from raymeta.optim.clip import clip_by_norm, clip_by_value
 from raymeta.optim.export import export_schedule, load_schedule, replay_with_torch
+from raymeta.optim.first_order import first_order
+from raymeta.optim.from_torch import from_torch
 from raymeta.optim.lion import LionMemory, lion
 from raymeta.optim.nadam import NAdamMemory, nadam
 from raymeta.optim.radam import RAdamMemory, radam
@@ -36,6 +38,8 @@ __all__ = [
     "clip_by_norm",
     "clip_by_value",
     "export_schedule",
+    "first_order",
+    "from_torch",
     "lion",
     "load_schedule",
     "nadam",

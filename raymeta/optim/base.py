@@ -41,12 +41,14 @@ class Recipe(NamedTuple):
         settings: its numbers.
         flags: those of its other arguments that are True.
         update: the update that this describes; one around it (clipping) is another.
+        first_order: whether gradients are cut from the graph (see `first_order`).
     """
 
     name: str
     settings: Settings
     flags: list[str]
     update: Callable[[Tensors, State, Tensors, Tensor], tuple[Tensors, State]]
+    first_order: bool = False
 
 
 class Optimizer(NamedTuple):
