@@ -48,12 +48,16 @@ def run_differences(
 
 
 def largest_relative_error(grads: Tensors, truth: Tensors) -> float:
-    """max over hyperparameters of |g - g*| / |g*|, norms over each one's elements."""
+    """max over hyperparameters of |g - g*| / |g*|, norms over each one's elements.
+
+    NaN if one of them is.
+    """
     assert set(grads) == set(truth)
-    return max(
-        float((grads[name] - truth[name]).norm() / truth[name].norm().clamp(min=1e-12))
+    errors = [
+        (grads[name] - truth[name]).norm() / truth[name].norm().clamp(min=1e-12)
         for name in truth
-    )
+    ]
+    return float(torch.stack(errors).max())
 
 
 def flops(function: Callable[[], object]) -> int:

@@ -85,7 +85,8 @@ class Reverse:
         Raises:
             ValueError: an operator of a step cannot be differentiated twice.
         """
-        require_second_derivatives(problem, hparams)
+        if self.engine == "functional":
+            require_second_derivatives(problem, hparams)
         return start(problem, hparams)
 
     def estimate(
