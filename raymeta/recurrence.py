@@ -29,7 +29,8 @@ class Program(NamedTuple):
     Attributes:
         forward: (x…, c…, b…) -> (f(x, c, b)…, saved…).
         backward: (saved…, α of f…, g…) -> (α of x…, g + α ∂f/∂c…); floating-point
-            tensors only. None in a program without derivatives, which saves nothing.
+            tensors only, and of c only what f depends on. None in a program without
+            derivatives, which saves nothing.
         result: the structure of f(x, c, b).
         depends: for each floating-point tensor of c, whether f depends on it.
     """
@@ -90,43 +91,49 @@ class Recurrence:
         return Program(kernel, None, results[0], [])
 
     def _paired(self, key: Key, inputs: Flat) -> Program:
-        with torch.no_grad():
-            results, structure = flatten(self.function(*_trees(key, inputs)))
         moving = [m for part in key[:2] for m in part.differentiable()]
-        x_count, c_count = (sum(part.differentiable()) for part in key[:2])
-        alphas = _dense(map(torch.ones_like, _floating(results, structure)))
-        g = [torch.zeros_like(z) for z in list(compress(inputs, moving))[x_count:]]
-        depends: list[bool] = []
+        x_count = sum(key[0].differentiable())
 
-        def joint(*flat: Tensor) -> list[Tensor]:
-            at = [z.detach() for z in flat[: len(inputs)]]
+        def pull(
+            at: Flat, cotangents: Flat | None
+        ) -> tuple[list[Tensor], Structure, list[Tensor | None]]:
+            """f(x, c, b), and the cotangents' (ones') pullback to x and c."""
+            at = [z.detach() for z in at]
             leaves = [z.requires_grad_() for z in compress(at, moving)]
             with torch.enable_grad():
                 # Copies, since f may write into its arguments, but not into leaves.
                 copies = [z.clone() for z in at]
-                ends = flatten(self.function(*_trees(key, copies)))[0]
-            cotangents = flat[len(inputs) : len(inputs) + len(alphas)]
-            pulled = _pull(_floating(ends, structure), cotangents, leaves)
-            depends[:] = [p is not None for p in pulled[x_count:]]
+                ends, result = flatten(self.function(*_trees(key, copies)))
+            floating = _floating(ends, result)
+            if cotangents is None:
+                cotangents = _dense(map(torch.ones_like, floating))
+            return ends, result, _pull(floating, cotangents, leaves)
+
+        ends, result, pulled = pull(inputs, None)
+        depends = [p is not None for p in pulled[x_count:]]
+        alphas = _dense(torch.ones_like(z.detach()) for z in _floating(ends, result))
+        cs = list(compress(inputs, moving))[x_count:]
+        g = [torch.zeros_like(z) for z in compress(cs, depends)]
+
+        def joint(*flat: Tensor) -> list[Tensor]:
+            at, rest = flat[: len(inputs)], flat[len(inputs) :]
+            ends, _, pulled = pull(at, rest[: len(alphas)])
+            xs = list(compress(at, moving))[:x_count]
             alpha = [
                 torch.zeros_like(z) if p is None else p
-                for z, p in zip(leaves[:x_count], pulled[:x_count], strict=True)
+                for z, p in zip(xs, pulled, strict=False)
             ]
-            gathered = [
-                g if p is None else g + p
-                for g, p in zip(
-                    flat[len(flat) - c_count :], pulled[x_count:], strict=True
-                )
-            ]
+            found = [p for p in pulled[x_count:] if p is not None]
+            gathered = [g + p for g, p in zip(rest[len(alphas) :], found, strict=True)]
             return _dense([z.detach() for z in (*ends, *alpha, *gathered)])
 
         graph = trace(joint, [*inputs, *alphas, *g])
-        first, second = split(graph, len(inputs), len(results))
+        first, second = split(graph, len(inputs), len(ends))
         forward = build(first, inputs, self._compiled)
         with torch.no_grad():
-            saved = list(forward(*inputs))[len(results) :]
+            saved = list(forward(*inputs))[len(ends) :]
         backward = build(second, [*saved, *alphas, *g], self._compiled)
-        return Program(forward, backward, structure, depends)
+        return Program(forward, backward, result, depends)
 
 
 def chain(x: Any, c: Any, legs: Iterable[tuple[Recurrence, Any]]) -> Any:
@@ -202,8 +209,16 @@ class _Walk:
     def _backward(self, alphas: Flat, g: Flat) -> tuple[Flat, Flat]:
         for program, saved in reversed(self._done):
             assert program.backward is not None
-            pulled = list(program.backward(*saved, *alphas, *g))
-            alphas, g = pulled[: len(pulled) - len(g)], pulled[len(pulled) - len(g) :]
+            own = list(compress(g, program.depends))
+            pulled = list(program.backward(*saved, *alphas, *own))
+            alphas, own = (
+                pulled[: len(pulled) - len(own)],
+                pulled[len(pulled) - len(own) :],
+            )
+            moved = iter(own)
+            g = [
+                next(moved) if d else z for z, d in zip(g, program.depends, strict=True)
+            ]
         return alphas, g
 
 

@@ -1,6 +1,8 @@
 """Families of tasks, by name."""
 
 from collections.abc import Callable
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Protocol
 
@@ -53,46 +55,54 @@ class Family(Protocol):
 
 
 #: Name -> a family of data that ships in packages, with its defaults.
-FAMILIES: dict[str, Callable[[], Family]] = {
+FAMILIES: dict[str, Callable[..., Family]] = {
     "classifiers": LinearClassifiers,
     "digit-batches": DigitBatches,
     "digit-functions": DigitFunctions,
     "few-shot-digits": few_shot_digits,
     "photograph-functions": PhotographFunctions,
     "sinusoid": Sinusoid,
-    "sinusoid-grid": lambda: Sinusoid(grid=100),
+    "sinusoid-grid": partial(Sinusoid, grid=100),
 }
 
 #: Name -> path -> a family of the user's own data.
-FOLDERS: dict[str, Callable[[str | Path], Family]] = {"omniglot": omniglot}
+FOLDERS: dict[str, Callable[..., Family]] = {"omniglot": omniglot}
 
 
-def family(name: str, data: str | Path | None = None) -> Family:
-    """The family of this name, with its defaults.
+def family(name: str, data: str | Path | None = None, **sizes: int) -> Family:
+    """The family of this name, with its defaults unless sizes are given.
 
     Args:
         name: one of `FAMILIES` or `FOLDERS`.
         data: where the user's own data is, for `FOLDERS`.
+        **sizes: the family's own, as `shots` and `queries`.
 
     Raises:
         ValueError: there is none, and which one may be meant; data without need, or
-            needed but not given; data that cannot be used.
+            needed but not given; data that cannot be used; a size that it does not
+            have, or that it cannot have.
     """
     if name not in FAMILIES | FOLDERS:
         raise unknown("family", name, FAMILIES | FOLDERS)
+    has = signature((FAMILIES | FOLDERS)[name]).parameters
+    if foreign := sorted(set(sizes) - set(has)):
+        raise ValueError(
+            f"tasks of family {name!r} have no {foreign[0]}, but got "
+            f"{foreign[0]}={sizes[foreign[0]]}: leave it out"
+        )
     if name in FOLDERS:
         if data is None:
             raise ValueError(
                 f"family {name!r} reads images of your own, but got no data: give the "
                 f"path of a folder with {LAYOUT} inside"
             )
-        return FOLDERS[name](data)
+        return FOLDERS[name](data, **sizes)
     if data is not None:
         raise ValueError(
             f"family {name!r} brings its own data, but got data={str(data)!r}: leave "
             f"it out, or choose one that reads it: {', '.join(sorted(FOLDERS))}"
         )
-    return FAMILIES[name]()
+    return FAMILIES[name](**sizes)
 
 
 def check_family(family: object) -> None:

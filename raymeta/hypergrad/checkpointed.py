@@ -98,13 +98,17 @@ class Checkpointed:
                 s_T, outer_loss = detach(state), problem.outer_loss(state, live)
                 adjoint = Adjoint(outer_loss, leaves)
                 adjoint.pull([outer_loss], values)
+                outer_loss = outer_loss.detach()
             else:
                 adjoint.pull(partition(state)[0], values)
+            # Two stretches' graphs must not be alive at once, and compiled ones live
+            # as long as their ends.
+            del state
         assert adjoint is not None
         adjoint.pull(partition(s_0)[0], [])
         cost = self.cost(problem, hparams)
         return (
-            Hypergradient(outer_loss.detach(), adjoint.grads(), cost),
+            Hypergradient(outer_loss, adjoint.grads(), cost),
             Rollout(s_T, self.steps),
         )
 

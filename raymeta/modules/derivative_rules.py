@@ -133,13 +133,21 @@ def _unfused(function: Callable[..., Any], args: tuple) -> Any:
     mkldnn.enabled = cudnn.enabled = False  # type: ignore[assignment]
     try:
         return function(*args)
+    except RuntimeError as error:
+        if "Batching rule not implemented" not in str(error):
+            raise
+        raise ValueError(
+            f"torch.func.vmap has no rule for {function.__name__}: for tasks of "
+            "meta-learning use engine='higher'"
+        ) from error
     finally:
         mkldnn.enabled, cudnn.enabled = before
 
 
 def weight_norm(noise: Noise, v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     r"""$g\, v / \lVert v \rVert$, `torch.nn.utils.parametrizations.weight_norm`."""
-    return v * (g / torch.norm_except_dim(v, 2, dim))
+    axes = [i for i in range(v.ndim) if dim == -1 or i != dim]
+    return v * (g / torch.linalg.vector_norm(v, 2, axes, keepdim=dim != -1))
 
 
 def batch_norm(

@@ -124,7 +124,7 @@ def module_problem(
             f"{type(module).__name__}: unfreeze some"
         )
     device = next(iter(trained.values())).device
-    seen, judged, written = _copies(module, batch_norm)
+    seen, judged, written = mode_copies(module, batch_norm)
     buffers = {name: b.detach() for name, b in seen.named_buffers()}
     constant = {name for name, p in seen.named_parameters() if not p.requires_grad}
     training = Network(seen, written, device, autocast)
@@ -221,7 +221,9 @@ def module_problem(
     )
 
 
-def _copies(module: nn.Module, policy: Policy) -> tuple[nn.Module, nn.Module, set[str]]:
+def mode_copies(
+    module: nn.Module, policy: Policy
+) -> tuple[nn.Module, nn.Module, set[str]]:
     """What training and evaluation call, and the buffers that they may write into."""
     seen = deepcopy(module).train()
     # Its own modules and modes, but no second copy of what is frozen.

@@ -1,0 +1,70 @@
+"""Almost no inner loop."""
+
+from collections.abc import Mapping, Sequence
+from typing import Unpack
+
+from torch import Tensor, nn
+
+from raymeta.meta.inner import (
+    Inner,
+    Loss,
+    Options,
+    network_of,
+    rule_of,
+    supervised,
+    with_hyperparameters,
+)
+from raymeta.meta.learner import Learner
+from raymeta.optim import sgd
+
+
+def anil(
+    module: nn.Module,
+    *,
+    head: str | Sequence[str],
+    loss: Loss,
+    optimizer: Inner | None = None,
+    steps: int = 1,
+    hyperparameters: Mapping[str, Tensor] | None = None,
+    **options: Unpack[Options],
+) -> Learner:
+    r"""MAML whose inner loop adapts the head only; all weights are meta-learnt.
+
+    $$ \phi_0 = \theta_{\mathrm{head}},\quad \phi_{t+1} = \phi_t -
+       \alpha \nabla_\phi L((\theta_{\mathrm{body}}, \phi_t), \mathrm{support}_i) $$
+
+    Args:
+        module: see `maml`.
+        head: the name of what is adapted, a parameter or a layer in the module, or
+            several, for example "classifier".
+        loss: see `maml`.
+        optimizer: see `maml`.
+        steps: T, the inner steps.
+        hyperparameters: see `maml`.
+        **options: see `Options`.
+
+    Raises:
+        ValueError: no trained parameter is in a head; and see `maml`.
+
+    Source: Raghu et al. 2020, section 4.
+    """
+    network = network_of(module, options)
+    adapted: list[str] = []
+    for part in [head] if isinstance(head, str) else head:
+        inside = [n for n in network.weights if n == part or n.startswith(f"{part}.")]
+        if not inside:
+            raise ValueError(
+                f"anil needs a head with parameters that are trained, but got {part!r} "
+                f"for a module with {list(network.weights)}: name one, or a layer"
+            )
+        adapted += inside
+
+    return supervised(
+        network,
+        meta=with_hyperparameters(network.weights, hyperparameters or {}),
+        loss=loss,
+        optimizer=rule_of(optimizer or sgd(0.01), module, adapted),
+        steps=steps,
+        options=options,
+        start=lambda theta, task: {name: theta[name] for name in adapted},
+    )

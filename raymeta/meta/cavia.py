@@ -1,0 +1,92 @@
+"""Fast context adaptation."""
+
+from collections.abc import Mapping
+from typing import Literal, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from raymeta.meta.inner import (
+    Inner,
+    Loss,
+    Options,
+    network_of,
+    rule_of,
+    supervised,
+    with_hyperparameters,
+)
+from raymeta.meta.learner import Learner
+from raymeta.optim import sgd
+from raymeta.suggest import unknown
+from raymeta.types import Tensors
+
+JOINS = ("input", "argument")
+
+
+def cavia(
+    module: nn.Module,
+    *,
+    loss: Loss,
+    context: int,
+    join: Literal["input", "argument"] = "input",
+    optimizer: Inner | None = None,
+    steps: int = 1,
+    hyperparameters: Mapping[str, Tensor] | None = None,
+    clamp: float | None = None,
+    **options: Unpack[Options],
+) -> Learner:
+    r"""Adapt a context that is an input of the module; learn the weights.
+
+    $$ \phi_0 = 0,\quad \phi_{t+1} = \phi_t -
+       \alpha \nabla_\phi L(\mathrm{net}_\theta(x, \phi_t), \mathrm{support}_i),\quad
+       \min_\theta \sum_i L(\mathrm{net}_\theta(x, \phi_T), \mathrm{query}_i) $$
+
+    Args:
+        module: called with the inputs and φ; its weights are θ.
+        loss: see `maml`.
+        context: how many context parameters.
+        join: "input" puts φ behind the last dimension of the (one) input, (n, ..., d)
+            -> (n, ..., d + context); "argument" calls `module(*inputs, φ)` with φ of
+            shape (context,).
+        optimizer: see `maml`; SGD with a learning rate of 1 by default. φ is called
+            "context".
+        steps: T, the inner steps.
+        hyperparameters: see `maml`.
+        clamp: bound on the elements of each task's meta-gradient, before the mean over
+            tasks. The authors' code has 10; it biases the mean.
+        **options: see `Options`.
+
+    Raises:
+        ValueError: no context parameters; an unknown join; and see `maml`.
+
+    Source: Zintgraf et al. 2019, Algorithm 1 and eq. 3-4.
+    """
+    if context < 1:
+        raise ValueError(f"cavia needs context >= 1, but got context={context}")
+    if join not in JOINS:
+        raise unknown("join", join, JOINS)
+    network = network_of(module, options)
+    some = next(iter(network.weights))
+
+    def arguments(params: Tensors, inputs: tuple) -> tuple:
+        phi = params["context"]
+        if join == "argument":
+            return (*inputs, phi)
+        (x,) = inputs
+        return (torch.cat([x, phi.expand(*x.shape[:-1], context)], -1),)
+
+    def clamped(grads: Tensors) -> Tensors:
+        assert clamp is not None
+        return {name: g.clamp(-clamp, clamp) for name, g in grads.items()}
+
+    return supervised(
+        network,
+        meta=with_hyperparameters(network.weights, hyperparameters or {}),
+        loss=loss,
+        optimizer=rule_of(optimizer or sgd(1.0)),
+        steps=steps,
+        options=options,
+        start=lambda theta, task: {"context": theta[some].new_zeros(context)},
+        arguments=arguments,
+        transform=None if clamp is None else clamped,
+    )

@@ -1,0 +1,227 @@
+"""The inner loop of supervised tasks: what most algorithms share."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from raymeta.data.episodes import Episode, Examples
+from raymeta.hypergrad import Estimator
+from raymeta.meta.learner import Learner
+from raymeta.meta.network import MetaNetwork
+from raymeta.meta.noise import TaskNoise
+from raymeta.modules.norms import Policy
+from raymeta.optim import Optimizer, from_torch
+from raymeta.problem import BilevelProblem, Descent, TrainState
+from raymeta.tree import tree_map
+from raymeta.types import Batch, Tensors
+
+#: (outputs, targets) of a batch -> the mean over its examples, shape ().
+Loss = Callable[[Any, Any], Tensor]
+
+#: A rule; θ -> a rule; or an optimizer of `torch.optim`, or what makes one from
+#: parameters: its class, or a `partial` of that.
+Inner = (
+    Optimizer
+    | Callable[[Tensors], Optimizer]
+    | torch.optim.Optimizer
+    | type[torch.optim.Optimizer]
+    | partial[torch.optim.Optimizer]
+)
+
+
+class Options(TypedDict, total=False):
+    """What every algorithm on a module takes.
+
+    Attributes:
+        metrics: name -> (outputs, targets) -> the mean over examples, shape ();
+            computed on the query beside its loss.
+        batch_norm: what batch norms normalize with, "batch" by default: the examples
+            that are evaluated together (Finn et al. 2017). Others: see
+            `raymeta.module_problem`.
+        seed: of randomness inside the module (dropout): with it, a task's data and the
+            inner step decide.
+    """
+
+    metrics: Mapping[str, Loss]
+    batch_norm: Policy
+    seed: int
+
+
+def network_of(module: nn.Module, options: Options) -> MetaNetwork:
+    """The module under the policies that the options choose."""
+    return MetaNetwork(module, options.get("batch_norm", "batch"))
+
+
+def rule_of(
+    inner: Inner, module: nn.Module | None = None, adapted: Iterable[str] = ()
+) -> Callable[[Tensors], Optimizer]:
+    """θ -> the inner update rule, however it is given.
+
+    Args:
+        inner: see `Inner`.
+        module: whose parameters an optimizer of `torch.optim` that is given has.
+        adapted: those that it must have, by name.
+
+    Raises:
+        ValueError: `raymeta.optim` has no such rule.
+    """
+    if isinstance(inner, Optimizer):
+        return lambda theta: inner
+    if isinstance(inner, torch.optim.Optimizer):
+        own = {} if module is None else dict(module.named_parameters())
+        rule = from_torch(inner, {name: own[name] for name in adapted} or None)
+        return lambda theta: rule
+    made = inner.func if isinstance(inner, partial) else inner
+    if isinstance(made, type) and issubclass(made, torch.optim.Optimizer):
+        rule = from_torch(inner)  # type: ignore[arg-type]  # of one parameter
+        return lambda theta: rule
+    return inner  # type: ignore[return-value]  # what is left of `Inner`
+
+
+def with_hyperparameters(
+    weights: Tensors, hyperparameters: Mapping[str, Tensor]
+) -> Tensors:
+    """θ: a module's weights and what else is meta-learnt.
+
+    Raises:
+        ValueError: a name that a weight has already; a value that is no tensor of
+            floats.
+    """
+    for name, value in hyperparameters.items():
+        if name in weights:
+            raise ValueError(
+                f"a meta-learnt hyperparameter needs a name of its own, but {name!r} "
+                "is a weight of the module: rename it"
+            )
+        if not (isinstance(value, Tensor) and value.is_floating_point()):
+            raise ValueError(
+                f"a meta-learnt hyperparameter must be a tensor of floats, but {name!r}"
+                f" is {value!r}: pass torch.tensor({value!r})"
+            )
+    return {**weights, **hyperparameters}
+
+
+def mean_loss(loss: Loss, outputs: Any, examples: Examples) -> Tensor:
+    r"""$\sum_j w_j \ell_j / \sum_j w_j$, shape ()."""
+
+    def of_one(output: Any, target: Any) -> Tensor:
+        return loss(*tree_map(lambda x: x[None], (output, target)))
+
+    each = vmap(of_one)(outputs, examples.targets)
+    return (examples.weight * each).sum() / examples.weight.sum()
+
+
+def _support(task: Episode, theta: Tensors, t: Tensor) -> Examples:
+    return task.support
+
+
+def _as_given(params: Tensors, inputs: tuple) -> tuple:
+    return inputs
+
+
+def supervised(
+    network: MetaNetwork,
+    *,
+    meta: Tensors,
+    loss: Loss,
+    optimizer: Callable[[Tensors], Optimizer],
+    steps: int,
+    options: Options,
+    start: Callable[[Tensors, Episode], Tensors],
+    arguments: Callable[[Tensors, tuple], tuple] = _as_given,
+    penalty: Callable[[Tensors, Tensors], Tensor] | None = None,
+    seen: Callable[[Episode, Tensors, Tensor], Examples] = _support,
+    judge: Callable[[Tensor, TrainState, Tensors], Tensor] | None = None,
+    estimator: Estimator | None = None,
+    transform: Callable[[Tensors], Tensors] | None = None,
+) -> Learner:
+    r"""Adapt some tensors φ to labelled examples, with the network at θ and φ.
+
+    $$ \phi_0 = \mathrm{start}(\theta),\quad f_i(\phi, \theta) =
+       L(\mathrm{net}_{\theta, \phi}, \mathrm{support}_i) + P(\phi, \theta),\quad
+       E_i(\phi, \theta) = L(\mathrm{net}_{\theta, \phi}, \mathrm{query}_i) $$
+
+    Args:
+        network: its weights are those of φ, and of θ where φ has none of that name.
+        meta: θ to start from.
+        loss: L; see `mean_loss`.
+        optimizer: θ -> the inner update rule.
+        steps: T.
+        options: what is left of the algorithm's arguments.
+        start: (θ, task) -> φ_0.
+        arguments: (φ, inputs) -> what the network is called with; the inputs unless
+            given.
+        penalty: P: (φ, θ) -> shape (); none unless given.
+        seen: (task, θ, t) -> the examples that step t sees; the support unless given.
+        judge: (query loss, s_T, θ) -> the outer loss; the query loss unless given.
+        estimator: see `Learner`.
+        transform: see `Learner`.
+    """
+    metrics, seed = options.get("metrics", {}), options.get("seed", 0)
+
+    def called_with(params: Tensors, examples: Examples) -> tuple:
+        given: Any = examples.inputs
+        return arguments(params, given if isinstance(given, tuple) else (given,))
+
+    def problem(task: Episode) -> BilevelProblem:
+        def init(theta: Tensors) -> TrainState:
+            params = start(theta, task)
+            memory = optimizer(theta).init(params)
+            return TrainState(params, memory, network.buffers(theta))
+
+        def batch(t: int) -> Batch:
+            return Batch(torch.tensor(t, device=task.query.weight.device), ())
+
+        def inner_loss(
+            params: Tensors, buffers: Tensors, theta: Tensors, batch: Batch
+        ) -> tuple[Tensor, Tensors]:
+            examples = seen(task, theta, batch.index)
+            outputs, buffers = network.train(
+                {**theta, **params},
+                buffers,
+                called_with(params, examples),
+                TaskNoise(seed, task, batch.index),
+            )
+            value = mean_loss(loss, outputs, examples)
+            if penalty is not None:
+                value = value + penalty(params, theta)
+            return value, buffers
+
+        def answer(state: TrainState, theta: Tensors) -> Any:
+            return network.judge(
+                {**theta, **state.params},
+                state.buffers,
+                called_with(state.params, task.query),
+                TaskNoise(seed, task, steps),
+            )
+
+        def outer_loss(state: TrainState, theta: Tensors) -> Tensor:
+            value = mean_loss(loss, answer(state, theta), task.query)
+            return value if judge is None else judge(value, state, theta)
+
+        def measured(state: TrainState, theta: Tensors) -> Tensors:
+            with torch.no_grad():
+                outputs = answer(state, theta)
+                each = metrics.items()
+                return {k: mean_loss(metric, outputs, task.query) for k, metric in each}
+
+        return BilevelProblem(
+            init=init,
+            batch=batch,
+            step=Descent(inner_loss, optimizer),
+            outer_loss=outer_loss,
+            inner_loss=lambda s, h, b: inner_loss(s.params, s.buffers, h, b)[0],
+            metrics=measured if metrics else None,
+        )
+
+    return Learner(
+        meta=meta,
+        problem=problem,
+        steps=steps,
+        estimator=estimator,
+        transform=transform,
+    )

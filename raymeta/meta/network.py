@@ -1,0 +1,89 @@
+"""The user's module as a function of its weights, in inner loops and on queries."""
+
+from typing import Any
+
+from torch import nn
+
+from raymeta.meta.noise import TaskNoise
+from raymeta.modules.networks import Needs, Network
+from raymeta.modules.norms import Policy
+from raymeta.modules.training import mode_copies
+from raymeta.types import Tensors
+
+
+class MetaNetwork:
+    """A module whose weights come from outside; itself it is never changed.
+
+    Inner steps call it in training mode, queries in evaluation mode. Randomness inside
+    it (dropout) is that of a `TaskNoise`. Frozen parameters stay as they are now, on
+    the weights' device.
+
+    Args:
+        module: any.
+        batch_norm: a policy of batch norms; see `raymeta.module_problem`.
+
+    Attributes:
+        weights: its parameters that require grad, by name, as they are now.
+
+    Raises:
+        ValueError: nothing to train; an unknown policy; running statistics that have no
+            derivative.
+    """
+
+    def __init__(self, module: nn.Module, batch_norm: Policy) -> None:
+        trained = {k: p for k, p in module.named_parameters() if p.requires_grad}
+        if not trained:
+            raise ValueError(
+                "meta-learning needs a module with parameters that require grad, but "
+                f"got {type(module).__name__}: unfreeze some"
+            )
+        self.weights = {name: p.detach().clone() for name, p in trained.items()}
+        device = next(iter(trained.values())).device
+        seen, judged, written = mode_copies(module, batch_norm)
+        self._frozen = {
+            name: p.detach()
+            for name, p in seen.named_parameters()
+            if name not in trained
+        }
+        self._buffers = {name: b.detach() for name, b in seen.named_buffers()}
+        self._training = Network(seen, written, device, None)
+        self._evaluation = Network(judged, written, device, None)
+        for network in (self._training, self._evaluation):
+            network.provide(Needs(substitutes=True, generator=False))
+
+    def buffers(self, theta: Tensors) -> Tensors:
+        """Those that an inner loop starts with, on θ's device."""
+        return _beside(self._buffers, theta)
+
+    def own(self, theta: Tensors) -> Tensors:
+        """The module's weights, on θ's device."""
+        return _beside(self.weights, theta)
+
+    def train(
+        self, weights: Tensors, buffers: Tensors, inputs: tuple, noise: TaskNoise
+    ) -> tuple[Any, Tensors]:
+        """Outputs in training mode, and the buffers as the module leaves them.
+
+        Args:
+            weights: by name; others are ignored.
+            buffers: by name.
+            inputs: what the module is called with.
+            noise: randomness inside it.
+        """
+        return self._training(self._all(weights), buffers, inputs, noise)
+
+    def judge(
+        self, weights: Tensors, buffers: Tensors, inputs: tuple, noise: TaskNoise
+    ) -> Any:
+        """Outputs in evaluation mode."""
+        return self._evaluation(self._all(weights), buffers, inputs, noise)[0]
+
+    def _all(self, weights: Tensors) -> Tensors:
+        given = {name: weights[name] for name in self.weights}
+        return given | _beside(self._frozen, given)
+
+
+def _beside(constants: Tensors, weights: Tensors) -> Tensors:
+    """Constants on the weights' device."""
+    device = next(iter(weights.values())).device
+    return {name: x.to(device) for name, x in constants.items()}
