@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raymeta import analysis, hypergrad, modules, optim, tasks
+    from raymeta import analysis, hypergrad, meta, modules, optim, tasks
     from raymeta.hypergrad import hypergradient, tower
     from raymeta.loop import Report, Result, optimize
     from raymeta.modules import module_problem
@@ -31,6 +31,7 @@ __all__ = [
     "descent",
     "hypergrad",
     "hypergradient",
+    "meta",
     "module_problem",
     "modules",
     "optim",

@@ -11,6 +11,9 @@ from typing import Any
 
 from raymeta import config
 
+#: Files in jobs/ that are a command themselves.
+SCRIPTS = ("compare.py", "meta_train.py")
+
 
 def _setting(default: Any, help_: str) -> Any:
     return field(default=default, metadata={"help": help_})
@@ -46,6 +49,68 @@ class OptimizeSettings:
     seed: int = _setting(0, "of the task's sample")
     name: str = _setting("optimize", "folder of the results; overwritten")
     storage: str = _setting("results", "where the folder is")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Settings of `raymeta train`."""
+
+    algorithm: str = _setting("maml", "meta-learning algorithm, by name")
+    family: str = _setting("sinusoid", "family of tasks, by name")
+    data: str | None = _setting(None, "path of your own data, for omniglot")
+    workers: int = _setting(2, "processes that share the tasks of a step")
+    gpus: int = _setting(0, "GPUs of all workers together, as many for each")
+    outer_steps: int | None = _setting(None, "outer steps; automatic: the recipe's")
+    tasks_per_step: int | None = _setting(
+        None, "tasks of an outer step, of all workers; automatic: the recipe's"
+    )
+    tasks_per_worker: int | None = _setting(
+        None, "in place of --tasks-per-step: tasks of each worker"
+    )
+    inner_lr: float | None = _setting(
+        None, "inner learning rate; automatic: the recipe's"
+    )
+    inner_steps: int | None = _setting(None, "inner steps; automatic: the recipe's")
+    outer_lr: float | None = _setting(
+        None, "outer learning rate, of Adam; automatic: the recipe's"
+    )
+    clip_norm: float | None = _setting(
+        None, "longest meta-gradient; automatic: no limit"
+    )
+    context: int | None = _setting(
+        None, "context parameters, for cavia and functa; automatic: the recipe's"
+    )
+    ways: int | None = _setting(None, "classes of a task; automatic: the family's")
+    shots: int | None = _setting(None, "support examples; automatic: the family's")
+    queries: int | None = _setting(None, "query examples; automatic: the family's")
+    seeds: int = _setting(1, "how many seeds, from 0, one after the other")
+    val_tasks: int | None = _setting(
+        None, "held-out tasks that choose the best θ; automatic: the recipe's"
+    )
+    test_tasks: int | None = _setting(
+        None, "held-out tasks of the final evaluation; automatic: the recipe's"
+    )
+    test_steps: int | None = _setting(
+        None, "most inner steps of the final evaluation; automatic: the recipe's"
+    )
+    checkpoint_every: int = _setting(
+        100, "outer steps between validations, each with a checkpoint"
+    )
+    keep: int = _setting(3, "checkpoints kept besides the best one")
+    max_skips: int = _setting(
+        10, "updates skipped in a row, for want of finite numbers, before giving up"
+    )
+    engine: str = _setting("functional", "what takes inner steps: functional or higher")
+    compile: bool = _setting(False, "compile the inner steps")
+    dtype: str = _setting("float32", "float32 or float64")
+    wait: float = _setting(60.0, "seconds to wait for CPUs and GPUs that are missing")
+    retries: int = _setting(3, "how often to go on after workers died")
+    name: str | None = _setting(
+        None,
+        "folder of the results; the same name resumes, on any number of workers; "
+        "automatic: algorithm, family and time",
+    )
+    storage: str = _setting("results", "where the folder is; all nodes must see it")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,7 +154,13 @@ def _parser() -> argparse.ArgumentParser:
         "learn a task's hyperparameters by hypergradient descent, without Ray",
         settings=OptimizeSettings,
     )
-    report = command("report", _report, "print and draw the results of a comparison")
+    command(
+        "train",
+        _train,
+        "meta-learn on a family of tasks, data-parallel on Ray Train",
+        settings=TrainSettings,
+    )
+    report = command("report", _report, "print and draw the results of a run")
     report.add_argument("folder", help="a folder of results, or a frame.parquet")
     command("list", _list, "tasks, methods and estimators by name")
     return parser
@@ -113,22 +184,72 @@ def _compare(arguments: argparse.Namespace) -> None:
             slots=settings.slots,
         )
     except KeyboardInterrupt:
-        command = shlex.join([sys.argv[0], *_flags(settings, name=name)])
-        frame = Path(settings.storage) / name / "frame.parquet"
-        kept = f"what was reported is in {frame}; " if frame.exists() else ""
-        raise KeyboardInterrupt(f": {kept}go on with\n  {command}") from None
+        raise _resumable("compare", settings, name) from None
     _summarize(Path(settings.storage) / name)
 
 
-def _flags(settings: CompareSettings, **changed: Any) -> list[str]:
+def _resumable(command: str, settings: Any, name: str) -> KeyboardInterrupt:
+    """Ctrl-C, with the command that goes on from there."""
+    program = ["python"] * sys.argv[0].endswith(".py") + [sys.argv[0]]
+    line = shlex.join([*program, *_flags(command, settings, name=name)])
+    frame = Path(settings.storage) / name / "frame.parquet"
+    kept = f"what was reported is in {frame}; " if frame.exists() else ""
+    return KeyboardInterrupt(f": {kept}go on with\n  {line}")
+
+
+def _flags(command: str, settings: Any, **changed: Any) -> list[str]:
     """The flags that give these settings."""
     values = {k: getattr(settings, k) for k in settings.__dataclass_fields__} | changed
-    flags = ["compare"] if Path(sys.argv[0]).stem == "raymeta" else []
+    flags = [] if Path(sys.argv[0]).name in SCRIPTS else [command]
     for name, value in values.items():
-        if value is not None:
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
             listed = value if isinstance(value, tuple) else (value,)
-            flags += [f"--{name.replace('_', '-')}", *map(str, listed)]
+            flags += [f"--{flag}", *map(str, listed)]
     return flags
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    settings = config.read(arguments, TrainSettings)
+    # Said at once: importing torch and Ray takes seconds.
+    print("raymeta: preparing the training", flush=True)
+    from raymeta.folder import new_name
+    from raymeta.train import recipe, train
+
+    name = settings.name or new_name(
+        settings.storage, [settings.algorithm, settings.family]
+    )
+    place = ("workers", "gpus", "wait", "retries", "storage")
+    own = {"name", "seeds", "tasks_per_worker", *place}
+    chosen = {
+        field: getattr(settings, field)
+        for field in settings.__dataclass_fields__
+        if field not in own
+    }
+    chosen["seeds"] = tuple(range(settings.seeds))
+    chosen["tasks_per_step"] = _tasks_per_step(settings)
+    try:
+        train(
+            recipe(**chosen),
+            name=name,
+            **{field: getattr(settings, field) for field in place},
+        )
+    except KeyboardInterrupt:
+        raise _resumable("train", settings, name) from None
+    _summarize(Path(settings.storage) / name)
+
+
+def _tasks_per_step(settings: TrainSettings) -> int | None:
+    if settings.tasks_per_worker is None:
+        return settings.tasks_per_step
+    if settings.tasks_per_step is not None:
+        raise ValueError(
+            f"give --tasks-per-step or --tasks-per-worker, but got both: "
+            f"{settings.tasks_per_step} and {settings.tasks_per_worker}"
+        )
+    return settings.workers * settings.tasks_per_worker
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -136,13 +257,19 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _summarize(path: Path) -> None:
-    """Print the ranking; draw the figures beside the frame."""
+    """Print the ranking or the evaluation; draw the figures beside the frame."""
     from raymeta import analysis
 
-    frame = analysis.read(path)
-    print("\n" + analysis.format_ranking(analysis.ranking(frame)) + "\n")
     folder = path if path.is_dir() else path.parent
-    for figure in analysis.write_figures(frame, folder):
+    if analysis.is_training(folder):
+        frame = analysis.read_training(folder)
+        print("\n" + analysis.format_evaluation(frame) + "\n")
+        figures = analysis.write_training_figures(frame, folder)
+    else:
+        frame = analysis.read(path)
+        print("\n" + analysis.format_ranking(analysis.ranking(frame)) + "\n")
+        figures = analysis.write_figures(frame, folder)
+    for figure in figures:
         print(f"drawn: {figure}")
 
 
@@ -229,6 +356,7 @@ def _list(arguments: argparse.Namespace) -> None:
     from raymeta import tasks
     from raymeta.hypergrad.registry import ESTIMATORS
     from raymeta.search.methods import METHODS
+    from raymeta.train import ALGORITHMS, KIND_OF
 
     print("tasks")
     for name in tasks.names():
@@ -244,6 +372,12 @@ def _list(arguments: argparse.Namespace) -> None:
     print("estimators")
     for name in ESTIMATORS:
         print(f"  {name}")
+    print("meta-learning algorithms")
+    for name, algorithm in ALGORITHMS.items():
+        families = [
+            family for family, kind in KIND_OF.items() if kind in algorithm.inner
+        ]
+        print(f"  {name:<16} {' '.join(families)}")
 
 
 if __name__ == "__main__":

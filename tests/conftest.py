@@ -1,4 +1,4 @@
-"""Shared fixtures: double precision, one thread, no leftovers of a test's settings."""
+"""Shared fixtures: double precision, one thread, one cluster, no leftovers."""
 
 from collections.abc import Iterator
 
@@ -17,3 +17,18 @@ def float64() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """The address of a Ray with two CPUs; the driver is connected."""
+    from raymeta.session import ray  # which takes seconds, so only where it is needed
+
+    options = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False}
+    try:
+        context = ray.init("local", object_store_memory=80 << 20, **options)
+    except Exception:  # Ray's own start limit, on a busy machine
+        ray.shutdown()
+        context = ray.init("local", object_store_memory=80 << 20, **options)
+    yield context.address_info["gcs_address"]
+    ray.shutdown()

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from raymeta import config
-from raymeta.cli import CompareSettings, _flags, _parser, main
+from raymeta.cli import CompareSettings, TrainSettings, _flags, _parser, main
 
 
 def test_help_names_every_flag_with_its_default(capsys):
@@ -20,6 +20,16 @@ def test_help_names_every_flag_with_its_default(capsys):
         assert flag in text
     assert "(default: digits)" in text
     assert "(default: 3)" in text
+
+
+def test_the_help_of_train_names_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name in TrainSettings.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in text
+    for default in ("maml", "sinusoid", "2", "60.0", "results"):
+        assert f"(default: {default})" in text
 
 
 def test_optimize_writes_a_frame_and_the_loss_curves(tmp_path, capsys):
@@ -45,6 +55,17 @@ def test_optimize_writes_a_frame_and_the_loss_curves(tmp_path, capsys):
         (["compare", "--budget", "0.5"], "a budget must cover a full training run"),
         (["compare", "--seeds", "0"], "needs some seeds, but got none"),
         (["report", "nowhere"], "nowhere"),
+        (["train", "--algorithm", "mamll"], "unknown algorithm 'mamll'"),
+        (["train", "--family", "sinusoids"], "unknown family 'sinusoids'"),
+        (["train", "--workers", "0"], "needs workers >= 1, but got workers=0"),
+        (["train", "--workers", "2", "--gpus", "3"], "got gpus=3 for workers=2"),
+        (["train", "--seeds", "0"], "needs seeds, each once, but got []"),
+        (["train", "--engine", "lower"], "unknown engine 'lower'"),
+        (["train", "--family", "omniglot", "--data", "nowhere"], "nowhere"),
+        (
+            ["train", "--tasks-per-step", "4", "--tasks-per-worker", "2"],
+            "give --tasks-per-step or --tasks-per-worker, but got both: 4 and 2",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -94,7 +115,7 @@ def test_a_wrong_file_is_named_with_the_field(text, message, tmp_path, capsys):
 def test_flags_reproduce_the_settings(monkeypatch):
     settings = CompareSettings(tasks=("a", "b"), seeds=5, budget=10.0)
     monkeypatch.setattr(sys, "argv", ["bin/raymeta"])
-    flags = _flags(settings, name="x")
+    flags = _flags("compare", settings, name="x")
     assert flags == [
         "compare", "--tasks", "a", "b", "--budget", "10.0", "--seeds", "5",
         "--name", "x", "--storage", "results",
@@ -104,10 +125,37 @@ def test_flags_reproduce_the_settings(monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("program", "start"),
+    [
+        ("bin/raymeta", ["train"]),
+        ("jobs/meta_train.py", []),
+        ("raymeta/cli.py", ["train"]),
+    ],
+)
+def test_flags_of_a_job_do_not_name_its_command(program, start, monkeypatch):
+    settings = TrainSettings(workers=3, compile=True, inner_lr=0.5)
+    monkeypatch.setattr(sys, "argv", [program])
+    flags = _flags("train", settings, name="x")
+    assert flags[: len(start) + 1] == [*start, "--algorithm"]
+    assert "--compile" in flags
+    read = config.read(
+        _parser().parse_args(["train", *flags[len(start) :]]), TrainSettings
+    )
+    assert read == replace(settings, name="x")
+
+
 def test_list_names_tasks_methods_and_estimators(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
-    for name in ("digits-global", "quadratic", "asha", "long_term", "forward_online"):
+    for name in (
+        "digits-global",
+        "quadratic",
+        "asha",
+        "long_term",
+        "forward_online",
+        "cavia",
+    ):
         assert name in out
 
 

@@ -11,6 +11,8 @@ import pandas as pd
 from ray import tune
 from ray.tune import RunConfig, TuneConfig, TuneError, Tuner
 
+from raymeta.interrupt import Interrupt
+from raymeta.progress import Progress, clock
 from raymeta.search.courses import course_of
 from raymeta.search.folder import Folder, folder_of
 from raymeta.search.frame import to_frame
@@ -18,9 +20,10 @@ from raymeta.search.journal import Event, open_journal
 from raymeta.search.ledger import Ledger
 from raymeta.search.multiplex import CellScheduler, CellSearcher, Pulse
 from raymeta.search.plan import Methods, Plan, Tasks, make_plan
-from raymeta.search.progress import Progress, clock, opening, progress_lines
-from raymeta.search.session import Interrupt, running, silence
+from raymeta.search.progress import opening, progress_lines
+from raymeta.search.quiet import silence
 from raymeta.search.worker import run_trial
+from raymeta.session import running
 
 SAVE_EVERY_S = 30.0
 FINISHED: Event = {"event": "finished"}
@@ -99,7 +102,9 @@ def _run(
     saver = _Saver(ledger, folder)
 
     def keep_house() -> None:
-        display.update(ledger.standings)
+        display.update(
+            lambda width: progress_lines(ledger.standings(), display.elapsed, width)
+        )
         saver.save_if_due()
 
     folder.record_run()

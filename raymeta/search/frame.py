@@ -1,9 +1,7 @@
 """The tidy frame: one row per report, computed from what the courses have heard."""
 
 import math
-import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -52,13 +50,6 @@ def to_frame(courses: Iterable[Course]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(dtypes))
     # Not strings: pandas before 3 would turn a missing one into "nan".
     return frame.astype({name: d for name, d in dtypes.items() if d != "str"})
-
-
-def write_frame(frame: pd.DataFrame, path: Path) -> None:
-    """Write parquet in one piece: a reader sees the old frame or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    frame.to_parquet(temporary, index=False)
-    os.replace(temporary, path)
 
 
 def _rows(course: Course, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:

@@ -1,11 +1,12 @@
 """The journal of a comparison: every trial that started, everything that was said."""
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from raymeta.folder import hold
 
 Event = dict[str, Any]
 
@@ -37,13 +38,7 @@ def open_journal(path: Path) -> Iterator[Journal]:
         ValueError: another process holds it.
     """
     with path.open("a+b", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"a comparison runs in one process, but another one is writing {path}: "
-                "wait for it, or use another name"
-            ) from None
+        hold(file, "comparison")
         _drop_torn_line(file)
         yield Journal(file)
 

@@ -14,8 +14,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from raymeta.interrupt import Interrupt
 from raymeta.search.ledger import Ledger
-from raymeta.search.session import Interrupt
 
 
 class _NotSaved:

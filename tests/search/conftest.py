@@ -1,4 +1,4 @@
-"""Comparisons without a cluster, and the one cluster that some tests share."""
+"""Comparisons without a cluster."""
 
 import contextlib
 import sys
@@ -13,7 +13,6 @@ from raymeta.search.frame import to_frame
 from raymeta.search.journal import open_journal
 from raymeta.search.ledger import Ledger
 from raymeta.search.plan import make_plan
-from raymeta.search.session import ray
 
 sys.path.insert(0, str(Path(__file__).parent))
 import search_toys
@@ -72,16 +71,3 @@ def bench(tmp_path):
             return Bench(ledger, journal)
 
         yield build
-
-
-@pytest.fixture(scope="session")
-def cluster():
-    """The address of a Ray with two CPUs; the driver is connected."""
-    options = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False}
-    try:
-        context = ray.init("local", object_store_memory=80 << 20, **options)
-    except Exception:  # Ray's own start limit, on a busy machine
-        ray.shutdown()
-        context = ray.init("local", object_store_memory=80 << 20, **options)
-    yield context.address_info["gcs_address"]
-    ray.shutdown()

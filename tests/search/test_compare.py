@@ -16,7 +16,7 @@ from raymeta.space import Positive, Space
 
 @pytest.fixture(autouse=True)
 def _no_ray(monkeypatch):
-    for start in ("raymeta.search.session._start", "ray.tune.Tuner.fit"):
+    for start in ("raymeta.session._start", "ray.tune.Tuner.fit"):
         monkeypatch.setattr(start, lambda *args: pytest.fail("started Ray"))
 
 

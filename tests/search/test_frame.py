@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from search_toys import Bowl, Listed, Walk
 
+from raymeta.folder import write_frame
 from raymeta.search.courses import course_of
-from raymeta.search.frame import to_frame, write_frame
+from raymeta.search.frame import to_frame
 from raymeta.search.plan import make_plan
 from raymeta.space import Choice, Positive, Space
 

@@ -9,9 +9,9 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from search_toys import Bowl, Listed
 
+from raymeta.interrupt import Interrupt
 from raymeta.search import worker
 from raymeta.search.multiplex import CellScheduler, CellSearcher, Pulse
-from raymeta.search.session import Interrupt
 
 
 def trial_of(config, status=Trial.PENDING):

@@ -17,7 +17,7 @@ from ray import cloudpickle
 from search_toys import Bowl, Deadly, Stuck, Unsendable, Walk
 
 from raymeta.search import compare
-from raymeta.search.session import ray
+from raymeta.session import ray
 
 pytestmark = pytest.mark.ray
 

@@ -3,10 +3,11 @@ import math
 import pytest
 from search_toys import Bowl
 
+from raymeta.progress import Progress, clock
 from raymeta.search.cells import CellName
 from raymeta.search.ledger import Standing
 from raymeta.search.plan import make_plan
-from raymeta.search.progress import Progress, clock, opening, progress_lines
+from raymeta.search.progress import opening, progress_lines
 
 METHODS = ("random", "asha", "tpe", "short_term", "long_term", "forward")
 
@@ -101,7 +102,9 @@ def test_log_lines_come_every_ten_seconds(monkeypatch):
     progress = Progress(lines.append)
     for second in range(35):
         time.now = float(second)
-        progress.update(lambda: [standing("tpe", 0, 0.5)])
+        progress.update(
+            lambda width: progress_lines([standing("tpe", 0, 0.5)], progress.elapsed)
+        )
 
     assert [line.split()[0] for line in lines] == ["0:10", "0:20", "0:30"]
 
@@ -112,7 +115,9 @@ def test_a_terminal_shows_one_block_in_place(monkeypatch, capsys):
     progress = Progress(True)
     for second in (2.0, 4.0):
         time.now = second
-        progress.update(lambda: [standing("tpe", 0, 0.5)])
+        progress.update(
+            lambda width: progress_lines([standing("tpe", 0, 0.5)], progress.elapsed)
+        )
     progress.say(["done"])
 
     block = "digits: tpe 50% -      | 0 running\n"

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from raymeta.search.session import Interrupt
+from raymeta.interrupt import Interrupt
 
 PREPARED = """
 import os, sys
@@ -46,13 +46,13 @@ def test_the_environment_is_prepared_before_ray_is_imported(address):
         assert len(token) == 64
 
 
-def test_the_first_interrupt_asks_and_the_second_stops():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_stops(number):
+    before = signal.getsignal(number)
     with Interrupt() as interrupt:
         assert not interrupt.requested
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         assert interrupt.requested
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(number) == before

@@ -1,18 +1,16 @@
-"""Ray as a comparison needs it: quiet, and embedded unless the caller brings a cluster.
+"""Ray as jobs need it: quiet, and embedded unless the caller brings a cluster.
 
-Every module of `raymeta.search` is imported after this one (`__init__` sees to it), so
-that these settings are in place when Ray is first imported.
+Every module that imports Ray is imported after this one (the `__init__` of
+`raymeta.search` and of `raymeta.train` see to it), so that these settings are in place
+when Ray is first imported.
 """
 
 import logging
 import os
 import secrets
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 for _name, _value in {
@@ -24,6 +22,7 @@ for _name, _value in {
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # 2 s lose trials on a busy machine
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0 the old output prints nothing
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 s notice the end of a run late
     "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # trials see the GPUs there are
@@ -36,24 +35,25 @@ if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & set(os.environ) and "ray" not in sys.m
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
-import optuna  # noqa: E402
 import ray  # noqa: E402
+
+from raymeta.interrupt import uninterrupted  # noqa: E402
 
 OBJECT_STORE_BYTES = 80 << 20  # of an embedded Ray: tasks and methods, nothing large
 
 
 @contextmanager
 def running(slots: int | None) -> Iterator[int]:
-    """Ray, for the time of a comparison.
+    """Ray, for the time of a job.
 
     A Ray that runs already is used and left alone; `RAY_ADDRESS` names a cluster to
     connect to; otherwise an embedded one starts and ends with the context.
 
     Args:
-        slots: trials at once; as many as the cluster has CPUs by default.
+        slots: processes at once; as many as the cluster has CPUs by default.
 
     Yields:
-        How many trials to run at once.
+        How many processes to run at once.
 
     Raises:
         ValueError: the cluster has no CPU.
@@ -65,7 +65,7 @@ def running(slots: int | None) -> Iterator[int]:
     try:
         yield slots or _cpus()
     finally:
-        with _uninterrupted():
+        with uninterrupted():
             ray.shutdown()
 
 
@@ -92,7 +92,7 @@ def _init(options: dict[str, Any]) -> None:
     try:
         ray.init(**options)
     except BaseException:
-        with _uninterrupted():
+        with uninterrupted():
             ray.shutdown()
         raise
 
@@ -105,56 +105,3 @@ def _cpus() -> int:
             "none: pass slots= to wait for nodes that are about to join"
         )
     return cpus
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Keep Tune and Optuna from speaking: failed trials are rows of the frame."""
-    tune_log = logging.getLogger("ray.tune")
-    before = tune_log.level, optuna.logging.get_verbosity()
-    tune_log.setLevel(logging.CRITICAL)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        tune_log.setLevel(before[0])
-        optuna.logging.set_verbosity(before[1])
-
-
-class Interrupt:
-    """Ctrl-C as a request: the first asks to stop, the second stops at once.
-
-    Attributes:
-        requested: whether Ctrl-C was pressed inside the context.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __enter__(self) -> "Interrupt":
-        # Only the main thread may handle signals; elsewhere Ctrl-C is not ours.
-        self._mine = threading.current_thread() is threading.main_thread()
-        if self._mine:
-            self._previous = signal.signal(signal.SIGINT, self._request)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._mine:
-            signal.signal(signal.SIGINT, self._previous)
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ignore Ctrl-C: an interrupted shutdown would leave Ray's processes behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,165 @@
+"""The folder of a job's results: its name, its settings, its frame."""
+
+import fcntl
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import pandas as pd
+
+PACKAGES = ("raymeta", "torch", "ray", "optuna")
+
+
+class Folder:
+    """`<storage>/<name>` with frame.parquet and a record of its settings.
+
+    Attributes:
+        kind: what job it is of.
+        record: file name of the settings and of when it ran.
+    """
+
+    kind: ClassVar[str]
+    record: ClassVar[str]
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.frame = path / "frame.parquet"
+        self._settings = path / self.record
+
+    def claim(self, settings: dict[str, Any]) -> None:
+        """Create the folder for these settings, or find it with the same ones.
+
+        Raises:
+            ValueError: it cannot be written, holds something else, or such a job with
+                other settings.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write(self._record(settings))
+        except OSError as error:
+            raise ValueError(
+                f"results must go to a folder that can be written, but {self.path} "
+                f"cannot ({error.strerror}): pass another storage"
+            ) from error
+
+    def record_run(self) -> None:
+        """Note when, by which command and with which versions it runs."""
+        record = json.loads(self._settings.read_text())
+        run = {
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": sys.argv,
+            "versions": _versions(),
+        }
+        self._write({**record, "runs": [*record["runs"], run]})
+
+    def read(self) -> pd.DataFrame:
+        """The frame as it was written last."""
+        return pd.read_parquet(self.frame)
+
+    def write(self, frame: pd.DataFrame) -> None:
+        """Replace the frame."""
+        write_frame(frame, self.frame)
+
+    def _record(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """What the record holds."""
+        settings = json.loads(json.dumps(settings))
+        if self._settings.exists():
+            record = json.loads(self._settings.read_text())
+            _check_same(self.path, record, settings)
+            return record
+        if any(self.path.iterdir()):
+            raise ValueError(
+                f"a new {self.kind} needs a new folder, but {self.path} holds "
+                "something else: use another name"
+            )
+        return {**settings, "runs": []}
+
+    def _write(self, record: dict[str, Any]) -> None:
+        temporary = self._settings.with_suffix(".tmp")
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
+        os.replace(temporary, self._settings)
+
+
+def path_of(storage: str | Path, name: str | None, words: Sequence[str]) -> Path:
+    """The folder of that name, or a new one named after the words and the time.
+
+    Raises:
+        ValueError: the name is not that of a folder.
+    """
+    if name is None:
+        name = new_name(storage, words)
+    elif not re.fullmatch(r"[\w-][\w.-]*", name):
+        raise ValueError(
+            "a name must consist of letters, digits, '_', '-' and '.', but got "
+            f"{name!r}"
+        )
+    return Path(storage) / name
+
+
+def new_name(storage: str | Path, words: Sequence[str]) -> str:
+    """A name that no folder of the storage has, after the words and the time."""
+    plain = re.sub(r"[^\w.-]+", "_", "-".join(words))
+    name = f"{plain[:60]}-{datetime.now():%Y%m%d-%H%M%S}"
+    taken = [p.name for p in Path(storage).glob(f"{name}*")]
+    return name + (f"-{len(taken) + 1}" if taken else "")
+
+
+def write_frame(frame: pd.DataFrame, path: Path) -> None:
+    """Write parquet in one piece: a reader sees the old frame or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    frame.to_parquet(temporary, index=False)
+    os.replace(temporary, path)
+
+
+def hold(file: IO[bytes], kind: str) -> None:
+    """Hold an open file until it is closed; one process can.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            f"a {kind} runs in one process, but another one is writing {file.name}: "
+            "wait for it, or use another name"
+        ) from None
+
+
+def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    for what, value in new.items():
+        if old[what] != value:
+            raise ValueError(
+                f"{path} was started with other {what} ({_difference(old[what], value)}"
+                "): give the same settings to continue it, or use another name"
+            )
+
+
+def _difference(old: Any, new: Any) -> str:
+    """Where two JSON values differ, in a few words."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *new]:
+            if old.get(key) != new.get(key):
+                return f"{key}: {_difference(old.get(key), new.get(key))}"
+    return f"{_words(old)} then, {_words(new)} now"
+
+
+def _words(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # run from its sources
+            versions[package] = "unknown"
+    return versions

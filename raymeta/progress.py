@@ -1,0 +1,90 @@
+"""Live progress for people: lines and their display."""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable
+
+WIDTH = 100
+REDRAW_S, LOG_S = 1.0, 10.0
+
+
+def clock(seconds: float) -> str:
+    """A duration as m:ss or h:mm:ss."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun, in the plural where it must be."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def wrap(
+    head: str, parts: Iterable[str], separator: str = ", ", width: int = WIDTH
+) -> list[str]:
+    """The parts after a head, on as many lines as they need."""
+    lines, indent = [head], "  "
+    for place, part in enumerate(parts):
+        joint = separator if place else " "
+        if len(lines[-1]) + len(joint) + len(part) > width:
+            lines.append(indent + part)
+        else:
+            lines[-1] += joint + part
+    return [line[:width].rstrip() for line in lines]
+
+
+class Progress:
+    """Shows lines: to a terminal in place, otherwise one after the other.
+
+    Args:
+        show: True for standard output, False for nothing, or what takes a line.
+    """
+
+    def __init__(self, show: bool | Callable[[str], None]) -> None:
+        self._write = _print if show is True else show or _ignore
+        self._in_place = show is True and sys.stdout.isatty()
+        self._every = REDRAW_S if self._in_place else LOG_S
+        self._start = self._last = time.monotonic()
+        self._drawn = 0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._start
+
+    def say(self, lines: Iterable[str]) -> None:
+        """Lines that stay."""
+        self._erase()
+        for line in lines:
+            self._write(line)
+
+    def update(self, lines_of: Callable[[int], list[str]]) -> None:
+        """Show where things stand, if the last time is long ago.
+
+        Args:
+            lines_of: a width in characters -> the lines to show.
+        """
+        if time.monotonic() - self._last < self._every:
+            return
+        self._last = time.monotonic()
+        width = WIDTH
+        if self._in_place:
+            width = min(WIDTH, shutil.get_terminal_size().columns - 1)
+        lines = lines_of(width)
+        self.say(lines)
+        self._drawn = len(lines)
+
+    def _erase(self) -> None:
+        if self._in_place and self._drawn:
+            print(f"\x1b[{self._drawn}F\x1b[J", end="")
+        self._drawn = 0
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def _ignore(line: str) -> None:
+    pass

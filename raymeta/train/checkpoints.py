@@ -1,0 +1,115 @@
+"""Checkpoints: written in the background, kept to the best and the last few."""
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raymeta.train.config import TrainConfig
+from raymeta.tree import tree_map
+from raymeta.types import Tensors
+
+BEST = "best.pt"
+#: What `torch.save` is given: step, theta, optimizer, val_loss and more.
+Checkpoint = dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one seed's training.
+
+    Args:
+        folder: where they are: `best.pt` and `step-<outer step>.pt`.
+        keep: how many of the last ones stay.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder, self._keep = folder, keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="raymeta-checkpoint")
+        self._last: Future[None] | None = None
+
+    def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
+        """Copy a checkpoint and write it in the background, after the one before."""
+        self.wait()
+        copy = tree_map(
+            lambda x: x.detach().to("cpu", copy=True) if isinstance(x, Tensor) else x,
+            checkpoint,
+        )
+        self._last = self._thread.submit(self._write, copy, best)
+
+    def wait(self) -> None:
+        """Until everything is on the disk; raises what went wrong there."""
+        if self._last is not None:
+            self._last.result()
+
+    def close(self) -> None:
+        """Wait, and end the thread."""
+        self._thread.shutdown()
+        self.wait()
+
+    def _write(self, checkpoint: Checkpoint, best: bool) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # The best first: a step's file says that all of the step is there.
+        names = [BEST] * best + [f"step-{checkpoint['step']:08}.pt"]
+        for name in names:
+            temporary = self._folder / f"{name}.tmp"
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self._folder / name)
+        for old in _steps(self._folder)[: -self._keep]:
+            old.unlink()
+
+
+def last_step(folder: Path) -> int | None:
+    """The outer step of the last checkpoint; None without any."""
+    files = _steps(folder)
+    return int(files[-1].stem.removeprefix("step-")) if files else None
+
+
+def load(path: Path, config: TrainConfig, theta: Tensors) -> Checkpoint:
+    """Read a checkpoint for a run.
+
+    Args:
+        path: the file.
+        config: of the run.
+        theta: the run's own meta-parameters, which it must fit.
+
+    Raises:
+        ValueError: it is of another algorithm or family, or θ has other shapes.
+    """
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    for what, mine in (("algorithm", config.algorithm), ("family", config.family.name)):
+        if checkpoint[what] != mine:
+            raise ValueError(
+                f"{path} is a checkpoint of {what} {checkpoint[what]!r}, but this run "
+                f"is of {mine!r}: use another name, or the same {what}"
+            )
+    then, now = _shapes(checkpoint["theta"]), _shapes(theta)
+    for name in {**now, **then}:
+        if then.get(name) != now.get(name):
+            raise ValueError(
+                f"{path} is a checkpoint of another θ: {name!r} is "
+                f"{then.get(name, 'not there')} in it and {now.get(name, 'not there')} "
+                "in this run: use another name, or the model it was made with"
+            )
+    return checkpoint
+
+
+def step_file(folder: Path, step: int) -> Path:
+    """The checkpoint after this outer step."""
+    return folder / f"step-{step:08}.pt"
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.pt"))
+
+
+def _shapes(theta: Tensors) -> dict[str, str]:
+    return {
+        name: f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+        for name, value in theta.items()
+    }

@@ -1,0 +1,125 @@
+"""What a meta-training run learns, and how: everything but where it runs."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from raymeta.data import Family, check_family
+from raymeta.meta import Learner, MetaModule
+from raymeta.suggest import unknown
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+#: (meta-module with the best θ, family, seed) -> arrays by name, for figures.
+Pictures = Callable[[MetaModule, Family, int], dict[str, np.ndarray]]
+
+
+def adam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    """Adam with its usual constants, the outer optimizer by default."""
+    return torch.optim.Adam(parameters, lr=lr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A meta-training run, but for where it runs.
+
+    Attributes:
+        algorithm: name of what the learner does.
+        learner: seed -> the learner, with its initial θ.
+        family: where the tasks come from.
+        outer_steps: updates of θ.
+        tasks_per_step: tasks of an outer step, of all workers together.
+        outer_lr: learning rate of the outer optimizer.
+        optimizer: (parameters, learning rate) -> outer optimizer.
+        clip_norm: longest meta-gradient; longer ones are scaled to it. None: no limit.
+        seeds: one training for each, one after the other.
+        knobs: whatever else makes this run what it is, JSON values; a run is continued
+            only with the same.
+        engine: as `MetaModule`.
+        compile: as `MetaModule`.
+        dtype: default dtype of the run.
+        val_tasks: held-out tasks that choose the best θ.
+        test_tasks: held-out tasks of the final evaluation.
+        test_steps: it is done after 0 … test_steps inner steps; None: the learner's T.
+        checkpoint_every: outer steps between two validations and checkpoints.
+        keep: checkpoints kept besides the best one.
+        max_skips: outer updates skipped in a row, for want of a finite loss and
+            gradient, before the run is given up.
+        pictures: what figures show of the trained learner.
+
+    Raises:
+        ValueError: a number is out of its range; a name is unknown; no family.
+    """
+
+    algorithm: str
+    learner: Callable[[int], Learner]
+    family: Family
+    outer_steps: int
+    tasks_per_step: int
+    outer_lr: float = 1e-3
+    optimizer: Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer] = adam
+    clip_norm: float | None = None
+    seeds: tuple[int, ...] = (0,)
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    engine: Literal["functional", "higher"] = "functional"
+    compile: bool = False
+    dtype: Literal["float32", "float64"] = "float32"
+    val_tasks: int = 100
+    test_tasks: int = 600
+    test_steps: int | None = None
+    checkpoint_every: int = 100
+    keep: int = 3
+    max_skips: int = 10
+    pictures: Pictures | None = None
+
+    def __post_init__(self) -> None:
+        """Check every number."""
+        check_family(self.family)
+        if self.dtype not in DTYPES:
+            raise unknown("dtype", self.dtype, DTYPES)
+        counts = ("outer_steps", "tasks_per_step", "val_tasks", "test_tasks")
+        for name in (*counts, "checkpoint_every", "keep"):
+            _require(name, getattr(self, name), getattr(self, name) >= 1, ">= 1")
+        _require("max_skips", self.max_skips, self.max_skips >= 0, ">= 0")
+        _require("outer_lr", self.outer_lr, 0 < self.outer_lr < math.inf, "> 0")
+        if self.clip_norm is not None:
+            _require("clip_norm", self.clip_norm, self.clip_norm > 0, "> 0")
+        if self.test_steps is not None:
+            _require("test_steps", self.test_steps, self.test_steps >= 0, ">= 0")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(
+                f"a run needs seeds, each once, but got {list(self.seeds)}: give, for "
+                "example, (0, 1, 2)"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same to continue a run; JSON values.
+
+        More outer steps, other seeds, another number of workers or of held-out tasks
+        continue it.
+        """
+        return {
+            "algorithm": self.algorithm,
+            "family": self.family.name,
+            "tasks_per_step": self.tasks_per_step,
+            "outer_lr": self.outer_lr,
+            "clip_norm": self.clip_norm,
+            "dtype": self.dtype,
+            "knobs": dict(self.knobs),
+        }
+
+    def goal(self) -> dict[str, Any]:
+        """What the run has to do; one that continues it may do more."""
+        names = ("outer_steps", "seeds", "val_tasks", "test_tasks", "test_steps")
+        return json.loads(json.dumps({name: getattr(self, name) for name in names}))
+
+
+def _require(name: str, value: float, holds: bool, rule: str) -> None:
+    if not holds:
+        raise ValueError(f"a training run needs {name} {rule}, but got {value}")

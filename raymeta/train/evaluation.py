@@ -1,0 +1,60 @@
+"""What a learner achieves on held-out tasks."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from raymeta.data import Family, SplitName
+from raymeta.meta import MetaModule
+from raymeta.train.ranks import Ranks
+from raymeta.tree import tree_map
+
+
+def evaluate(
+    module: MetaModule,
+    family: Family,
+    ranks: Ranks,
+    *,
+    split: SplitName,
+    count: int,
+    at_once: int,
+    seed: int,
+    steps: int,
+) -> dict[str, Tensor]:
+    """Losses and metrics of held-out tasks after adaptation.
+
+    The tasks are those of the split's step 0, shared among the ranks.
+
+    Args:
+        module: the learner.
+        family: of the tasks.
+        ranks: who shares them.
+        split: which tasks.
+        count: how many.
+        at_once: how many a rank adapts to together.
+        seed: of the tasks.
+        steps: inner steps.
+
+    Returns:
+        "outer_loss" and each metric, of every task, shape (count,), float64 on the
+        CPU, the same on all ranks.
+    """
+    start, stop = ranks.share(count)
+    was_training = module.training
+    module.eval()
+    parts: list[dict[str, Tensor]] = []
+    for first in range(start, stop, at_once):
+        last = min(first + at_once, stop)
+        tasks = family.episodes(0, count, first, last, seed=seed, split=split)
+        output = module(tree_map(lambda x: x.to(ranks.device), tasks), steps=steps)
+        parts.append({"outer_loss": output.losses, **output.metrics})
+    module.train(was_training)
+    mine = torch.stack([torch.cat([p[name] for p in parts]) for name in parts[0]])
+    return dict(zip(parts[0], ranks.gathered(mine, count), strict=True))
+
+
+def interval(values: Tensor) -> float:
+    """Half the width of the 95 % interval of a mean: 1.96 s / √n; NaN for n = 1."""
+    count = len(values)
+    return 1.96 * float(values.std()) / math.sqrt(count) if count > 1 else math.nan

@@ -1,0 +1,243 @@
+"""A meta-training run: its folder, its workers, its frame."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import pandas as pd
+import torch
+
+from raymeta import folder
+from raymeta.folder import path_of
+from raymeta.interrupt import Interrupt
+from raymeta.progress import Progress, clock, count, wrap
+from raymeta.train.checkpoints import BEST, last_step, load, step_file
+from raymeta.train.config import TrainConfig
+from raymeta.train.live import Event, Log, Narrator
+from raymeta.train.ranks import Ranks
+from raymeta.train.rehearsal import rehearse
+from raymeta.train.rows import merged
+from raymeta.train.worker import work
+from raymeta.types import Tensors
+
+SAVE_EVERY_S = 30.0
+
+
+class TrainResult(NamedTuple):
+    """What a meta-training run ends with.
+
+    Attributes:
+        frame: one row per seed, outer step and rank, and per evaluation; see
+            `rows.merged`.
+        theta: seed -> the best θ on validation tasks, by name.
+        evaluation: the frame's rows of test tasks: seed, inner_steps, outer_loss, ci95
+            and metrics.
+    """
+
+    frame: pd.DataFrame
+    theta: dict[int, Tensors]
+    evaluation: pd.DataFrame
+
+
+class Folder(folder.Folder):
+    """`<storage>/<name>` with training.json, frame.parquet and what resuming needs."""
+
+    kind: ClassVar[str] = "training"
+    record: ClassVar[str] = "training.json"
+
+    def finished(self) -> dict[str, Any] | None:
+        """What the run had done when it finished last; None before."""
+        return json.loads(self._settings.read_text()).get("finished")
+
+    def finish(self, what: dict[str, Any] | None) -> None:
+        """Note what the finished run has done, or that it goes on."""
+        self._write(json.loads(self._settings.read_text()) | {"finished": what})
+
+    def seed(self, seed: int) -> Path:
+        """The folder of a seed's checkpoints and pictures."""
+        return self.path / f"seed-{seed}"
+
+
+def train(
+    config: TrainConfig,
+    *,
+    workers: int | None = None,
+    gpus: int = 0,
+    name: str | None = None,
+    storage: str | Path = "results",
+    wait: float = 60.0,
+    retries: int = 3,
+    progress: bool | Callable[[str], None] = True,
+) -> TrainResult:
+    """Meta-train, on Ray Train's workers or in this process.
+
+    A Ray that runs already, or that `RAY_ADDRESS` names, is used; otherwise an embedded
+    one starts and ends with the run. The same name continues a run from its last
+    checkpoint, on any number of workers: the tasks of a step are the same. A finished
+    run is not run again.
+
+    Args:
+        config: what is learnt, and how.
+        workers: processes that share the tasks of a step; None: this one, without Ray.
+        gpus: GPUs of all workers together, as many for each; gradients travel by NCCL.
+        name: of the folder of results; algorithm, family and time by default.
+        storage: the folder that holds it, which all nodes of a cluster must see.
+        wait: seconds to wait for CPUs and GPUs that the cluster does not have yet.
+        retries: how often the run goes on from its checkpoint after workers died.
+        progress: whether to print progress, or what takes its lines.
+
+    Returns:
+        The frame, as in `<storage>/<name>/frame.parquet`; the best θ; the evaluation.
+
+    Raises:
+        ValueError: something is impossible, or missing on the cluster; the name belongs
+            to another run; too many outer steps in a row were not finite.
+        KeyboardInterrupt: Ctrl-C; the frame and a checkpoint are in the folder.
+    """
+    cluster = _cluster(config, workers, gpus, wait, retries)
+    device = _device(gpus) if cluster is None else None
+    home = Folder(path_of(storage, name, [config.algorithm, config.family.name]))
+    display = Progress(progress)
+    display.say(_opening(config, workers, home))
+    theta = rehearse(config)
+    home.claim(config.identity())
+    with (home.path / ".lock").open("ab") as lock:
+        folder.hold(lock, "training")
+        _require_fitting(config, home, theta)
+        if home.finished() == config.goal() and home.frame.exists():
+            display.say(["it had finished before"])
+        else:
+            home.finish(None)
+            _Run(config, home, display).go(cluster or device)
+            home.finish(config.goal())
+        frame = home.read()
+    display.say([f"finished in {clock(display.elapsed)}: {home.frame}"])
+    return TrainResult(
+        frame=frame,
+        theta={seed: _theta(config, home, seed, theta) for seed in config.seeds},
+        evaluation=frame[frame["split"] == "test"].reset_index(drop=True),
+    )
+
+
+class _Run:
+    """A run under way, as the driver sees it."""
+
+    def __init__(self, config: TrainConfig, home: Folder, display: Progress) -> None:
+        self._config, self._home, self._display = config, home, display
+        self._log = Log(home.path / "events.jsonl")
+        self._log.read_new()  # what earlier attempts told
+        self._narrator = Narrator(config.outer_steps)
+        self._due = time.monotonic() + SAVE_EVERY_S
+
+    def go(self, place: Any) -> None:
+        """Train to the end, on a `Cluster` or on a device of this process."""
+        self._home.record_run()
+        self._save()  # readable from now on
+        try:
+            if isinstance(place, torch.device):
+                self._here(place)
+            else:
+                self._on_ray(place)
+        finally:
+            self._save()
+        if self._narrator.failure is not None:
+            raise ValueError(self._narrator.failure)
+        if self._narrator.stopped:
+            raise KeyboardInterrupt
+
+    def _here(self, device: torch.device) -> None:
+        path, ranks = self._home.path, Ranks(device=device)
+        with Interrupt() as interrupt:
+            work(self._config, path, ranks, self._hear, lambda: interrupt.requested)
+
+    def _on_ray(self, cluster: Any) -> None:
+        from raymeta.train.on_ray import run_on_ray
+
+        self._display.say(["starting Ray"])
+        run_on_ray(
+            self._config,
+            self._home.path,
+            cluster,
+            say=lambda line: self._display.say([line]),
+            keep_house=self._read_along,
+        )
+
+    def _read_along(self) -> None:
+        for event in self._log.read_new():
+            self._hear(event)
+
+    def _hear(self, event: Event) -> None:
+        """Show what rank 0 tells; save the frame now and then."""
+        if lines := self._narrator.hear(event):
+            self._display.say(lines)
+        elapsed = self._display.elapsed
+        self._display.update(lambda width: self._narrator.live(elapsed, width))
+        # Who is asked to stop may have little time.
+        if time.monotonic() > self._due or self._narrator.stopped:
+            self._save()
+
+    def _save(self) -> None:
+        """Put the frame together, and plan the next time to spend at most 5 % on it."""
+        start = time.monotonic()
+        self._home.write(merged(self._home.path / "parts"))
+        took = time.monotonic() - start
+        self._due = start + max(SAVE_EVERY_S, 20 * took)
+
+
+def _cluster(
+    config: TrainConfig, workers: int | None, gpus: int, wait: float, retries: int
+) -> Any:
+    """What is asked of the cluster, or None for this process."""
+    if workers is None:
+        return None
+    # Only who asks for workers pays for the import of Ray.
+    from raymeta.train.on_ray import Cluster
+
+    cluster = Cluster(workers=workers, gpus=gpus, wait=wait, retries=retries)
+    if workers > min(config.tasks_per_step, config.val_tasks, config.test_tasks):
+        raise ValueError(
+            f"every worker needs a task, but got workers={workers} for "
+            f"tasks_per_step={config.tasks_per_step}, val_tasks={config.val_tasks}, "
+            f"test_tasks={config.test_tasks}: give more tasks or fewer workers"
+        )
+    return cluster
+
+
+def _device(gpus: int) -> torch.device:
+    """Where a run in this process computes."""
+    if not 0 <= gpus <= torch.cuda.is_available():
+        raise ValueError(
+            f"a run in this process has {int(torch.cuda.is_available())} GPU, but got "
+            f"gpus={gpus}: give less, or workers"
+        )
+    return torch.device("cuda" if gpus else "cpu")
+
+
+def _opening(config: TrainConfig, workers: int | None, home: Folder) -> list[str]:
+    """What will run, and where the results go."""
+    where = "this process" if workers is None else count(workers, "worker")
+    head = f"meta-training {config.algorithm} on {config.family.name}:"
+    parts = [
+        f"{config.outer_steps:,} outer steps",
+        f"{count(config.tasks_per_step, 'task')} a step on {where}",
+        f"{count(len(config.seeds), 'seed')} ({', '.join(map(str, config.seeds))})",
+        *(f"{name} {value}" for name, value in config.knobs.items()),
+    ]
+    return [*wrap(head, parts), f"results go to {home.path}"]
+
+
+def _require_fitting(config: TrainConfig, home: Folder, theta: Tensors) -> None:
+    """Raise ValueError before anything starts if a checkpoint is of another run."""
+    for seed in config.seeds:
+        step = last_step(home.seed(seed))
+        if step is not None:
+            load(step_file(home.seed(seed), step), config, theta)
+
+
+def _theta(config: TrainConfig, home: Folder, seed: int, theta: Tensors) -> Tensors:
+    """The θ that was evaluated."""
+    best = home.seed(seed) / BEST
+    last = step_file(home.seed(seed), config.outer_steps)
+    return load(best if best.exists() else last, config, theta)["theta"]

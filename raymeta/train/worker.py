@@ -1,0 +1,84 @@
+"""What runs on each rank: the seeds' trainings, one after the other."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from raymeta.train.config import DTYPES, TrainConfig
+from raymeta.train.live import Event
+from raymeta.train.ranks import Ranks
+from raymeta.train.rows import Rows, last_attempt
+from raymeta.train.training import Diverged, Training
+
+
+def work(
+    config: TrainConfig,
+    path: Path,
+    ranks: Ranks,
+    tell: Callable[[Event], None],
+    should_stop: Callable[[], bool],
+) -> None:
+    """Train every seed, on this rank.
+
+    Args:
+        config: of the run.
+        path: its folder, which all ranks see.
+        ranks: this one among all.
+        tell: takes events, on rank 0.
+        should_stop: asked at every step; rank 0's answer counts.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(DTYPES[config.dtype])
+    try:
+        with torch.random.fork_rng(devices=[]):
+            _train_all(config, path, ranks, tell, should_stop)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _train_all(
+    config: TrainConfig,
+    path: Path,
+    ranks: Ranks,
+    tell: Callable[[Event], None],
+    should_stop: Callable[[], bool],
+) -> None:
+    attempt, pids = _agree(path, ranks)
+    rows = Rows(path / "parts", attempt, ranks.rank)
+    for seed in config.seeds:
+        training = Training(config, seed, ranks, path / f"seed-{seed}", rows, tell)
+        if ranks.rank == 0:
+            tell(
+                {
+                    "event": "start",
+                    "seed": seed,
+                    "step": training.step,
+                    "attempt": attempt,
+                    "workers": ranks.world,
+                    "device": ranks.device.type,
+                    "pids": pids,
+                }
+            )
+        try:
+            finished = training.run(should_stop)
+        except Diverged as error:
+            # All ranks agree, and another attempt would end like this one.
+            if ranks.rank == 0:
+                tell({"event": "failed", "reason": str(error)})
+            return
+        if not finished:
+            if ranks.rank == 0:
+                tell({"event": "stopped", "seed": seed, "step": training.step})
+            return
+
+
+def _agree(path: Path, ranks: Ranks) -> tuple[int, list[int]]:
+    """The number of this attempt, as rank 0 sees it, and the ranks' process ids."""
+    mine = torch.zeros(1 + ranks.world)
+    if ranks.rank == 0:
+        mine[0] = last_attempt(path / "parts") + 1
+    mine[1 + ranks.rank] = os.getpid()
+    attempt, *pids = (int(x) for x in ranks.total(mine.double()))
+    return attempt, pids

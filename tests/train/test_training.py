@@ -1,0 +1,308 @@
+"""The training loop in one process, against plain loops and closed forms."""
+
+import math
+import os
+import signal
+from dataclasses import dataclass, replace
+
+import pandas as pd
+import pytest
+import torch
+from train_toys import SHRINK, Points, config, learner
+
+from raymeta.train import train
+from raymeta.train.checkpoints import last_step
+
+NOISE = ["attempt", "step_s", "wall_s"]
+
+
+def adapted(w, c, inner_steps=2):
+    """w after inner steps of learning rate .3 towards c, in closed form."""
+    return c + 0.7**inner_steps * (w - c)
+
+
+def plain_loop(steps, seed=0, skip=(), clip=None, tasks=5, lr=0.1):
+    """(θ after the steps, loss and gradient norm of each), with nothing of raymeta."""
+    torch.manual_seed(seed)
+    w = learner(seed).meta["layer.w"].requires_grad_()
+    optimizer = torch.optim.Adam([w], lr=lr)
+    history = []
+    for step in range(steps):
+        c, q = Points().episodes(step, tasks, 0, tasks, seed=seed, split="train")
+        loss = (adapted(w, c) - q).square().sum(1).mean()
+        (w.grad,) = torch.autograd.grad(loss, [w])
+        history.append((float(loss.detach()), float(w.grad.norm())))
+        if step in skip:
+            continue
+        if clip is not None:
+            w.grad *= min(1.0, clip / float(w.grad.norm()))
+        optimizer.step()
+    return w.detach(), history
+
+
+def last_theta(folder):
+    path = folder / f"step-{last_step(folder):08}.pt"
+    return torch.load(path, weights_only=True)["theta"]["layer.w"]
+
+
+def same(frame, other):
+    pd.testing.assert_frame_equal(
+        frame.drop(columns=NOISE), other.drop(columns=NOISE), rtol=1e-12, atol=1e-12
+    )
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("clip", [None, 2.0])
+def test_every_step_is_that_of_a_plain_loop(here, tmp_path, clip):
+    result = here(clip_norm=clip, seeds=(0, 5))
+
+    for seed in (0, 5):
+        w, history = plain_loop(12, seed, clip=clip)
+        torch.testing.assert_close(last_theta(tmp_path / "x" / f"seed-{seed}"), w)
+        rows = result.frame.query("seed == @seed and split == 'train'")
+        assert rows["outer_step"].tolist() == list(range(12))
+        assert rows["outer_loss"].tolist() == pytest.approx([x for x, _ in history])
+        assert rows["grad_norm"].tolist() == pytest.approx([x for _, x in history])
+        for column, value in {"tasks": 5, "inner_steps": 2, "workers": 1}.items():
+            assert set(rows[column]) == {value}
+        assert not rows["skipped"].any()
+        assert rows["wall_s"].iloc[-1] == pytest.approx(rows["step_s"].sum())
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_evaluation_is_that_of_the_best_theta_on_held_out_tasks(here):
+    result = here(test_steps=4)
+
+    w = result.theta[0]["layer.w"]
+    c, q = Points().episodes(0, 11, 0, 11, seed=0, split="test")
+    rows = result.evaluation
+    assert rows["inner_steps"].tolist() == [0, 1, 2, 3, 4]
+    for row in rows.itertuples():
+        losses = (adapted(w, c, row.inner_steps) - q).square().sum(1)
+        assert row.outer_loss == pytest.approx(float(losses.mean()))
+        deviations = losses - losses.mean()
+        variance = float(deviations.square().sum()) / 10
+        assert row.ci95 == pytest.approx(1.96 * math.sqrt(variance / 11))
+        far = (adapted(w, c, row.inner_steps) - q).abs().amax(1).mean()
+        assert row.far == pytest.approx(float(far))
+        assert row.tasks == 11
+    val = result.frame[result.frame["split"] == "val"]
+    assert val["outer_step"].tolist() == [0, 4, 8, 12]
+    c, q = Points().episodes(0, 7, 0, 7, seed=0, split="val")
+    mine = float((adapted(w, c) - q).square().sum(1).mean())
+    assert val["outer_loss"].iloc[-1] == pytest.approx(mine)
+
+
+def test_the_best_checkpoint_is_kept_beside_the_last_ones(here, tmp_path):
+    # So long steps that the validation loss falls and rises.
+    result = here(outer_lr=4.0, outer_steps=24)
+
+    val = result.frame[result.frame["split"] == "val"].set_index("outer_step")
+    best = val["outer_loss"].idxmin()
+    assert 0 < best < 24
+    assert set(result.evaluation["outer_step"]) == {best}
+    names = sorted(path.name for path in (tmp_path / "x" / "seed-0").iterdir())
+    assert names == ["best.pt", "step-00000020.pt", "step-00000024.pt"]
+    kept = torch.load(tmp_path / "x" / "seed-0" / "best.pt", weights_only=True)
+    assert kept["step"] == best
+    assert kept["val_loss"] == val["outer_loss"][best]
+    assert torch.equal(kept["theta"]["layer.w"], result.theta[0]["layer.w"])
+
+
+@dataclass(frozen=True)
+class Interrupting(Points):
+    """Ctrl-C while the tasks of a step are prepared."""
+
+    at: int = 6
+
+    def episodes(self, step, count, start, stop, *, seed, split):
+        if (step, split) == (self.at, "train"):
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().episodes(step, count, start, stop, seed=seed, split=split)
+
+
+def test_ctrl_c_leaves_a_frame_and_a_checkpoint_that_are_continued(here, tmp_path):
+    whole = here("whole", seeds=(0, 1))
+    with pytest.raises(KeyboardInterrupt):
+        here("cut", seeds=(0, 1), family=Interrupting())
+
+    folder, lines = tmp_path / "cut", []
+    reached = last_step(folder / "seed-0")
+    assert 4 <= reached <= 7  # steps are prepared up to two ahead
+    left = pd.read_parquet(folder / "frame.parquet")
+    assert left.query("split == 'train'")["outer_step"].tolist() == list(range(reached))
+
+    resumed = here("cut", seeds=(0, 1), progress=lines.append)
+    assert f"seed 0 goes on from outer step {reached} on 1 process, cpu" in lines
+    assert "seed 1 begins on 1 process, cpu" in lines
+    same(resumed.frame, whole.frame)
+    for name in ("whole", "cut"):
+        assert torch.equal(
+            last_theta(tmp_path / name / "seed-0"), last_theta(folder / "seed-0")
+        )
+    assert sorted(resumed.frame["attempt"].unique()) == [1, 2]
+
+
+@dataclass(frozen=True)
+class Broken(Points):
+    def episodes(self, step, count, start, stop, *, seed, split):
+        if (step, split) == (10, "train"):
+            raise OSError("the disk is gone")
+        return super().episodes(step, count, start, stop, seed=seed, split=split)
+
+
+def test_what_an_error_leaves_is_continued_from_the_checkpoint(here, tmp_path):
+    whole = here("whole")
+    with pytest.raises(OSError, match="the disk is gone"):
+        here("cut", family=Broken())
+    assert last_step(tmp_path / "cut" / "seed-0") == 8
+    left = pd.read_parquet(tmp_path / "cut" / "frame.parquet")
+    assert left.query("split == 'train'")["outer_step"].tolist() == list(range(10))
+
+    resumed = here("cut")
+    same(resumed.frame, whole.frame)
+    attempts = resumed.frame.query("split == 'train'")["attempt"].tolist()
+    assert attempts == [1] * 8 + [2] * 4  # what was done twice counts once
+
+
+@pytest.mark.usefixtures("float64")
+def test_updates_without_a_finite_loss_are_skipped_and_named(here, tmp_path):
+    lines = []
+    result = here(family=Points(poison=(3, 4, 7)), progress=lines.append)
+
+    w, _ = plain_loop(12, skip=(3, 4, 7))
+    torch.testing.assert_close(last_theta(tmp_path / "x" / "seed-0"), w)
+    train_rows = result.frame.query("split == 'train'")
+    assert train_rows.query("skipped")["outer_step"].tolist() == [3, 4, 7]
+    skips = [line for line in lines if "skipped" in line and "outer step" in line]
+    assert skips[0] == (
+        "seed 0, outer step 3: the loss of 1 of 5 tasks is not finite; the update is "
+        "skipped"
+    )
+    assert len(skips) == 3
+
+
+def test_too_many_skipped_updates_in_a_row_end_the_run(here, tmp_path):
+    match = "seed 0: outer steps 3 to 5 had no finite loss and gradient; at most 2 in"
+    with pytest.raises(ValueError, match=match):
+        here(family=Points(poison=(3, 4, 5)))
+    left = pd.read_parquet(tmp_path / "x" / "frame.parquet")
+    assert left.query("skipped")["outer_step"].tolist() == [3, 4, 5]
+
+    # The count goes on where a checkpoint lies between.
+    for _ in range(2):
+        with pytest.raises(ValueError, match="outer steps 3 to 5"):
+            here("y", family=Points(poison=(3, 4, 5)), checkpoint_every=5)
+
+
+def test_a_finished_run_is_not_run_again_and_a_longer_one_goes_on(here, monkeypatch):
+    whole = here("whole", outer_steps=12)
+    short = here("x", outer_steps=8)
+    assert len(short.frame.query("split == 'train'")) == 8
+
+    longer = here("x", outer_steps=12)
+    same(longer.frame, whole.frame)
+    with pytest.raises(ValueError, match="has done 12 outer steps, but the run has"):
+        here("x", outer_steps=8)
+
+    monkeypatch.setattr("raymeta.train.run.work", lambda *a: pytest.fail("ran again"))
+    with pytest.raises(BaseException, match="ran again"):
+        here("x", outer_steps=16)
+
+
+def test_a_finished_run_says_so(here, monkeypatch):
+    first = here()
+    monkeypatch.setattr("raymeta.train.run.work", lambda *a: pytest.fail("ran again"))
+    lines = []
+    again = here(progress=lines.append)
+    assert "it had finished before" in lines
+    pd.testing.assert_frame_equal(again.frame, first.frame)
+    assert torch.equal(again.theta[0]["layer.w"], first.theta[0]["layer.w"])
+
+
+def test_a_run_leaves_torch_as_it_was(here):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    here(outer_steps=2)
+    assert torch.equal(torch.rand(2), expected)
+    assert torch.get_default_dtype() == torch.float32
+
+
+def wide(seed):
+    return replace(learner(seed), meta={"layer.w": torch.zeros(4)})
+
+
+def idle(seed):
+    narrow = learner(seed)
+    return replace(narrow, meta={**narrow.meta, "idle": torch.zeros(2)})
+
+
+def test_a_checkpoint_of_another_algorithm_or_shape_is_refused(here, tmp_path):
+    here("x", outer_steps=4)
+    with pytest.raises(ValueError, match=r"algorithm \(descent then, maml now\)"):
+        here("x", outer_steps=4, algorithm="maml")
+    with pytest.raises(ValueError, match=r"tasks_per_step \(5 then, 6 now\)"):
+        here("x", outer_steps=4, tasks_per_step=6)
+
+    class Wide(Points):
+        def episodes(self, step, count, start, stop, **which):
+            narrow = super().episodes(step, count, start, stop, **which)
+            return type(narrow)(*(torch.nn.functional.pad(x, (0, 1)) for x in narrow))
+
+    match = r"'layer.w' is float64 \(3,\) in it and float64 \(4,\) in this run"
+    with pytest.raises(ValueError, match=match):
+        here("x", outer_steps=8, learner=wide, family=Wide())
+
+    here("y", outer_steps=4, algorithm="maml")
+    (tmp_path / "x" / "seed-0" / "step-00000004.pt").replace(
+        tmp_path / "y" / "seed-0" / "step-00000004.pt"
+    )
+    with pytest.raises(ValueError, match="a checkpoint of algorithm 'descent', but"):
+        here("y", outer_steps=8, algorithm="maml")
+
+
+def test_what_workers_would_stumble_on_is_refused_before(here, tmp_path):
+    with pytest.raises(
+        ValueError, match="depend on every meta-parameter, but does not on idle"
+    ):
+        here(learner=idle)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"outer_steps": 0}, "needs outer_steps >= 1, but got 0"),
+        ({"outer_lr": math.nan}, "needs outer_lr > 0, but got nan"),
+        ({"clip_norm": 0.0}, "needs clip_norm > 0, but got 0.0"),
+        ({"max_skips": -1}, "needs max_skips >= 0, but got -1"),
+        ({"seeds": ()}, r"needs seeds, each once, but got \[\]"),
+        ({"seeds": (1, 1)}, r"needs seeds, each once, but got \[1, 1\]"),
+        ({"dtype": "float16"}, "unknown dtype 'float16'"),
+        ({"family": Points}, r"got the class Points: pass Points\(\)"),
+    ],
+)
+def test_impossible_settings(changes, message):
+    with pytest.raises(ValueError, match=message):
+        config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"workers": 0}, "needs workers >= 1, but got workers=0"),
+        ({"workers": 2, "gpus": 1}, "got gpus=1 for workers=2"),
+        ({"workers": 6}, "got workers=6 for tasks_per_step=5, val_tasks=7"),
+        ({"workers": 1, "wait": -1.0}, "needs wait >= 0"),
+        ({"name": "a/b"}, "a name must consist of"),
+    ],
+)
+def test_impossible_places(where, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(config(), storage=tmp_path, progress=False, **where)
+
+
+def test_the_shrink_factor_of_the_toy():
+    w, c = torch.randn(3), torch.randn(3)
+    torch.testing.assert_close(adapted(w, c), SHRINK * w + (1 - SHRINK) * c)
