@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raymeta import analysis, hypergrad, meta, modules, optim, tasks
+    from raymeta import analysis, hypergrad, meta, modules, optim, tasks, train
     from raymeta.hypergrad import hypergradient, tower
     from raymeta.loop import Report, Result, optimize
     from raymeta.modules import module_problem
@@ -38,6 +38,7 @@ __all__ = [
     "optimize",
     "tasks",
     "tower",
+    "train",
 ]
 
 try:

@@ -242,8 +242,9 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx: Any, *alphas: Tensor) -> tuple:
         if torch.is_grad_enabled():
             raise ValueError(
-                "a compiled step has first derivatives only, but their graph was asked "
-                "for (create_graph=True): leave compile out"
+                "a compiled or traced step has first derivatives only, but their graph "
+                "was asked for (create_graph=True): leave compile out, or use "
+                "engine='higher'"
             )
         walk, like = ctx.walk, ctx.like
         floating = [z.is_floating_point() or z.is_complex() for z in like]

@@ -126,3 +126,26 @@ def test_a_hessian_that_is_not_positive_definite_is_an_error(solver):
 def test_impossible_knobs_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_conjugate_gradient_may_put_up_with_a_residual():
+    matrix, b = system()
+    knobs = {"iterations": 3, "accept": 1.0}
+    solution = ConjugateGradient(**knobs).solve(lambda v: matrix @ v, b)
+    residual = float((b - matrix @ solution.x).norm() / b.norm())
+    assert solution.residual == pytest.approx(residual)
+    assert 1e-3 < residual < 1.0
+    with pytest.raises(ValueError, match="above the tolerance of 1e-05"):
+        ConjugateGradient(3, accept=1e-5).solve(lambda v: matrix @ v, b)
+
+
+def test_conjugate_gradient_may_stop_at_negative_curvature():
+    """One step along b, then the curvature along the second direction is below 0."""
+    matrix, b = torch.diag(torch.tensor([1.0, -1.0])), torch.tensor([1.0, 0.5])
+    with pytest.raises(ValueError, match="positive definite"):
+        ConjugateGradient(5).solve(lambda v: matrix @ v, b)
+    solution = ConjugateGradient(5, accept=torch.inf).solve(lambda v: matrix @ v, b)
+    truth = (b @ b) / (b @ matrix @ b) * b
+    torch.testing.assert_close(solution.x, truth)
+    residual = float((b - matrix @ truth).norm() / b.norm())
+    assert solution.residual == pytest.approx(residual)

@@ -44,7 +44,7 @@ def _draw_training(axes: Axes, frame: pd.DataFrame) -> None:
     axes.plot(x, curve["mean"], color=TRAIN, linewidth=1.5, label="training tasks")
     if not val.empty:
         _draw_interval(axes, val, "outer_step", VAL, "validation tasks")
-    layout.scale(axes.yaxis, *_range(curve["mean"], val["mean"], *_ends(val)))
+    layout.scale(axes.yaxis, *_range(curve["mean"], val["mean"], room=val["ci95"]))
     axes.legend(loc="upper right")
 
 
@@ -56,7 +56,7 @@ def _draw_adaptation(axes: Axes, frame: pd.DataFrame) -> None:
         layout.blank(axes, "not evaluated yet")
         return
     _draw_interval(axes, test, "inner_steps", TEST, "")
-    layout.scale(axes.yaxis, *_range(test["mean"], *_ends(test)))
+    layout.scale(axes.yaxis, *_range(test["mean"], room=test["ci95"]))
     axes.set_xticks(test["inner_steps"])
     trained = frame.loc[frame["split"] == "train", "inner_steps"].max()
     axes.axvline(trained, color=style.MUTED, linestyle=":", linewidth=1)
@@ -85,13 +85,9 @@ def _draw_interval(
     )
 
 
-def _ends(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """Of the intervals."""
-    return table["mean"] - table["ci95"], table["mean"] + table["ci95"]
-
-
-def _range(*values: pd.Series) -> tuple[float, float]:
-    """The least and the greatest finite value."""
+def _range(*values: pd.Series, room: pd.Series) -> tuple[float, float]:
+    """The least and the greatest value, with the usual half of an interval as room."""
     every = np.concatenate([np.asarray(v, float) for v in values])
     every = every[np.isfinite(every)]
-    return float(every.min()), float(every.max())
+    usual = float(room.median()) if room.notna().any() else 0.0
+    return float(every.min()) - usual, float(every.max()) + usual

@@ -69,7 +69,13 @@ def _in_background(
     steps: Iterable[int],
     ahead: int,
 ) -> Generator[Episode, None, None]:
-    thread = ThreadPoolExecutor(1, thread_name_prefix="raymeta-prefetch")
+    # Asking for torch's number of threads is what makes a new thread keep to it: with
+    # one of OpenMP's for each core, small tasks would wait for these 30 ms.
+    thread = ThreadPoolExecutor(
+        1,
+        thread_name_prefix="raymeta-prefetch",
+        initializer=torch.get_num_threads,
+    )
     try:
         prepared = (thread.submit(prepare, step) for step in steps)
         waiting = deque(islice(prepared, ahead))

@@ -15,7 +15,7 @@ from raymeta.hypergrad.base import (
     unroll,
 )
 from raymeta.hypergrad.compiled import compiled
-from raymeta.hypergrad.with_higher import unroll_with_higher
+from raymeta.hypergrad.with_higher import require_truth, unroll_with_higher
 from raymeta.problem import BilevelProblem
 from raymeta.suggest import unknown
 from raymeta.tree import detach
@@ -83,10 +83,13 @@ class Reverse:
         """Training stands at s_0(λ).
 
         Raises:
-            ValueError: an operator of a step cannot be differentiated twice.
+            ValueError: an operator of a step cannot be differentiated twice; `higher`
+                cannot take the steps, or its derivatives of them are wrong.
         """
-        if self.engine == "functional":
-            require_second_derivatives(problem, hparams)
+        if self.engine == "higher":
+            live = {**hparams, **differentiable(hparams)}
+            require_truth(problem, live, problem.init(live))
+        require_second_derivatives(problem, hparams)
         return start(problem, hparams)
 
     def estimate(
@@ -95,8 +98,7 @@ class Reverse:
         """dE(s_T, λ)/dλ of a run of T steps from s_0(λ), whatever the rollout.
 
         Raises:
-            ValueError: the outer loss does not depend on a hyperparameter; `higher`
-                cannot take the steps, or its derivatives of them are wrong.
+            ValueError: the outer loss does not depend on a hyperparameter.
         """
         problem = compiled(problem, self.compile)
         leaves = differentiable(hparams)

@@ -50,8 +50,9 @@ class ConjugateGradient:
         iterations: the most.
         tolerance: of the residual; ε^(2/3) of b's type if None, that is 4e-11 in
             float64 and 2e-5 in float32.
-        accept: the residual to put up with if the last iteration leaves more than the
-            tolerance; infinity for any. None: the tolerance.
+        accept: the residual to put up with where the last iteration leaves more than
+            the tolerance, or where negative curvature ends them (Steihaug 1983);
+            infinity for any. None: the tolerance, and negative curvature is an error.
 
     Source: Hestenes & Stiefel 1952; for hypergradients Pedregosa 2016.
     """
@@ -74,6 +75,8 @@ class ConjugateGradient:
         while k < self.iterations and r.norm() > goal:
             a_p = operator(p)
             k += 1
+            if self.accept is not None and not p @ a_p > 0:
+                break
             rr = r @ r
             alpha = rr / _curvature(self, p, a_p, k, r.norm() / b.norm())
             x = x + alpha * p

@@ -113,7 +113,7 @@ def unroll_with_higher(
     Raises:
         ValueError: it cannot take them, or not with their true derivatives.
     """
-    step, recipe = _require_truth(problem, hparams, state)
+    step, recipe = require_truth(problem, hparams, state)
     kept_as, names = _TWINS[recipe.name].kept, list(state.params)
     module = _InnerLoss(step, state.params, hparams)
     model, rule = _patch(module, recipe, state.params, track)
@@ -193,7 +193,7 @@ def _fit(value: float | Tensor, w: Tensor) -> float | Tensor:
     return value
 
 
-def _require_truth(
+def require_truth(
     problem: BilevelProblem, hparams: Hparams, state: TrainState
 ) -> tuple[Descent, Recipe]:
     """The step and its optimizer, of which `higher` makes no mistake.

@@ -45,7 +45,8 @@ def maml(
     Args:
         module: any; its present weights are the first θ. It is not changed.
         loss: (outputs, targets) -> the mean loss over a batch's examples, shape ().
-            It is taken example by example and weighted (see `Examples`).
+            It is taken example by example and weighted (see `Examples`), so that what
+            it divides by over a batch, a class's weight, has no effect.
         optimizer: the inner rule of `raymeta.optim`, or θ -> a rule; or an optimizer of
             `torch.optim` for the module's parameters, or a `partial` of its class. By
             default SGD with a learning rate of 0.01.

@@ -41,8 +41,7 @@ class MetaModule(nn.Module):
     Two engines take the inner steps: "functional" those of all tasks at once, by vmap;
     "higher" task after task, patched by the library of that name.
 
-    Its gradients have no graph of their own: an outer loss of them, as in a meta-meta-
-    gradient, is refused (but by `higher`).
+    Only `higher`'s meta-gradients have derivatives themselves (`create_graph=True`).
 
     Args:
         learner: what is meta-learnt, and how.

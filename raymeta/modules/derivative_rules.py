@@ -165,8 +165,8 @@ def batch_norm(
     if not (vmapped() and training and running_mean is None):
         own = (running_mean, running_var, weight, bias, training, momentum, eps)
         return F.batch_norm(input, *own)
-    axes = [0, *range(2, input.ndim)]
-    return _affine(_normalized(input, axes, eps), weight, bias)
+    along = (-1, *[1] * (input.ndim - 2))
+    return _normalized(input, [0, *range(2, input.ndim)], eps, weight, bias, along)
 
 
 def instance_norm(
@@ -184,7 +184,8 @@ def instance_norm(
     if not (vmapped() and use_input_stats and running_mean is None):
         own = (running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
         return F.instance_norm(input, *own)
-    return _affine(_normalized(input, [*range(2, input.ndim)], eps), weight, bias)
+    along = (-1, *[1] * (input.ndim - 2))
+    return _normalized(input, [*range(2, input.ndim)], eps, weight, bias, along)
 
 
 def layer_norm(
@@ -198,21 +199,24 @@ def layer_norm(
     """`F.layer_norm`; within vmap by the formula."""
     if not vmapped():
         return F.layer_norm(input, normalized_shape, weight, bias, eps)
-    y = _normalized(input, [*range(-len(normalized_shape), 0)], eps)
-    y = y if weight is None else y * weight
-    return y if bias is None else y + bias
+    axes, along = [*range(-len(normalized_shape), 0)], tuple(normalized_shape)
+    return _normalized(input, axes, eps, weight, bias, along)
 
 
-def _normalized(x: Tensor, axes: list[int], eps: float) -> Tensor:
-    var, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
-    return (x - mean) * (var + eps).rsqrt()
-
-
-def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """Scale and shift along the second axis."""
-    along = (-1, *[1] * (x.ndim - 2))
-    x = x if weight is None else x * weight.view(along)
-    return x if bias is None else x + bias.view(along)
+def _normalized(
+    x: Tensor,
+    axes: list[int],
+    eps: float,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    along: tuple[int, ...],
+) -> Tensor:
+    """(x - μ) / √(σ² + ε) over some axes, then scaled and shifted in few passes."""
+    x = x - x.mean(axes, keepdim=True)
+    scale = (x.square().mean(axes, keepdim=True) + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight.view(along)
+    return x * scale if bias is None else torch.addcmul(bias.view(along), x, scale)
 
 
 def in_float32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -156,7 +156,10 @@ class Training:
         """What inner steps draw depends on where we are, not on what was before."""
         text = f"{self._seed} {self.step} {self._ranks.rank} {self._ranks.world}"
         digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-        torch.manual_seed(int.from_bytes(digest) >> 1)
+        on_cpu = self._ranks.device.type == "cpu"
+        # A twentieth of a small step, where there is only the CPU's generator to seed.
+        seed = torch.default_generator.manual_seed if on_cpu else torch.manual_seed
+        seed(int.from_bytes(digest) >> 1)
 
     def _clipped_norm(self) -> Tensor:
         """Clip the meta-gradient; its norm before."""

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from raymeta.data import share
-from raymeta.meta import Episode, Learner, MetaModule, first_order, maml
+from raymeta.meta import Episode, Learner, MetaModule, cavia, first_order, imaml, maml
 from raymeta.optim import sgd
 from raymeta.tree import tree_map
 from raymeta.types import Tensors
@@ -25,6 +25,12 @@ def with_unused() -> Learner:
         optimizer=sgd(0.1),
         hyperparameters={"unused": torch.ones(3)},
     )
+
+
+BY_TASK = {
+    "implicit": lambda: imaml(mlp(), loss=F.mse_loss, strength=5.0, steps=3),
+    "clamped": lambda: cavia(mlp(3), loss=F.mse_loss, context=2, clamp=0.05),
+}
 
 
 class Worker:
@@ -61,6 +67,12 @@ class Worker:
 
     def first_order(self, engine: str) -> Tensors:
         ddp = self.wrapped(first_order(CASES["maml"].make()), engine)
+        self.loss(ddp, sinusoids(TASKS)).backward()
+        return self.gradients(ddp)
+
+    def by_task(self, learner: Learner) -> Tensors:
+        """Whose meta-gradients are known for each task by itself."""
+        ddp = self.wrapped(learner, "functional")
         self.loss(ddp, sinusoids(TASKS)).backward()
         return self.gradients(ddp)
 
@@ -111,6 +123,8 @@ def work(rank: int, world: int, folder: str) -> None:
             results[name, engine] = worker.once(name, engine)
         for name in ("first_order", "unused", "two_forwards", "accumulated"):
             results[name, engine] = getattr(worker, name)(engine)
+    for name, make in BY_TASK.items():
+        results[name, "functional"] = worker.by_task(make())
     results["trained", "functional"] = worker.trained("functional")
     results["trained", "higher"] = worker.trained("higher", 10)
     torch.save(results, Path(folder) / f"rank{rank}.pt")

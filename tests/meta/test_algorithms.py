@@ -17,6 +17,7 @@ from raymeta.meta import (
     Examples,
     MetaModule,
     RandomWeights,
+    Siren,
     anil,
     cavia,
     distillation,
@@ -223,6 +224,19 @@ def test_cavia_may_clamp_each_tasks_meta_gradient(engine):
     assert_close(gradients(module, (weights * output.losses).sum()), mixed)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (partial(cavia, context=0), "cavia needs context >= 1, but got context=0"),
+        (partial(cavia, context=1, join="inputs"), "'input'"),
+        (partial(reptile, batch_size=0), "reptile needs batch_size >= 1"),
+    ],
+)
+def test_settings_that_make_no_sense(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(mlp(), loss=F.mse_loss)
+
+
 # --------------------------------------------------------------------- learning rates
 
 
@@ -331,6 +345,15 @@ def test_siren_is_its_formula():
     h = torch.sin(3.0 * (x @ net.hidden[0].weight.T + net.hidden[0].bias + shifts[:5]))
     h = torch.sin(3.0 * (h @ net.hidden[1].weight.T + net.hidden[1].bias + shifts[5:]))
     assert_close(net(x, phi), h @ net.out.weight.T + net.out.bias)
+    with pytest.raises(ValueError, match=r"Siren needs inputs, outputs, .* >= 1"):
+        Siren(2, 1, depth=0)
+
+
+def test_sirens_first_weights_are_those_of_the_paper():
+    net = seeded(lambda: Siren(3, 1, width=200, depth=2, frequency=7.0))
+    first, second = (layer.weight.abs().max().item() for layer in net.hidden)
+    assert first == pytest.approx(1 / 3, rel=0.01)
+    assert second == pytest.approx((6 / 200) ** 0.5 / 7, rel=0.01)
 
 
 # -------------------------------------------------------------------------------- iMAML

@@ -8,7 +8,7 @@ from torch import multiprocessing
 
 from raymeta.meta import MetaModule, first_order
 from tests.meta.common import CASES, assert_close, gradients, sinusoids
-from tests.meta.ddp_worker import STEPS, TASKS, with_unused, work
+from tests.meta.ddp_worker import BY_TASK, STEPS, TASKS, with_unused, work
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -51,6 +51,11 @@ def test_meta_gradients_are_those_of_the_mean_over_all_tasks(ranks, name, engine
 def test_first_order(ranks, engine):
     truth = whole(first_order(CASES["maml"].make()), engine)
     assert_all(ranks, ("first_order", engine), truth)
+
+
+@pytest.mark.parametrize("name", BY_TASK)
+def test_meta_gradients_that_are_known_by_task(ranks, name):
+    assert_all(ranks, (name, "functional"), whole(BY_TASK[name](), "functional"))
 
 
 @each_engine

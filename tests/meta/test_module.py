@@ -257,6 +257,30 @@ def test_engines_are_known_and_higher_neither_compiles_nor_estimates():
         MetaModule(imaml(mlp(), loss=F.mse_loss), engine="higher")
 
 
+def test_meta_meta_gradients_are_highers_alone():
+    episodes, norms = sinusoids(2), []
+    learner = maml(mlp(), loss=lambda o, y: (o - y).square().mean(), optimizer=sgd(0.1))
+    module = MetaModule(learner)
+    with pytest.raises(ValueError, match=r"first derivatives only.* engine='higher'"):
+        norm(module, episodes)
+    module = MetaModule(learner, engine="higher")
+    (slope,) = torch.autograd.grad(norm(module, episodes), [module.theta()["2.bias"]])
+    for shift in (1e-5, -1e-5):
+        with torch.no_grad():
+            module.theta()["2.bias"].add_(shift)
+        norms.append(norm(module, episodes))
+        with torch.no_grad():
+            module.theta()["2.bias"].sub_(shift)
+    assert_close(slope[0], (norms[0] - norms[1]).detach() / 2e-5, rtol=1e-6)
+
+
+def norm(module, episodes):
+    grads = torch.autograd.grad(
+        module(episodes).loss, list(module.parameters()), create_graph=True
+    )
+    return torch.stack([g.square().sum() for g in grads]).sum()
+
+
 def test_learners_need_steps_and_weights():
     with pytest.raises(ValueError, match="needs steps >= 1, but got steps=0"):
         maml(mlp(), loss=F.mse_loss, steps=0)

@@ -3,6 +3,8 @@
 import math
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -227,6 +229,14 @@ def test_a_run_leaves_torch_as_it_was(here):
     here(outer_steps=2)
     assert torch.equal(torch.rand(2), expected)
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_who_trains_in_one_process_imports_no_ray():
+    code = "import sys, raymeta.train; print('ray' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "False"
 
 
 def wide(seed):
