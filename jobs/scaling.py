@@ -22,7 +22,8 @@ import torch
 from _scaling_runs import FRESH, Measure, Tables, measured, settings, together
 from _scaling_workers import TOLERANCE, compare_workers
 
-from raymeta.analysis import scaling as analysis
+from raymeta.analysis.scaling import write_figures
+from raymeta.analysis.scaling_tables import criteria, table
 
 MEASUREMENTS = 20
 
@@ -35,11 +36,11 @@ def main(arguments: list[str] | None = None) -> None:
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     tables = learn_all(options)
-    for name, table in tables._asdict().items():
-        table.to_parquet(folder / f"{name}.parquet", index=False)
-    show("Learnt in the end: means over seeds ± 95 %", analysis.table(tables.frame))
-    show("Figures to reach", analysis.criteria(tables.frame))
-    for file in analysis.write_figures(folder):
+    for name, rows in tables._asdict().items():
+        rows.to_parquet(folder / f"{name}.parquet", index=False)
+    show("Learnt in the end: means over seeds ± 95 %", table(tables.frame))
+    show("Figures to reach", criteria(tables.frame))
+    for file in write_figures(folder):
         say(f"drawn: {file}")
     if options.real_workers != "none":
         require_equality(options, tables.points, folder)
@@ -113,9 +114,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def show(title: str, table: pd.DataFrame) -> None:
+def show(title: str, rows: pd.DataFrame) -> None:
     """Print a table."""
-    say(f"\n{title}\n{table.to_string(index=False)}")
+    say(f"\n{title}\n{rows.to_string(index=False)}")
 
 
 def say(line: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from scipy import integrate, optimize, stats
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from raymeta.analysis import scaling as analysis
+from raymeta.analysis import scaling, scaling_tables
 from raymeta.meta import MetaModule
 
 JOBS = Path(__file__).parents[1] / "jobs"
@@ -198,7 +198,7 @@ def test_a_small_run_writes_every_row(written) -> None:
 
 
 def test_the_frame_is_of_the_points_beside_it(written, runs) -> None:
-    frame = analysis.last(pd.read_parquet(written / "frame.parquet"))
+    frame = scaling_tables.last(pd.read_parquet(written / "frame.parquet"))
     points = pd.read_parquet(written / "points.parquet")
     for (_, group), row in zip(
         points.groupby(["inner_lr", "workers", "seed"]), frame.itertuples(), strict=True
@@ -216,38 +216,54 @@ def test_a_small_run_draws_every_figure(written) -> None:
 def test_row_has_a_panel_for_each_number_of_workers(written) -> None:
     tables = [pd.read_parquet(written / f"{n}.parquet") for n in ("frame", "points")]
     lines = pd.read_parquet(written / "lines.parquet")
-    figure = analysis.draw_row(*tables, lines, 0.1)
+    figure = scaling.draw_row(*tables, lines, 0.1)
     assert [axes.get_title("left") for axes in figure.axes] == ["1 worker", "2 workers"]
     for axes in figure.axes:
         marks = [line.get_gid() for line in axes.lines]
-        assert marks.count("before") == marks.count("after") == analysis.LINES
+        assert marks.count("before") == marks.count("after") == scaling.LINES
         shown = sum(len(line.get_xdata()) for line in axes.lines[:2])
         assert shown == 100
 
 
 def test_interval_is_students(frame) -> None:
-    found = analysis.interval(analysis.last(frame), ["workers"], "gap_ratio")
+    found = scaling_tables.interval(
+        scaling_tables.last(frame), ["workers"], "gap_ratio"
+    )
     for row, values in zip(found.itertuples(), ([1, 2, 6], [9, 7, 5]), strict=True):
         truth = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
         assert (row.mean - row.half, row.mean + row.half) == pytest.approx(truth)
 
 
 def test_table_and_criteria(frame) -> None:
-    table = analysis.table(frame)
+    table = scaling_tables.table(frame)
     assert table["workers"].tolist() == [1, 2]
     assert table["separable"].tolist() == ["1 of 3", "2 of 3"]
     assert table["gap_ratio"].tolist() == ["3.0 ± 6.6", "7.0 ± 5.0"]
     assert table["meta_loss"].tolist() == ["0.9000 ± 0.0000", "0.8000 ± 0.0000"]
-    assert analysis.criteria(frame)["met"].tolist() == [True, True, True, True, False]
+    assert scaling_tables.criteria(frame)["met"].tolist() == [
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]
     worse = frame.assign(meta_loss=1 - frame["meta_loss"], separable=True)
     worse["gap_ratio"] = 5 - worse["gap_ratio"]
-    assert analysis.criteria(worse)["met"].tolist() == [False, False, True, False, True]
+    assert scaling_tables.criteria(worse)["met"].tolist() == [
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
+    alone = frame[frame["workers"] == 2]
+    assert scaling_tables.criteria(alone)["met"].tolist() == [True, True, False]
 
 
 def test_median_seeds(frame) -> None:
-    assert analysis.median_seeds(frame)["gap_ratio"].tolist() == [2, 7]
+    assert scaling_tables.median_seeds(frame)["gap_ratio"].tolist() == [2, 7]
     two = frame[frame["seed"] < 2]
-    assert analysis.median_seeds(two)["gap_ratio"].tolist() == [1, 7]
+    assert scaling_tables.median_seeds(two)["gap_ratio"].tolist() == [1, 7]
 
 
 @pytest.mark.ray
