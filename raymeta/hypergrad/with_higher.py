@@ -134,7 +134,10 @@ def unroll_with_higher(
         batch = problem.batch(i)
         loss, buffers = model(buffers, batch)
         groups = _groups(recipe, state.params, batch.index, taken + i + 1)
-        rule.step(loss, override=groups, grad_callback=materialize)
+        # Without a graph neither memory nor buffers may hold on to what came before.
+        with torch.set_grad_enabled(track and torch.is_grad_enabled()):
+            rule.step(loss, override=groups, grad_callback=materialize)
+        buffers = buffers if track else detach(buffers)
     params = dict(zip(names, model.parameters(), strict=True))
     after = {}
     for name, kept in zip(names, rule.state, strict=True):

@@ -38,8 +38,8 @@ def imaml(
     Args:
         module: see `maml`.
         loss: see `maml`.
-        strength: λ; where it is too small for the inner problem to be convex, the solver
-            stops at the first negative curvature.
+        strength: λ; where it is too small for the inner problem to be convex, the
+            solver stops at the first negative curvature.
         optimizer: see `maml`; it has no hyperparameters to learn, as the minimum does
             not depend on them.
         steps: T, the inner steps.

@@ -79,7 +79,8 @@ def load(path: Path, config: TrainConfig, theta: Tensors) -> Checkpoint:
         theta: the run's own meta-parameters, which it must fit.
 
     Raises:
-        ValueError: it is of another algorithm or family, or θ has other shapes.
+        ValueError: it is of another algorithm or family, θ has other shapes, or it has
+            done more outer steps than the run.
     """
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     for what, mine in (("algorithm", config.algorithm), ("family", config.family.name)):
@@ -96,6 +97,11 @@ def load(path: Path, config: TrainConfig, theta: Tensors) -> Checkpoint:
                 f"{then.get(name, 'not there')} in it and {now.get(name, 'not there')} "
                 "in this run: use another name, or the model it was made with"
             )
+    if checkpoint["step"] > config.outer_steps:
+        raise ValueError(
+            f"{path} has done {checkpoint['step']} outer steps, but the run has "
+            f"outer_steps={config.outer_steps}: give as many, or another name"
+        )
     return checkpoint
 
 

@@ -12,7 +12,7 @@ from raymeta.progress import clock
 Event = dict[str, Any]
 
 TELL_EVERY_S = 1.0
-FLUSH_EVERY_S = 10.0
+FLUSH_EVERY_S = 5.0
 
 
 class Live:
@@ -37,7 +37,7 @@ class Live:
         now = time.monotonic()
         seconds = max(now - self._told, 1e-9)
         live = {
-            "loss": math.fsum(self._losses) / len(self._losses),
+            "loss": sum(self._losses) / len(self._losses),
             "tasks_per_s": self._tasks / seconds,
         }
         self._losses, self._tasks, self._told = [], 0, now

@@ -138,6 +138,9 @@ ALGORITHMS: dict[str, Algorithm] = {
         _learning_rates(meta.lslr),
         {"curves": Inner(0.01, 5), "few-shot": Inner(0.1, 5)},
     ),
+    "imaml": Algorithm(
+        _adapting(meta.imaml), {"curves": Inner(0.01, 16), "few-shot": Inner(0.1, 16)}
+    ),
     "reptile": Algorithm(
         _adapting(meta.reptile), {"curves": Inner(0.02, 5), "few-shot": Inner(0.1, 5)}
     ),

@@ -22,7 +22,7 @@ from raymeta.train.rows import merged
 from raymeta.train.worker import work
 from raymeta.types import Tensors
 
-SAVE_EVERY_S = 30.0
+SAVE_EVERY_S = 5.0
 
 
 class TrainResult(NamedTuple):

@@ -237,11 +237,6 @@ class Training:
         self._in_a_row = checkpoint["skipped_in_a_row"]
         self._best_val = checkpoint["best_val_loss"]
         self._wall_s = checkpoint["wall_s"]
-        if self.step > self._config.outer_steps:
-            raise ValueError(
-                f"{path} has done {self.step} outer steps, but the run has "
-                f"outer_steps={self._config.outer_steps}: give as many, or another name"
-            )
 
     def _load(self, path: Path) -> Checkpoint:
         """Read a checkpoint and take over its θ."""

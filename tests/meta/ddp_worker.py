@@ -38,6 +38,7 @@ class Worker:
 
     def __init__(self, rank: int, world: int) -> None:
         self.rank, self.world = rank, world
+        self.made: dict[tuple[str, str], DistributedDataParallel] = {}
 
     def own(self, episodes: Episode) -> Episode:
         start, stop = share(TASKS, self.rank, self.world)
@@ -59,10 +60,17 @@ class Worker:
     def gradients(self, ddp: DistributedDataParallel) -> Tensors:
         return {k: p.grad.clone() for k, p in ddp.module.theta().items()}
 
+    def case(self, name: str, engine: str) -> DistributedDataParallel:
+        """Wrapped once, as tracing takes its time."""
+        if (name, engine) not in self.made:
+            self.made[name, engine] = self.wrapped(CASES[name].make(), engine)
+        ddp = self.made[name, engine]
+        ddp.zero_grad()
+        return ddp
+
     def once(self, name: str, engine: str) -> Tensors:
-        case = CASES[name]
-        ddp = self.wrapped(case.make(), engine)
-        self.loss(ddp, case.episodes(TASKS)).backward()
+        ddp = self.case(name, engine)
+        self.loss(ddp, CASES[name].episodes(TASKS)).backward()
         return self.gradients(ddp)
 
     def first_order(self, engine: str) -> Tensors:
@@ -88,20 +96,20 @@ class Worker:
         return {k: p.grad.clone() for k, p in theta.items() if k != "unused"}
 
     def two_forwards(self, engine: str) -> Tensors:
-        ddp = self.wrapped(CASES["maml"].make(), engine)
+        ddp = self.case("maml", engine)
         losses = [self.loss(ddp, sinusoids(TASKS, step)) for step in (0, 1)]
         (losses[0] + 2 * losses[1]).backward()
         return self.gradients(ddp)
 
     def accumulated(self, engine: str) -> Tensors:
-        ddp = self.wrapped(CASES["maml"].make(), engine)
+        ddp = self.case("maml", engine)
         for step in (0, 1):
             with ddp.no_sync() if step == 0 else nullcontext():
                 (self.loss(ddp, sinusoids(TASKS, step)) * (1 + step)).backward()
         return self.gradients(ddp)
 
     def trained(self, engine: str, steps: int = STEPS) -> Tensors:
-        ddp = self.wrapped(CASES["maml"].make(), engine)
+        ddp = self.case("maml", engine)
         outer = torch.optim.Adam(ddp.parameters(), lr=0.01)
         for step in range(steps):
             outer.zero_grad()

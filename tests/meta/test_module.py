@@ -69,7 +69,9 @@ def test_evaluation_builds_no_graph(name, engine):
 
 @each_engine
 def test_evaluation_needs_no_more_memory_for_more_steps(engine):
-    learner = maml(mlp(width=40), loss=F.mse_loss)
+    net = mlp(1, nn.BatchNorm1d(40), width=40)
+    rule = sgd(0.01, momentum=0.5, weight_decay=0.1)
+    learner = maml(net, loss=F.mse_loss, optimizer=rule, batch_norm="running")
     module, episodes = MetaModule(learner, engine=engine), sinusoids()
 
     def peak(steps: int) -> int:

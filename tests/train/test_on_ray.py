@@ -146,7 +146,7 @@ def test_a_mistake_that_a_worker_finds_is_said_in_one_line(cluster, tmp_path):
 
 
 def test_a_stopped_job_leaves_a_frame_and_a_checkpoint(cluster, tmp_path):
-    """What `ray job stop` does: SIGTERM, and SIGKILL three seconds later."""
+    """`ray job stop` sends SIGTERM."""
     flags = ["--workers", "2", "--outer-steps", "100000", "--checkpoint-every", "1000"]
     flags += ["--storage", str(tmp_path), "--name", "x"]
     process = subprocess.Popen(
