@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from raymeta.modules.substitutes import Substitutes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raymeta.modules import Noise
+from raymeta.modules.substitutes import Substitutes
 
 pytestmark = pytest.mark.usefixtures("float64")
 MANY = 40_000
