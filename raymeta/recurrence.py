@@ -74,6 +74,8 @@ class Recurrence:
             dense = torch.contiguous_format
             inputs = [z.detach().clone(memory_format=dense) for z in inputs]
             found = (self._paired if differentiable else self._plain)(key, inputs)
+            if autocasts():
+                found = found._replace(forward=_outside_autocast(found.forward))
             self._programs[kind] = found
         return found
 
@@ -154,6 +156,8 @@ def chain(x: Any, c: Any, legs: Iterable[tuple[Recurrence, Any]]) -> Any:
         results = _Differentiable.apply(walk, len(xs), *xs, *cs)
     else:
         with torch.no_grad():
+            # What stays as it is comes back itself.
+            xs, cs = [z.detach() for z in xs], [z.detach() for z in cs]
             results = walk.forward(xs, cs, differentiable=False)
     return walk.structure.tree(results)
 
@@ -187,17 +191,17 @@ class _Walk:
                 bs, last = _dense(flat), b
             inputs = [*xs, *cs, *bs]
             at = (recurrence, self.structure, batch)
-            if any(one is not other for one, other in zip(at, before, strict=True)):
+            if not (at[0] is before[0] and at[1] is before[1] and at[2] is before[2]):
                 key = (self.structure, self._constants, batch)
                 program = recurrence.program(key, inputs, differentiable)
                 before = at
-            with without_autocast():
-                both = program.forward(*inputs)
+                if differentiable:
+                    self.depends = list(map(max, self.depends, program.depends))
+            both = program.forward(*inputs)
             self.structure = program.result
             xs = both[: self.structure.count]
             if differentiable:
                 self._done.append((program, both[self.structure.count :]))
-                self.depends = list(map(max, self.depends, program.depends))
         return xs
 
     def backward(self, alphas: Flat, g: Flat) -> tuple[Flat, Flat]:
@@ -254,6 +258,14 @@ class _Differentiable(torch.autograd.Function):
         known = [z if d else None for z, d in zip(sums, walk.depends, strict=True)]
         pulled = iter([*moving, *known])
         return None, None, *(next(pulled) if f else None for f in floating)
+
+
+def _outside_autocast(kernel: Kernel) -> Kernel:
+    def run(*flat: Tensor) -> Sequence[Tensor]:
+        with without_autocast():
+            return kernel(*flat)
+
+    return run
 
 
 def _trees(key: Key, flat: Flat) -> list[Any]:

@@ -1,6 +1,8 @@
 """Pytrees of tensors: the few operations that the mathematics needs."""
 
-from collections.abc import Callable
+from collections import namedtuple
+from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -8,7 +10,51 @@ from torch import Tensor
 from torch.utils import _pytree
 
 tree_map = _pytree.tree_map
-tree_leaves = _pytree.tree_leaves
+#: A pytree but for its leaves: (kind, context, parts) of a container, None for a leaf.
+Spec = tuple[Any, Any, list[Any]] | None
+
+
+@cache
+def _kind(cls: type) -> Any:
+    """What torch's registry of containers knows a class by.
+
+    It looks at a class anew for each container of it, which takes longer than all else.
+    """
+    return namedtuple if _pytree.is_namedtuple_class(cls) else cls
+
+
+def flatten(tree: Any) -> tuple[list[Any], Spec]:
+    """The leaves of a tree, and the rest of it."""
+    leaves: list[Any] = []
+    return leaves, _take_apart(tree, leaves)
+
+
+def _take_apart(tree: Any, leaves: list[Any]) -> Spec:
+    kind = _kind(type(tree))  # type: ignore[arg-type]  # a class is hashable
+    node = _pytree.SUPPORTED_NODES.get(kind)
+    if node is None:
+        leaves.append(tree)
+        return None
+    parts, context = node.flatten_fn(tree)
+    return kind, context, [_take_apart(part, leaves) for part in parts]
+
+
+def unflatten(leaves: Iterable[Any], spec: Spec) -> Any:
+    """The tree of these leaves."""
+    return _put_together(iter(leaves), spec)
+
+
+def _put_together(leaves: Any, spec: Spec) -> Any:
+    if spec is None:
+        return next(leaves)
+    kind, context, parts = spec
+    whole = [_put_together(leaves, part) for part in parts]
+    return _pytree.SUPPORTED_NODES[kind].unflatten_fn(whole, context)
+
+
+def tree_leaves(tree: Any) -> list[Any]:
+    """The leaves of a tree."""
+    return flatten(tree)[0]
 
 
 def is_differentiable(leaf: Any) -> bool:
@@ -18,7 +64,9 @@ def is_differentiable(leaf: Any) -> bool:
 
 def detach(tree: Any) -> Any:
     """The same values, cut from every autograd graph."""
-    return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, tree)
+    leaves, spec = flatten(tree)
+    cut = (x.detach() if isinstance(x, Tensor) else x for x in leaves)
+    return unflatten(cut, spec)
 
 
 def partition(tree: Any) -> tuple[list[Tensor], list[Any], Callable[..., Any]]:
@@ -27,7 +75,7 @@ def partition(tree: Any) -> tuple[list[Tensor], list[Any], Callable[..., Any]]:
     Returns:
         `(leaves, rest, merge)` with `merge(leaves, rest)` equal to the tree.
     """
-    flat, spec = _pytree.tree_flatten(tree)
+    flat, spec = flatten(tree)
     mask = [is_differentiable(leaf) for leaf in flat]
     leaves = [leaf for leaf, keep in zip(flat, mask, strict=True) if keep]
     rest = [leaf for leaf, keep in zip(flat, mask, strict=True) if not keep]
@@ -35,7 +83,7 @@ def partition(tree: Any) -> tuple[list[Tensor], list[Any], Callable[..., Any]]:
     def merge(leaves: list[Tensor], rest: list[Any]) -> Any:
         one, other = iter(leaves), iter(rest)
         flat = [next(one) if keep else next(other) for keep in mask]
-        return _pytree.tree_unflatten(flat, spec)
+        return unflatten(flat, spec)
 
     return leaves, rest, merge
 

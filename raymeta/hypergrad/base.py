@@ -162,6 +162,9 @@ def advance(
     problem: BilevelProblem, hparams: Hparams, state: State, t: int, steps: int
 ) -> State:
     """s_{t+steps} from s_t, without a graph."""
+    if isinstance(problem.step, Compiled):
+        with torch.no_grad():
+            return unroll(problem, hparams, state, t, steps)
     hparams, state = detach(hparams), detach(state)
     return detach(unroll(problem, hparams, state, t, steps))
 

@@ -251,6 +251,5 @@ def _tensors(setting: Setting) -> list[Tensor]:
 
 def _refusal(rule: str, fault: str) -> ValueError:
     return ValueError(
-        f"Reverse with engine='higher' needs {rule}, as higher {fault}: "
-        "use engine='functional'"
+        f"engine='higher' needs {rule}, as higher {fault}: use engine='functional'"
     )
