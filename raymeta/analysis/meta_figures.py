@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from raymeta.analysis import style
+from raymeta.analysis.meta_frames import read_published
 from raymeta.analysis.meta_loss import draw_meta_loss
 from raymeta.analysis.meta_pictures import draw_pictures
 
@@ -22,7 +23,8 @@ def write_training_figures(frame: pd.DataFrame, folder: str | Path) -> list[Path
         that has pictures.
     """
     folder = Path(folder)
-    files = style.save(draw_meta_loss(frame), folder / "meta_loss")
+    figure = draw_meta_loss(frame, read_published(folder))
+    files = style.save(figure, folder / "meta_loss")
     for seed in sorted(frame["seed"].unique()):
         pictures = folder / f"seed-{seed}" / "pictures.npz"
         if pictures.is_file():

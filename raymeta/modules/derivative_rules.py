@@ -64,7 +64,7 @@ def embedding_bag(
     """`F.embedding_bag` by an embedding and a sum, mean or maximum over each bag."""
     if max_norm is not None or scale_grad_by_freq:
         raise ValueError(
-            "module_problem cannot differentiate embedding_bag with max_norm or "
+            "raymeta cannot differentiate embedding_bag with max_norm or "
             f"scale_grad_by_freq, but got max_norm={max_norm}, scale_grad_by_freq="
             f"{scale_grad_by_freq}: leave them out"
         )

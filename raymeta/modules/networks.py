@@ -85,7 +85,7 @@ class Network:
             name: tensor.clone() if name in self._written else tensor
             for name, tensor in buffers.items()
         }
-        own = [(home, _WEIGHTS, home[_WEIGHTS]) for home in self._recurrent]
+        own = [(home, key, home[key]) for home in self._recurrent for key in _WEIGHTS]
         try:
             for name, tensor in given.items():
                 for home, key in self._places[name]:
@@ -116,7 +116,9 @@ class Network:
         return home[key]
 
 
-_WEIGHTS = "_flat_weights"
+#: The list, and the references by which an RNN tells that it is out of date: each alone
+#: would have the next call with the same tensors run with the module's own.
+_WEIGHTS = ("_flat_weights", "_flat_weight_refs")
 
 
 def _within(context: Callable[[Noise], Any], run: Run) -> Run:

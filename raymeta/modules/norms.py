@@ -54,8 +54,8 @@ def apply_policy(module: nn.Module, policy: Policy) -> set[str]:
     """
     if not isinstance(policy, PerStep) and policy not in ("running", "batch", "frozen"):
         raise ValueError(
-            "module_problem needs batch_norm 'running', 'batch', 'frozen' or "
-            f"PerStep(steps), but got {policy!r}"
+            "batch_norm must be 'running', 'batch', 'frozen' or PerStep(steps), but "
+            f"got {policy!r}"
         )
     kept: set[str] = set()
     for name, layer in module.named_modules():
@@ -63,7 +63,7 @@ def apply_policy(module: nn.Module, policy: Policy) -> set[str]:
             continue
         if type(layer).forward is not batchnorm._BatchNorm.forward:
             raise ValueError(
-                "module_problem cannot differentiate the running statistics of "
+                "raymeta cannot differentiate the running statistics of "
                 f"{type(layer).__name__}: use nn.BatchNorm1d, 2d or 3d, or "
                 "track_running_stats=False"
             )

@@ -102,7 +102,7 @@ class Inspection(TorchDispatchMode):
         hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
         if hooks is not None and hooks[0].__module__ == checkpoint.__name__:
             raise ValueError(
-                "module_problem cannot run torch.utils.checkpoint, which calls the "
+                "raymeta cannot run torch.utils.checkpoint, which calls the "
                 "module again when its weights are no longer those of the step: leave "
                 "it out, and use the estimator Checkpointed"
             )

@@ -241,7 +241,7 @@ def _require_pure_embeddings(module: nn.Module) -> None:
         if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
             if layer.max_norm is not None:
                 raise ValueError(
-                    f"module_problem cannot differentiate {type(layer).__name__} with "
+                    f"raymeta cannot differentiate {type(layer).__name__} with "
                     f"max_norm={layer.max_norm}, which writes into its weights: leave "
                     "it out, or divide by the norm in forward"
                 )

@@ -1,6 +1,7 @@
 """Checkpoints: written in the background, kept to the best and the last few."""
 
 import os
+import pickle
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raymeta.storage import saved
 from raymeta.train.config import TrainConfig
 from raymeta.tree import tree_map
 from raymeta.types import Tensors
@@ -60,6 +62,7 @@ class Checkpoints:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self._folder / name)
+            saved(self._folder / name)
         for old in _steps(self._folder)[: -self._keep]:
             old.unlink()
 
@@ -80,9 +83,9 @@ def load(path: Path, config: TrainConfig, theta: Tensors) -> Checkpoint:
 
     Raises:
         ValueError: it is of another algorithm or family, θ has other shapes, or it has
-            done more outer steps than the run.
+            done more outer steps than the run, or it cannot be read.
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = _read(path)
     for what, mine in (("algorithm", config.algorithm), ("family", config.family.name)):
         if checkpoint[what] != mine:
             raise ValueError(
@@ -103,6 +106,17 @@ def load(path: Path, config: TrainConfig, theta: Tensors) -> Checkpoint:
             f"outer_steps={config.outer_steps}: give as many, or another name"
         )
     return checkpoint
+
+
+def _read(path: Path) -> Checkpoint:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError):
+        # Only a disk or a person can have damaged it: it was written in one piece.
+        raise ValueError(
+            f"{path} is no checkpoint that can be read: delete it, and the run goes on "
+            "from the one before"
+        ) from None
 
 
 def step_file(folder: Path, step: int) -> Path:

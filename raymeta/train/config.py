@@ -12,7 +12,9 @@ from torch import nn
 
 from raymeta.data import Family, check_family
 from raymeta.meta import Learner, MetaModule
+from raymeta.meta.module import ENGINES
 from raymeta.suggest import unknown
+from raymeta.train.published import Published
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -52,6 +54,7 @@ class TrainConfig:
         max_skips: outer updates skipped in a row, for want of a finite loss and
             gradient, before the run is given up.
         pictures: what figures show of the trained learner.
+        published: what papers report of such a run, for figures to show beside it.
 
     Raises:
         ValueError: a number is out of its range; a name is unknown; no family.
@@ -77,12 +80,20 @@ class TrainConfig:
     keep: int = 3
     max_skips: int = 10
     pictures: Pictures | None = None
+    published: tuple[Published, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every number."""
         check_family(self.family)
         if self.dtype not in DTYPES:
             raise unknown("dtype", self.dtype, DTYPES)
+        if self.engine not in ENGINES:
+            raise unknown("engine", self.engine, ENGINES)
+        if self.engine == "higher" and self.compile:
+            raise ValueError(
+                "engine='higher' takes eager steps, but got compile=True: leave "
+                "compile out, or use engine='functional'"
+            )
         counts = ("outer_steps", "tasks_per_step", "val_tasks", "test_tasks")
         for name in (*counts, "checkpoint_every", "keep"):
             _require(name, getattr(self, name), getattr(self, name) >= 1, ">= 1")

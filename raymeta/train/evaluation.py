@@ -55,6 +55,10 @@ def evaluate(
 
 
 def interval(values: Tensor) -> float:
-    """Half the width of the 95 % interval of a mean: 1.96 s / √n; NaN for n = 1."""
-    count = len(values)
-    return 1.96 * float(values.std()) / math.sqrt(count) if count > 1 else math.nan
+    """Half the width of the 95 % interval of a mean: 1.96 s / √n.
+
+    NaN for n = 1 and for values that are all the same: one task, judged n times.
+    """
+    if values.min() == values.max():
+        return math.nan
+    return 1.96 * float(values.std()) / math.sqrt(len(values))

@@ -1,5 +1,6 @@
 """Ready-made runs: an algorithm on a family, by name, with the papers' settings."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from raymeta.train.domains import (
     sinusoids,
     small_network,
 )
+from raymeta.train.published import published
 
 
 class Parts(NamedTuple):
@@ -279,12 +281,17 @@ def recipe(
     domain, outer = KINDS[kind].domain(tasks), KINDS[kind].outer
     inner = learns[kind]
     if context is not None and not inner.context:
-        raise ValueError(f"{algorithm} has no context, but got context={context}")
+        raise ValueError(
+            f"{algorithm} has no context, but got context={context}: leave it out"
+        )
+    if context is not None and context < 1:
+        raise ValueError(f"{algorithm} needs context >= 1, but got context={context}")
     inner = Inner(
         inner.lr if inner_lr is None else inner_lr,
         inner.steps if inner_steps is None else inner_steps,
         inner.context if context is None else context,
     )
+    _require_possible(inner, algorithm)
     given = {name: value for name, value in settings.items() if value is not None}
     return TrainConfig(
         algorithm=algorithm,
@@ -294,8 +301,26 @@ def recipe(
         pictures=None
         if domain.pictures is None
         else domain.pictures(domain.network(inner.context, 0)),
+        published=published(
+            algorithm,
+            tasks.name,
+            {**_knobs(inner, sizes), "shots": getattr(tasks, "shots", None)},
+        ),
         **{**outer, **given},
     )
+
+
+def _require_possible(inner: Inner, algorithm: str) -> None:
+    """Raise ValueError for numbers that no inner loop can have."""
+    if not 0 < inner.lr < math.inf:
+        raise ValueError(
+            f"inner steps need inner_lr > 0, but got inner_lr={inner.lr}: leave it out "
+            "for the recipe's own"
+        )
+    if inner.steps < 1:
+        raise ValueError(
+            f"{algorithm} needs inner_steps >= 1, but got inner_steps={inner.steps}"
+        )
 
 
 def _learner(algorithm: str, domain: Domain, inner: Inner, seed: int) -> Learner:

@@ -25,6 +25,7 @@ DTYPES = {
     "inner_steps": "int64",
     "outer_loss": "float64",
     "ci95": "float64",
+    "median": "float64",
     "grad_norm": "float64",
     "skipped": "bool",
     "step_s": "float64",
@@ -77,9 +78,10 @@ def merged(folder: Path) -> pd.DataFrame:
     Returns:
         One row per seed, outer step and rank with `split` "train" (`outer_loss` is the
         mean over the rank's `tasks`), and of `split` "val" and "test" one per
-        evaluation (the mean over all tasks, `ci95` half the width of its 95 % interval)
-        with θ after `outer_step` updates and `inner_steps` of adaptation. `step_s` is
-        seconds of this step, `wall_s` of the seed's training so far.
+        evaluation (the mean over all tasks, `ci95` half the width of its 95 % interval,
+        `median` of the tasks; `<metric>_ci95` likewise) with θ after `outer_step`
+        updates and `inner_steps` of adaptation. `step_s` is seconds of this step,
+        `wall_s` of the seed's training so far.
     """
     parts = [pd.read_parquet(path) for path in sorted(_files(folder))]
     rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from raymeta.data import Episode, prefetch
 from raymeta.meta import MetaModule, MetaOutput
+from raymeta.storage import fetched
 from raymeta.train.checkpoints import (
     BEST,
     Checkpoint,
@@ -284,7 +285,7 @@ class Training:
         """Evaluate the best θ, or the last one where none was finite."""
         self._checkpoints.wait()
         self._ranks.total(torch.zeros(1))  # until rank 0 has written it
-        step, best = self.step, self._folder / BEST
+        step, best = self.step, fetched(self._folder / BEST)
         if best.exists():
             step = self._load(best)["step"]
         steps = self._config.test_steps
@@ -313,11 +314,15 @@ class Training:
             seed=self._seed,
             steps=inner_steps,
         )
+        means = {name: float(value.mean()) for name, value in values.items()}
+        losses = values.pop("outer_loss")
         if self._ranks.rank == 0:
-            means = {name: float(value.mean()) for name, value in values.items()}
             self._rows.add(
                 self._row(split, step, inner_steps)
                 | means
-                | {"tasks": count, "ci95": interval(values["outer_loss"])}
+                | {"tasks": count, "ci95": interval(losses)}
+                # Where a task diverges, the mean says nothing of the others.
+                | {"median": float(losses.median())}
+                | {f"{name}_ci95": interval(each) for name, each in values.items()}
             )
-        return float(values["outer_loss"].mean())
+        return means["outer_loss"]

@@ -1,5 +1,6 @@
 """Figures and the table of a meta-training run, from frames written by hand."""
 
+import json
 import math
 
 import numpy as np
@@ -12,12 +13,20 @@ from raymeta.analysis import (
     format_evaluation,
     held_out,
     is_training,
+    read_published,
     read_training,
     training_curve,
     write_training_figures,
 )
 
 NAN = math.nan
+FIGURE = {
+    "value": 1.4,
+    "ci95": 0.2,
+    "inner_steps": 1,
+    "outer_steps": 5_000,
+    "source": "Someone 2019, table 1",
+}
 
 
 def row(split, outer_step, outer_loss, **changes):
@@ -34,11 +43,13 @@ def row(split, outer_step, outer_loss, **changes):
         "inner_steps": 1,
         "outer_loss": outer_loss,
         "ci95": NAN if split == "train" else 0.3,
+        "median": NAN if split == "train" else outer_loss / 2,
         "grad_norm": NAN,
         "skipped": False,
         "step_s": 0.1,
         "wall_s": 1.0,
         "accuracy": 0.5,
+        "accuracy_ci95": NAN if split == "train" else 0.02,
     }
     return usual | changes
 
@@ -82,40 +93,84 @@ def test_held_out_losses_are_averaged_over_seeds(training):
     assert test["inner_steps"].tolist() == [0, 1, 2]
     assert test["mean"].tolist() == pytest.approx([3.0, 1.5, 1.0])
     assert test["ci95"].tolist() == pytest.approx([math.hypot(0.3, 1.3) / 2] * 3)
-    assert test["accuracy"].tolist() == [0.5] * 3
+    assert test["median"].tolist() == pytest.approx([1.5, 0.75, 0.5])
+    accuracy = held_out(training, "test", "accuracy")
+    assert accuracy["mean"].tolist() == [0.5] * 3
+    assert accuracy["ci95"].tolist() == pytest.approx([math.hypot(0.02, 0.02) / 2] * 3)
     val = held_out(training, "val")
     assert val["outer_step"].tolist() == [0, 200]
     assert val["mean"].tolist() == [3.0, 3.0]
 
 
 def test_the_table_has_a_line_per_number_of_inner_steps(training):
-    lines = format_evaluation(training).splitlines()
+    lines = format_evaluation(training, [FIGURE]).splitlines()
     assert lines[0] == (
         "maml on sinusoid: 100 test tasks, 2 seeds; mean and 95 % interval"
     )
-    assert lines[1].split() == ["inner", "steps", "loss", "±", "accuracy"]
+    names = lines[1].split()
+    assert names == [
+        "inner",
+        "steps",
+        "loss",
+        "±",
+        "median",
+        "accuracy",
+        "±",
+        "of",
+        "accuracy",
+    ]
     assert [line.split()[0] for line in lines[2:5]] == ["0", "1", "2"]
-    assert lines[3].split()[1] == "1.500"
-    assert lines[5] == "2 outer updates were skipped: not finite"
+    assert lines[3].split() == ["1", "1.500", "0.6671", "0.7500", "0.5000", "0.01414"]
+    assert lines[5] == (
+        "published: 1.4 ± 0.2 after 1 step (Someone 2019, table 1; 5,000 outer steps)"
+    )
+    assert lines[6] == "2 outer updates were skipped: not finite"
 
     early = training[training["split"] == "train"]
     assert format_evaluation(early) == "no evaluation on test tasks yet"
 
 
 def test_the_loss_figure(training):
-    left, right = draw_meta_loss(training).axes
+    left, right, below, beside = draw_meta_loss(training).axes
     names = [text.get_text() for text in left.get_legend().get_texts()]
     assert names == ["training tasks", "validation tasks"]
     assert left.lines[0].get_xydata()[1].tolist() == [5.5, 55.5]
     (points, *_), *_ = (c.lines for c in right.containers)
     assert points.get_ydata().tolist() == pytest.approx([3.0, 1.5, 1.0])
-    dotted = [line for line in right.lines if line.get_linestyle() == ":"]
-    assert dotted[0].get_xdata() == [1, 1]
+    (median,) = [line for line in right.lines if line.get_label() == "median"]
+    (trained,) = [line for line in right.lines if line.get_linestyle() == ":"]
+    assert median.get_ydata().tolist() == pytest.approx([1.5, 0.75, 0.5])
+    assert trained.get_xdata() == [1, 1]
+    assert below.get_ylabel() == "accuracy"
+    assert below.lines[0].get_ydata().tolist() == [0.5] * 50
+    assert beside.lines[0].get_ydata().tolist() == [0.5] * 3
+
+
+def test_a_published_figure_is_drawn_beside_the_losses(training):
+    left, right, *metric = draw_meta_loss(training, [FIGURE]).axes
+    (line,) = [line for line in left.lines if line.get_linestyle() == "--"]
+    assert line.get_ydata() == [1.4, 1.4]
+    (band,) = left.patches
+    assert (band.get_y(), band.get_height()) == pytest.approx((1.2, 0.4))
+    assert line.get_label() == (
+        "Someone 2019, table 1:\n1.4 ± 0.2 after 5,000 outer steps"
+    )
+    (mark,) = [line for line in right.lines if line.get_marker() == "D"]
+    assert mark.get_xydata().tolist() == [[1, 1.4]]
+    assert not any(axes.patches for axes in metric)
+
+
+def test_tasks_that_diverge_do_not_flatten_the_figure(training):
+    is_last = (training["split"] == "test") & (training["inner_steps"] == 2)
+    training.loc[is_last, "outer_loss"] = 1e9
+    right = draw_meta_loss(training).axes[1]
+    assert right.get_ylim()[1] < 10
+    assert right.get_title(loc="right") == "the mean leaves the panel: tasks diverge"
 
 
 def test_a_run_that_has_just_begun_is_drawn(training):
     for frame in (training.iloc[:0], training.iloc[:4]):
-        left, right = draw_meta_loss(frame).axes
+        left, right, *_ = draw_meta_loss(frame).axes
         assert [t.get_text() for t in right.texts] == ["not evaluated yet"]
         assert len(left.lines) == bool(len(frame))
 
@@ -199,11 +254,12 @@ def test_an_unknown_kind_is_named():
 
 def test_all_figures_of_a_folder(training, tmp_path):
     assert not is_training(tmp_path)
-    (tmp_path / "training.json").touch()
+    (tmp_path / "training.json").write_text(json.dumps({"published": [FIGURE]}))
     assert is_training(tmp_path)
     with pytest.raises(ValueError, match=r"frame.parquet does not exist"):
         read_training(tmp_path)
     training.to_parquet(tmp_path / "frame.parquet")
+    assert read_published(tmp_path) == [FIGURE]
     (tmp_path / "seed-1").mkdir()
     np.savez(tmp_path / "seed-1" / "pictures.npz", **images())
 

@@ -65,7 +65,7 @@ def refusal(estimator: str, name: str, form: str) -> str | None:
         return "Reversible needs an optimizer whose update has an inverse"
     taken = name in HIGHER and not form.startswith("elements")
     if estimator == "reverse-higher" and not taken:
-        return "Reverse with engine='higher' needs "
+        return "engine='higher' needs "
     return None
 
 

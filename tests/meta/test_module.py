@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from raymeta.hypergrad import Reverse
 from raymeta.meta import MetaModule, anil, imaml, maml
-from raymeta.optim import sgd
+from raymeta.optim import lion, sgd
 from raymeta.tree import tree_leaves
 from tests.memory import peak_bytes
 from tests.meta.common import (
@@ -302,3 +302,36 @@ def test_learnt_rates_that_go_out_of_bounds_are_no_error():
         steps=5,
     )
     assert not MetaModule(learner)(sinusoids()).losses.isfinite().any()
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "message"),
+    [
+        (
+            nn.Sequential(nn.Embedding(4, 3, max_norm=1.0), nn.Linear(3, 1)),
+            {},
+            "^raymeta cannot differentiate Embedding with max_norm",
+        ),
+        (
+            nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2)),
+            {"batch_norm": "batsh"},
+            "^batch_norm must be 'running', .* but got 'batsh'",
+        ),
+        (
+            nn.Sequential(nn.Linear(1, 2), nn.InstanceNorm1d(2, track_running_stats=1)),
+            {},
+            "^raymeta cannot differentiate the running statistics of InstanceNorm1d",
+        ),
+    ],
+)
+def test_refusals_of_a_module_name_nothing_that_the_user_did_not_call(
+    module, options, message
+):
+    with pytest.raises(ValueError, match=message):
+        maml(module, loss=F.mse_loss, **options)
+
+
+def test_refusals_of_higher_name_the_engine():
+    learner = maml(mlp(), loss=F.mse_loss, optimizer=lion(0.1))
+    with pytest.raises(ValueError, match=r"^engine='higher' needs sgd, adam, .*: use"):
+        MetaModule(learner, engine="higher")(sinusoids(2))

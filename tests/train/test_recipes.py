@@ -146,7 +146,10 @@ def test_a_divergent_inner_loop_is_named_and_skipped(tmp_path):
         (("maml", "sinusoid"), {"data": "x"}, "brings its own data"),
         (("maml", "omniglot"), {}, "got no data"),
         (("maml", "few-shot-digits"), {"ways": 4}, "need 4 classes in each split"),
-        (("maml", "sinusoid"), {"inner_steps": 0}, "needs steps >= 1"),
+        (("maml", "sinusoid"), {"inner_steps": 0}, "maml needs inner_steps >= 1, but"),
+        (("maml", "sinusoid"), {"inner_lr": float("nan")}, "inner_lr > 0, but .*=nan"),
+        (("lslr", "sinusoid"), {"inner_lr": -1.0}, r"inner_lr > 0, but .*=-1\.0"),
+        (("cavia", "sinusoid"), {"context": 0}, "cavia needs context >= 1, but got"),
     ],
 )
 def test_what_makes_no_run_is_refused(arguments, changes, message, tmp_path):

@@ -14,6 +14,7 @@ from train_toys import SHRINK, Points, config, learner
 
 from raymeta.train import train
 from raymeta.train.checkpoints import last_step
+from raymeta.train.evaluation import interval
 
 NOISE = ["attempt", "step_s", "wall_s"]
 
@@ -85,8 +86,11 @@ def test_the_evaluation_is_that_of_the_best_theta_on_held_out_tasks(here):
         deviations = losses - losses.mean()
         variance = float(deviations.square().sum()) / 10
         assert row.ci95 == pytest.approx(1.96 * math.sqrt(variance / 11))
-        far = (adapted(w, c, row.inner_steps) - q).abs().amax(1).mean()
-        assert row.far == pytest.approx(float(far))
+        assert row.median == pytest.approx(float(losses.median()))
+        far = (adapted(w, c, row.inner_steps) - q).abs().amax(1)
+        assert row.far == pytest.approx(float(far.mean()))
+        width = 1.96 * float(far.std()) / math.sqrt(11)
+        assert row.far_ci95 == pytest.approx(width)
         assert row.tasks == 11
     val = result.frame[result.frame["split"] == "val"]
     assert val["outer_step"].tolist() == [0, 4, 8, 12]
@@ -272,6 +276,22 @@ def test_a_checkpoint_of_another_algorithm_or_shape_is_refused(here, tmp_path):
         here("y", outer_steps=8, algorithm="maml")
 
 
+def test_a_checkpoint_that_cannot_be_read_is_named_and_the_one_before_goes_on(
+    here, tmp_path
+):
+    whole = here("whole", outer_steps=16)
+    here("x")
+    damaged = tmp_path / "x" / "seed-0" / "step-00000012.pt"
+    for content in (b"", b"no checkpoint", damaged.read_bytes()[:-100]):
+        damaged.write_bytes(content)
+        with pytest.raises(ValueError, match=r"step-00000012.pt is no .*: delete it"):
+            here("x", outer_steps=16)
+    damaged.unlink()
+    lines = []
+    same(here("x", outer_steps=16, progress=lines.append).frame, whole.frame)
+    assert "seed 0 goes on from outer step 8 on 1 process, cpu" in lines
+
+
 def test_what_workers_would_stumble_on_is_refused_before(here, tmp_path):
     with pytest.raises(
         ValueError, match="depend on every meta-parameter, but does not on idle"
@@ -290,6 +310,8 @@ def test_what_workers_would_stumble_on_is_refused_before(here, tmp_path):
         ({"seeds": ()}, r"needs seeds, each once, but got \[\]"),
         ({"seeds": (1, 1)}, r"needs seeds, each once, but got \[1, 1\]"),
         ({"dtype": "float16"}, "unknown dtype 'float16'"),
+        ({"engine": "lower"}, "unknown engine 'lower'"),
+        ({"engine": "higher", "compile": True}, "eager steps, but got compile=True"),
         ({"family": Points}, r"got the class Points: pass Points\(\)"),
     ],
 )
@@ -311,6 +333,12 @@ def test_impossible_settings(changes, message):
 def test_impossible_places(where, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         train(config(), storage=tmp_path, progress=False, **where)
+
+
+def test_one_task_judged_several_times_has_no_interval():
+    assert math.isnan(interval(torch.full((4,), 0.3)))
+    assert math.isnan(interval(torch.tensor([0.3])))
+    assert interval(torch.tensor([1.0, 3.0])) == pytest.approx(1.96)
 
 
 def test_the_shrink_factor_of_the_toy():
