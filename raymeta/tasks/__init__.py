@@ -3,16 +3,51 @@
 from collections.abc import Callable
 
 from raymeta.suggest import unknown
-from raymeta.tasks.base import Task
+from raymeta.tasks.base import Task, origin
+from raymeta.tasks.char_gru import CharGRU
+from raymeta.tasks.cleaning import Cleaning
 from raymeta.tasks.digits import Digits
+from raymeta.tasks.digits_choices import DigitsChoices
+from raymeta.tasks.logistic import Logistic
+from raymeta.tasks.mnist_cnn import MnistCNN
+from raymeta.tasks.noisy_quadratic import NoisyQuadratic
 from raymeta.tasks.quadratic import Quadratic
+from raymeta.tasks.schedule import LearningRateSchedule
+from raymeta.tasks.surface import Surface
+from raymeta.tasks.throw import Throw
 
-__all__ = ["Digits", "Quadratic", "Task", "get", "names"]
+__all__ = [
+    "CharGRU",
+    "Cleaning",
+    "Digits",
+    "DigitsChoices",
+    "LearningRateSchedule",
+    "Logistic",
+    "MnistCNN",
+    "NoisyQuadratic",
+    "Quadratic",
+    "Surface",
+    "Task",
+    "Throw",
+    "get",
+    "names",
+    "origin",
+]
 
 _TASKS: dict[str, Callable[[], Task]] = {
+    "char-gru": CharGRU,
+    "cleaning": Cleaning,
     "digits": Digits,
     "digits-global": lambda: Digits(per_layer=False),
+    "digits-choices": DigitsChoices,
+    "logistic": Logistic,
+    "mnist-cnn": MnistCNN,
     "quadratic": Quadratic,
+    "quadratic-noisy": NoisyQuadratic,
+    "schedule": LearningRateSchedule,
+    "surface-branin": lambda: Surface(function="branin"),
+    "surface-hartmann6": Surface,
+    "throw": Throw,
 }
 
 

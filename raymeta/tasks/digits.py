@@ -1,9 +1,8 @@
 """A three-layer network on scikit-learn's digits."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
-from torch import nn
 from torch.nn import functional as F
 
 from raymeta.data import digits, split
@@ -11,9 +10,14 @@ from raymeta.modules import module_problem
 from raymeta.optim import Optimizer, sgd
 from raymeta.problem import BilevelProblem
 from raymeta.space import Positive, Space, Unit
+from raymeta.tasks.networks import (
+    DIGITS_LAYERS,
+    accuracy,
+    by_layer,
+    digits_network,
+    seeded,
+)
 from raymeta.types import Hparams
-
-LAYERS = ("0", "2", "4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,8 @@ class Digits:
     per_layer: bool = True
     horizon: int = 200
     budget: float = 10000.0
+    source: ClassVar[str] = "digits of scikit-learn"
+    licence: ClassVar[str] = "CC BY 4.0"
 
     @property
     def name(self) -> str:
@@ -42,7 +48,7 @@ class Digits:
     @property
     def space(self) -> Space:
         """Starts at the centre of what black-box search samples."""
-        shape = (len(LAYERS),) if self.per_layer else ()
+        shape = (len(DIGITS_LAYERS),) if self.per_layer else ()
         return Space(
             lr=Positive(1e-2, low=1e-4, high=1.0, shape=shape),
             weight_decay=Positive(1e-4, low=1e-6, high=1e-2, shape=shape),
@@ -53,12 +59,12 @@ class Digits:
         """A new split, initialization and batch order."""
         parts = split(*digits(), fractions=(0.5, 0.25), seed=seed)
         return module_problem(
-            _network(seed),
+            seeded(digits_network, seed),
             loss=F.cross_entropy,
             train=parts.train,
             val=parts.val,
             test=parts.test,
-            metrics={"accuracy": _accuracy},
+            metrics={"accuracy": accuracy},
             optimizer=self._optimizer,
             batch_size=256,
             seed=seed,
@@ -67,22 +73,6 @@ class Digits:
     def _optimizer(self, hparams: Hparams) -> Optimizer:
         lr, weight_decay = hparams["lr"], hparams["weight_decay"]
         if self.per_layer:
-            lr = dict(zip(LAYERS, lr.unbind(), strict=True))
-            weight_decay = dict(zip(LAYERS, weight_decay.unbind(), strict=True))
+            lr = by_layer(lr, DIGITS_LAYERS)
+            weight_decay = by_layer(weight_decay, DIGITS_LAYERS)
         return sgd(lr=lr, weight_decay=weight_decay, momentum=hparams["momentum"])
-
-
-def _network(seed: int) -> nn.Module:
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Linear(64, 128),
-            nn.Tanh(),
-            nn.Linear(128, 128),
-            nn.Tanh(),
-            nn.Linear(128, 10),
-        )
-
-
-def _accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return (outputs.argmax(-1) == targets).to(outputs.dtype).mean()

@@ -1,6 +1,7 @@
 """Gradient descent on a quadratic, where every hypergradient has a closed form."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class Quadratic:
     horizon: int = 20
     budget: float = 1000.0
     name: str = "quadratic"
+    source: ClassVar[str] = "a quadratic of three curvatures"
+    licence: ClassVar[str] = "none: no data"
 
     def __post_init__(self) -> None:
         if self.initial is not None and len(self.initial) != len(self.eigenvalues):

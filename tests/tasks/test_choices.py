@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from raymeta.outer.report import plain_run
+from raymeta.search import worker
+from raymeta.search.cells import CellName, Run
+from raymeta.search.domains import encode
+from raymeta.search.methods import METHODS
+from raymeta.space import Choice, Positive, Space
+from raymeta.tasks import Digits, DigitsChoices
+from raymeta.tasks.base import origin, picked, problem_at
+
+TASK = DigitsChoices()
+
+
+@pytest.mark.parametrize("width", [32, 256])
+def test_the_width_decides_the_shape(width):
+    hparams = TASK.space.initial() | {"width": width}
+    problem = problem_at(TASK, 0, hparams)
+    assert problem.init(hparams).params["2.weight"].shape == (width, width)
+
+
+def test_by_default_the_options_are_the_initial_ones():
+    hparams = TASK.space.initial()
+    values = [
+        plain_run(problem, hparams, 3)[1]
+        for problem in (
+            TASK.sample(1),
+            problem_at(TASK, 1),
+            problem_at(TASK, 1, hparams),
+        )
+    ]
+    assert len(set(values)) == 1
+
+
+@pytest.mark.parametrize("name", ["activation", "optimizer"])
+def test_every_option_trains_otherwise(name):
+    values = []
+    for option in TASK.space.choices[name].options:
+        hparams = TASK.space.initial() | {name: option}
+        values.append(plain_run(problem_at(TASK, 0, hparams), hparams, 5)[1])
+    assert len(set(values)) == len(values)
+
+
+def test_the_numbers_of_the_options_that_decide():
+    hparams = TASK.space.initial() | {"width": 256, "optimizer": "adam"}
+    assert picked(TASK, hparams) == (3, 0, 1)
+    assert picked(Digits(), Digits().space.initial()) == ()
+
+
+def test_choices_without_sample_for_are_values_only():
+    class Mine:
+        space = Space(lr=Positive(0.1), sign=Choice((1, -1)))
+
+        def sample(self, seed):
+            return seed
+
+    assert problem_at(Mine(), 7, {"lr": torch.tensor(0.1), "sign": -1}) == 7
+    assert picked(Mine(), {"sign": -1}) == ()
+    assert origin(Mine()) == ""
+
+
+def test_a_worker_trains_the_network_that_the_trial_names():
+    task = DigitsChoices(horizon=3)
+    hparams = task.space.initial() | {"width": 32, "activation": "relu"}
+    coded = encode(task.space, task.space.flatten(hparams))
+    cell = CellName(task.name, "random", 0)
+    run = Run(cell=cell, number=0, kind="search", hparams=coded)
+    (message,) = worker.messages_of(run, task, METHODS["random"])
+    truth = plain_run(problem_at(task, 0, hparams), hparams, 3)[1]
+    assert message.outer_loss == truth
