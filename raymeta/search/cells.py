@@ -45,10 +45,15 @@ class Cell:
     @property
     def full_run(self) -> float:
         """Gradient evaluations of a whole training with all its reports."""
-        reports = 1
+        return self.rest_of_run(0)
+
+    def rest_of_run(self, steps: int) -> float:
+        """Gradient evaluations of a training after some steps, reports included."""
+        rungs: tuple[int, ...] = (self.task.horizon,)
         if self.is_black_box:
-            reports = len(cast(BlackBoxMethod, self.method).rungs(self.task))
-        return self.task.horizon + reports * self.outer_cost / 3
+            rungs = cast(BlackBoxMethod, self.method).rungs(self.task)
+        reports = sum(rung > steps for rung in rungs)
+        return self.task.horizon - steps + reports * self.outer_cost / 3
 
     @property
     def is_black_box(self) -> bool:
@@ -56,17 +61,32 @@ class Cell:
         return self.method.family == BLACK_BOX
 
 
+class Stretch(NamedTuple):
+    """Training at constant hyperparameters.
+
+    Attributes:
+        steps: how many.
+    """
+
+    steps: int
+    hparams: Coded
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A trial to run, as it is sent to a worker.
+    """A trial to run, or to run on, as it is sent to a worker.
 
     Attributes:
         number: of the trial within its cell, from 0.
-        kind: a "search" trains at `hparams`; a "final" does so again and looks at the
-            test set; a "descent" is the one trial of a hypergradient method.
+        kind: a "search" trains at `hparams`; a "final" trains all of a run again and
+            looks at the test set; a "descent" is the one trial of a hypergradient
+            method.
         hparams: None for a descent.
         budget: of the cell.
         recorded: the outer loss that a final run must find again.
+        before: how training came where it starts; nothing at initial weights.
+        origin: the trial of which it continues the training.
+        keep: whether training states are saved where it reports.
     """
 
     cell: CellName
@@ -76,6 +96,9 @@ class Run:
     hparams: Coded | None = field(default=None, repr=False)
     budget: float = NAN
     recorded: float = NAN
+    before: tuple[Stretch, ...] = field(default=(), repr=False)
+    origin: int = -1
+    keep: bool = False
 
 
 class Message(NamedTuple):
@@ -93,6 +116,7 @@ class Message(NamedTuple):
         hparams: at which it was measured.
         failure: the reason, "" without one.
         metrics: on the test set, by column name.
+        parent: the trial whose training this continues; None for its own.
     """
 
     kind: Kind
@@ -105,6 +129,7 @@ class Message(NamedTuple):
     hparams: Coded = {}  # noqa: RUF012, never changed
     failure: str = ""
     metrics: dict[str, float] = {}  # noqa: RUF012, never changed
+    parent: int | None = None
 
 
 def broken(run: Run, last: Message | None, failure: str) -> Message:

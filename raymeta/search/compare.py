@@ -11,9 +11,11 @@ import pandas as pd
 from ray import tune
 from ray.tune import RunConfig, TuneConfig, TuneError, Tuner
 
+from raymeta.cluster import require_possible
+from raymeta.folder import new_name
 from raymeta.interrupt import Interrupt
 from raymeta.progress import Progress, clock
-from raymeta.search.courses import course_of
+from raymeta.search.black_box import course_of
 from raymeta.search.folder import Folder, folder_of
 from raymeta.search.frame import to_frame
 from raymeta.search.journal import Event, open_journal
@@ -22,8 +24,10 @@ from raymeta.search.multiplex import CellScheduler, CellSearcher, Pulse
 from raymeta.search.plan import Methods, Plan, Tasks, make_plan
 from raymeta.search.progress import opening, progress_lines
 from raymeta.search.quiet import silence
+from raymeta.search.states import States
 from raymeta.search.worker import run_trial
 from raymeta.session import running
+from raymeta.storage import address, at, is_remote
 
 SAVE_EVERY_S = 30.0
 FINISHED: Event = {"event": "finished"}
@@ -38,6 +42,7 @@ def compare(
     name: str | None = None,
     storage: str | Path = "results",
     slots: int | None = None,
+    gpus_per_trial: float = 0.0,
     progress: bool | Callable[[str], None] = True,
 ) -> pd.DataFrame:
     """Compare methods on tasks at equal budgets, on Ray Tune.
@@ -49,13 +54,17 @@ def compare(
 
     Args:
         tasks: names, `Task` objects, or a list of them.
-        methods: names, method objects, or a list of them; all registered by default.
+        methods: names, method objects, or a list of them; "all" is every registered
+            one; `raymeta.search.methods.DEFAULT` by default. A method whose packages
+            are missing is skipped, and the opening lines say so.
         budget: gradient evaluations per (task, method, seed); by default each task's.
         seeds: how many, or which. A seed is the same problem for all methods.
         name: of the folder of results; tasks and time by default.
-        storage: the folder that holds it.
+        storage: the folder that holds it; or its address on an object store.
         slots: trials at once; as many as Ray has CPUs at the start by default. More
             than that lets an autoscaling cluster grow.
+        gpus_per_trial: GPUs, or the share of one, that each trial holds; it finds them
+            as `cuda` devices, and the task says what runs there.
         progress: whether to print progress, or what takes its lines.
 
     Returns:
@@ -63,16 +72,35 @@ def compare(
         `<storage>/<name>/frame.parquet`.
 
     Raises:
-        ValueError: something is unknown, missing, given twice or impossible; the name
-            belongs to a comparison with other settings.
+        ValueError: something is unknown, missing, given twice or impossible; all
+            methods lack packages; the name belongs to a comparison with other settings.
         KeyboardInterrupt: Ctrl-C; what was reported so far is in the folder.
     """
+    if is_remote(storage):
+        name = name or new_name(storage, ["comparison"])
+        with at(storage, name) as here:
+            return compare(
+                tasks,
+                methods,
+                budget=budget,
+                seeds=seeds,
+                name=name,
+                storage=here,
+                slots=slots,
+                gpus_per_trial=gpus_per_trial,
+                progress=progress,
+            )
     if slots is not None and slots < 1:
         raise ValueError(f"slots must be at least 1, but got {slots}")
+    if gpus_per_trial < 0 or (gpus_per_trial > 1 and gpus_per_trial % 1):
+        raise ValueError(
+            "gpus_per_trial must be a share of one GPU or a whole number of them, but "
+            f"got {gpus_per_trial}"
+        )
     plan = make_plan(tasks, methods, budget, seeds)
     folder = folder_of(storage, name, [task.name for task in plan.tasks])
     display = Progress(progress)
-    display.say(opening(plan, str(folder.path)))
+    display.say(opening(plan, address(folder.path)))
     with silence():
         courses = [course_of(cell) for cell in plan.cells()]
     folder.claim(plan.settings())
@@ -81,24 +109,31 @@ def compare(
         if FINISHED in events and folder.frame.exists():
             display.say(["it had finished before"])
             return folder.read()
-        ledger = Ledger(courses, journal)
+        ledger = Ledger(courses, journal, folder.states)
         ledger.replay(events)
         folder.write(to_frame(courses))  # readable from now on
         if not ledger.finished:
-            _run(plan, ledger, folder, display, slots)
+            each = {"CPU": 1.0} | ({"GPU": gpus_per_trial} if gpus_per_trial else {})
+            _run(plan, ledger, folder, display, slots, each)
             assert ledger.finished
         frame = to_frame(courses)
         folder.write(frame)
         journal.write(FINISHED)
+        folder.states.clear()
     display.say(progress_lines(ledger.standings(), display.elapsed))
-    display.say([f"finished in {clock(display.elapsed)}: {folder.frame}"])
+    display.say([f"finished in {clock(display.elapsed)}: {address(folder.frame)}"])
     return frame
 
 
 def _run(
-    plan: Plan, ledger: Ledger, folder: Folder, display: Progress, slots: int | None
+    plan: Plan,
+    ledger: Ledger,
+    folder: Folder,
+    display: Progress,
+    slots: int | None,
+    each: dict[str, float],
 ) -> None:
-    """Run what the ledger asks for until it is finished."""
+    """Run what the ledger asks for until it is finished, each trial with resources."""
     saver = _Saver(ledger, folder)
 
     def keep_house() -> None:
@@ -117,8 +152,9 @@ def _run(
         display.say(
             [f"Ray is up after {display.elapsed:.1f} s: {concurrent} at a time"]
         )
+        require_possible(each, 1, "trials", growing=slots is not None)
         tuner = Tuner(
-            _trainable(plan),
+            _trainable(plan, folder.states, each),
             tune_config=TuneConfig(
                 search_alg=CellSearcher(ledger),
                 scheduler=scheduler,
@@ -156,8 +192,10 @@ def _origin(error: BaseException) -> BaseException:
     return error
 
 
-def _trainable(plan: Plan) -> Callable[[dict[str, Any]], None]:
-    """The trainable of all trials; a trial takes one CPU.
+def _trainable(
+    plan: Plan, states: States, each: dict[str, float]
+) -> Callable[[dict[str, Any]], None]:
+    """The trainable of all trials, with the resources of one.
 
     Raises:
         ValueError: a task or method cannot be sent to a worker.
@@ -165,14 +203,16 @@ def _trainable(plan: Plan) -> Callable[[dict[str, Any]], None]:
     tasks = {task.name: task for task in plan.tasks}
     methods = {method.name: method for method in plan.methods}
     try:
-        trainable = tune.with_parameters(run_trial, tasks=tasks, methods=methods)
+        trainable = tune.with_parameters(
+            run_trial, tasks=tasks, methods=methods, states=states
+        )
     except TypeError as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(
             "tasks and methods are sent to workers, hence must be picklable, but "
             f"{reason}: keep open files, locks and the like out of them"
         ) from error
-    return tune.with_resources(trainable, {"CPU": 1})
+    return tune.with_resources(trainable, each)
 
 
 class _Saver:

@@ -8,15 +8,9 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
-
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
 
 from raymeta.search.cells import Cell, Message, Run, broken
-from raymeta.search.domains import Coded, encode, to_tune
-from raymeta.search.methods import BlackBoxMethod
+from raymeta.search.domains import Coded
 
 #: Lost workers (a node gone, memory exhausted) after which a trial counts as failed.
 ATTEMPTS = 3
@@ -39,6 +33,7 @@ class Course(ABC):
         self.best: tuple[float, Coded] | None = None
         self._redo: list[Run] = []
         self._spent: dict[int, float] = {}
+        self._done: dict[int, Message] = {}
         self._lost: Counter[int] = Counter()
 
     @property
@@ -56,7 +51,7 @@ class Course(ABC):
         """The first exception that ended a trial, "" without one."""
         ends = (message for _, message in self.messages if message.kind == "failed")
         # A diverged trial is a failure of its hyperparameters, not of the code.
-        reasons = (end.failure for end in ends if end.failure != _non_finite(end))
+        reasons = (end.failure for end in ends if end.failure != non_finite(end))
         return next(reasons, "")
 
     @property
@@ -87,19 +82,37 @@ class Course(ABC):
         over = last
         for message in messages:
             message, ends = self._hear(self.live[number], message)
+            message = _after(self._done.get(number), message)
             self.messages.append((number, message))
             if message.kind != "final":
                 self._spent[number] = message.gradient_evals
             over = over or ends
         if over:
             del self.live[number]
+            if messages:
+                self._done[number] = message
         return over
 
+    def disused(self) -> list[int]:
+        """Trials whose saved states nobody needs any more, each told once."""
+        return []
+
     def cut(self, number: int) -> None:
-        """A trial in flight is gone: forget what it said and run it again."""
+        """A trial in flight is gone: forget what it said and run it again.
+
+        What it said before it was paused last is kept.
+        """
         self._redo.append(self.live.pop(number))
+        done = self._done.get(number)
         self._spent.pop(number, None)
-        self.messages = [m for m in self.messages if m[0] != number]
+        if done is not None:
+            self._spent[number] = done.gradient_evals
+        kept = 0 if done is None else done.outer_step
+        self.messages = [
+            (n, message)
+            for n, message in self.messages
+            if n != number or message.outer_step <= kept
+        ]
 
     def lose(self, number: int, reason: str) -> Message | None:
         """The worker of a trial has died.
@@ -113,12 +126,24 @@ class Course(ABC):
             return None
         said = [message for n, message in self.messages if n == number]
         failure = f"its worker died {ATTEMPTS} times: {reason}"
-        return broken(self.live[number], said[-1] if said else None, failure)
+        last = said[-1] if said else None
+        if number in self._done:
+            last = None  # its numbers are not those of the stretch
+        return broken(self.live[number], last, failure)
 
-    def _improve(self, message: Message) -> None:
+    def _spent_since_start(self, number: int) -> float:
+        """What a trial in flight has spent since it started or went on."""
+        done = self._done.get(number)
+        before = 0.0 if done is None else done.gradient_evals
+        return self._spent.get(number, 0.0) - before
+
+    def _improve(self, message: Message) -> bool:
+        """Keep the best; return whether this is it."""
         finite = message.complete and math.isfinite(message.outer_loss)
         if finite and (self.best is None or message.outer_loss < self.best[0]):
             self.best = message.outer_loss, message.hparams
+            return True
+        return False
 
     @abstractmethod
     def _next(self) -> Run | None: ...
@@ -151,7 +176,7 @@ class DescentCourse(Course):
     def _hear(self, run: Run, message: Message) -> tuple[Message, bool]:
         if message.kind == "report" and not math.isfinite(message.outer_loss):
             # The descent itself decides what to do then; the row only says so.
-            message = message._replace(failure=_non_finite(message))
+            message = message._replace(failure=non_finite(message))
         elif message.kind == "report":
             self._improve(message)
         return message, False
@@ -162,143 +187,17 @@ class DescentCourse(Course):
         self.best = None
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """What a scheduler sees of a trial; Tune's own exists only in an experiment."""
-
-    trial_id: str
-    config: dict[str, Any]
-
-
-class BlackBoxCourse(Course):
-    """Trials that a searcher suggests, then one look at the test set.
-
-    A trial starts only while what remains of the budget covers a full run; one that
-    ends early gives the rest back.
-    """
-
-    def __init__(self, cell: Cell) -> None:
-        super().__init__(cell)
-        self._searcher, self._scheduler, self._slots = _inner(cell)
-        self._trials: dict[int, _Trial] = {}
-        self._exhausted = False
-        self._final_asked = False
-
-    def _next(self) -> Run | None:
-        if len(self.live) >= self._slots:
-            return None
-        if self._may_search() and (run := self._search()):
-            return run
-        if self.live or self.best is None or self._final_asked:
-            return None
-        self._final_asked = True
-        recorded, hparams = self.best
-        return Run(
-            cell=self.cell.name,
-            number=len(self._trials),
-            kind="final",
-            hparams=hparams,
-            recorded=recorded,
-        )
-
-    def _has_more(self) -> bool:
-        return self._may_search() or (self.best is not None and not self._final_asked)
-
-    def _may_search(self) -> bool:
-        full_run = self.cell.full_run
-        reserved = sum(full_run - self._spent.get(n, 0.0) for n in self.live)
-        remaining = self.cell.budget - self.spent - reserved
-        # Sums of thirds: a budget of exactly n runs must hold n runs.
-        return not self._exhausted and remaining >= full_run * (1 - 1e-9)
-
-    def _search(self) -> Run | None:
-        number = len(self._trials)
-        flat = self._searcher.suggest(str(number))
-        if flat is None or flat == Searcher.FINISHED:
-            self._exhausted = flat is not None or not self.live
-            return None
-        self._trials[number] = _Trial(str(number), flat)
-        self._scheduler.on_trial_add(None, self._trials[number])
-        hparams = encode(self.cell.task.space, flat)
-        return Run(cell=self.cell.name, number=number, kind="search", hparams=hparams)
-
-    def _hear(self, run: Run, message: Message) -> tuple[Message, bool]:
-        if run.kind == "final":
-            return message, True
-        if message.kind == "failed":
-            # What it had spent when it raised is not known: the most it can be.
-            message = message._replace(gradient_evals=self.cell.full_run)
-            return self._fail(run, message), True
-        if not math.isfinite(message.outer_loss):
-            failure = _non_finite(message)
-            return self._fail(run, broken(run, message, failure)), True
-        self._improve(message)
-        return message, self._judge(run, message)
-
-    def _judge(self, run: Run, message: Message) -> bool:
-        """Show a result to the scheduler and the searcher; whether the trial ends."""
-        trial = self._trials[run.number]
-        result = {
-            "outer_loss": message.outer_loss,
-            "inner_steps": message.inner_steps,
-            "gradient_evals": message.gradient_evals,
-            "training_iteration": message.outer_step,
-            "config": trial.config,
-        }
-        decision = self._scheduler.on_trial_result(None, trial, result)
-        if decision not in (TrialScheduler.CONTINUE, TrialScheduler.STOP):
-            raise ValueError(
-                f"the scheduler of method {self.cell.method.name!r} may continue or "
-                f"stop a trial, but it decided to {decision}: use another scheduler"
-            )
-        if message.complete or decision == TrialScheduler.STOP:
-            self._scheduler.on_trial_complete(None, trial, result)
-            self._searcher.on_trial_complete(trial.trial_id, result)
-            return True
-        self._searcher.on_trial_result(trial.trial_id, result)
-        return False
-
-    def _fail(self, run: Run, message: Message) -> Message:
-        trial = self._trials[run.number]
-        self._scheduler.on_trial_remove(None, trial)
-        self._searcher.on_trial_complete(trial.trial_id, None, error=True)
+def _after(done: Message | None, message: Message) -> Message:
+    """A message, with what the trial had reported and spent before this stretch."""
+    if done is None or message.kind == "final":
         return message
+    return message._replace(
+        outer_step=message.outer_step + done.outer_step,
+        gradient_evals=message.gradient_evals + done.gradient_evals,
+        wall_s=message.wall_s + done.wall_s,
+    )
 
 
-def course_of(cell: Cell) -> Course:
-    """The start of a cell.
-
-    Raises:
-        ValueError: a black-box cell on a space without bounds; a method whose searcher
-            or scheduler is not left to the comparison.
-    """
-    return BlackBoxCourse(cell) if cell.is_black_box else DescentCourse(cell)
-
-
-def _inner(cell: Cell) -> tuple[Searcher, Any, int]:
-    """The method's searcher and scheduler, set up as Tune would do it."""
-    method = cast(BlackBoxMethod, cell.method)
-    config = method.tune_config(cell.task, cell.seed)
-    searcher, scheduler = config.search_alg, config.scheduler or FIFOScheduler()
-    space = to_tune(cell.task.space)
-    if not isinstance(searcher, Searcher):
-        raise ValueError(
-            f"method {method.name!r} needs a ray.tune.search.Searcher as search_alg, "
-            f"but got {type(searcher).__name__}"
-        )
-    taken = {
-        "searcher": searcher.set_search_properties(config.metric, config.mode, space),
-        "scheduler": scheduler.set_search_properties(config.metric, config.mode),
-    }
-    for part, accepted in taken.items():
-        if not accepted:
-            raise ValueError(
-                f"method {method.name!r} needs a {part} that takes space, metric and "
-                "mode from the comparison, but it has its own: leave them out of its "
-                "constructor"
-            )
-    return searcher, scheduler, config.max_concurrent_trials or 1
-
-
-def _non_finite(message: Message) -> str:
+def non_finite(message: Message) -> str:
+    """How a message without a finite outer loss is explained."""
     return f"non-finite outer loss at inner step {message.inner_steps}"

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from raymeta import folder
+from raymeta.search.states import States
 
 
 class Folder(folder.Folder):
@@ -16,6 +17,7 @@ class Folder(folder.Folder):
         super().__init__(path)
         self.journal = path / "journal.jsonl"
         self.tune = path / ".tune"  # what Tune writes; nobody reads it
+        self.states = States((path / ".states").resolve())
 
 
 def folder_of(storage: str | Path, name: str | None, tasks: list[str]) -> Folder:

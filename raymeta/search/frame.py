@@ -17,6 +17,7 @@ DTYPES = {
     "family": "str",
     "seed": "int64",
     "trial": "int64",
+    "parent": "int64",
     "outer_step": "int64",
     "inner_steps": "int64",
     "gradient_evals": "float64",
@@ -35,7 +36,9 @@ def to_frame(courses: Iterable[Course]) -> pd.DataFrame:
         `gradient_evals` and `wall_s` (seconds) are cumulative over the trials of a
         cell; the `final` row, the look at the test set, adds nothing to them.
         `best_outer_loss` is the lowest finite outer loss of a full run of the cell so
-        far.
+        far. `parent` is the trial whose training the report continues: its own, or the
+        one that it has copied; so the schedule of hyperparameters behind a report can
+        be followed back through the rows.
     """
     courses = list(courses)
     hparams = _hparam_dtypes(courses)
@@ -68,6 +71,7 @@ def _rows(course: Course, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
             **cell.name._asdict(),
             "family": cell.method.family,
             "trial": number,
+            "parent": number if message.parent is None else message.parent,
             "outer_step": message.outer_step,
             "inner_steps": message.inner_steps,
             "gradient_evals": math.fsum(spent.values()),

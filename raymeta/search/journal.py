@@ -1,6 +1,7 @@
 """The journal of a comparison: every trial that started, everything that was said."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,17 @@ class Journal:
         self._file = file
 
     def write(self, event: Event) -> None:
-        """Append an event."""
-        self._file.write(json.dumps(event).encode() + b"\n")
+        """Append an event, or raise OSError and append nothing: a disk may be full."""
+        line = json.dumps(event).encode() + b"\n"
+        place = self._file.seek(0, os.SEEK_END)
+        try:
+            written = self._file.write(line)
+            if written < len(line):
+                # The disk takes as much as fits, and refuses the next write.
+                self._file.write(line[written:])
+        except OSError:
+            self._file.truncate(place)
+            raise
 
     def read(self) -> list[Event]:
         """All events so far. NaN and infinity are written as Python does."""

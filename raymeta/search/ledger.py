@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from raymeta.search.cells import CellName, Message, Run
 from raymeta.search.courses import Course
 from raymeta.search.journal import Event, Journal
+from raymeta.search.states import States
 
 
 class Standing(NamedTuple):
@@ -29,11 +30,22 @@ class Standing(NamedTuple):
 
 
 class Ledger:
-    """The courses of all cells, and the journal that they are written to."""
+    """The courses of all cells, and the journal that they are written to.
 
-    def __init__(self, courses: Iterable[Course], journal: Journal) -> None:
+    Args:
+        courses: of the cells.
+        journal: held by this process.
+        states: what trials save; those that nobody needs any more are removed.
+    """
+
+    def __init__(
+        self,
+        courses: Iterable[Course],
+        journal: Journal,
+        states: States | None = None,
+    ) -> None:
         self.courses = {course.cell.name: course for course in courses}
-        self._journal = journal
+        self._journal, self._states = journal, states or States(None)
         self._heard = False
 
     @property
@@ -54,7 +66,11 @@ class Ledger:
         self._heard = True
         said = [message._asdict() for message in messages]
         self._journal.write({"event": "tell", **_key(run), "said": said, "last": last})
-        return self.courses[run.cell].tell(run.number, messages, last)
+        course = self.courses[run.cell]
+        over = course.tell(run.number, messages, last)
+        for number in course.disused():
+            self._states.drop(run.cell, number)
+        return over
 
     def lose(self, run: Run, reason: str) -> None:
         """The worker of a trial died: the trial runs again, a few times.
@@ -129,7 +145,10 @@ def _key(run: Run) -> dict[str, Any]:
 
 
 def _describe(run: Run) -> dict[str, Any]:
-    return {**_key(run), "kind": run.kind, "hparams": run.hparams}
+    described = {**_key(run), "kind": run.kind, "hparams": run.hparams}
+    if run.before:
+        described["before"] = [list(stretch) for stretch in run.before]
+    return described
 
 
 def _cell(event: Event) -> CellName:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, cast
 
@@ -12,10 +12,12 @@ from raymeta.problem import BilevelProblem
 from raymeta.search.cells import Cell
 from raymeta.search.methods import (
     BLACK_BOX,
+    DEFAULT,
     HYPERGRADIENT,
     METHODS,
     HypergradientMethod,
     Method,
+    missing,
 )
 from raymeta.search.methods import get as get_method
 from raymeta.tasks.base import Task, check_task
@@ -30,12 +32,14 @@ class Plan:
 
     Attributes:
         budgets: gradient evaluations per cell, by task name.
+        skipped: methods that were asked for and cannot run here, with the reason.
     """
 
     tasks: tuple[Task, ...]
     methods: tuple[Method, ...]
     seeds: tuple[int, ...]
     budgets: dict[str, float]
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def cells(self) -> list[Cell]:
         """Every cell. Seeds are paired: one seed is one problem for all methods.
@@ -102,23 +106,39 @@ def make_plan(
         ValueError: an unknown name, nothing to run, or something twice.
     """
     some_tasks = tuple(_as_task(task) for task in _listed(tasks))
-    some_methods = tuple(
-        _as_method(method)
-        for method in _listed(methods if methods is not None else METHODS)
-    )
+    some_methods = tuple(_as_method(method) for method in _named(methods))
     some_seeds = _as_seeds(seeds)
     _check("tasks", [task.name for task in some_tasks])
     _check("methods", [method.name for method in some_methods])
     _check("seeds", some_seeds)
+    skipped = {
+        method.name: f"pip install {' '.join(map(repr, missing(method)))}"
+        for method in some_methods
+        if missing(method)
+    }
+    if len(skipped) == len(some_methods):
+        raise ValueError(
+            "a comparison needs methods that can run, but each one lacks packages: "
+            + "; ".join(f"{name} needs {need}" for name, need in skipped.items())
+        )
     return Plan(
         tasks=some_tasks,
-        methods=some_methods,
+        methods=tuple(m for m in some_methods if m.name not in skipped),
+        skipped=skipped,
         seeds=some_seeds,
         budgets={
             task.name: float(task.budget if budget is None else budget)
             for task in some_tasks
         },
     )
+
+
+def _named(methods: Methods | None) -> list[str | Method]:
+    """The methods to resolve: "all" is every registered one."""
+    if methods is None:
+        return list(DEFAULT)
+    listed = _listed(methods)
+    return list(METHODS) if listed == ["all"] else listed
 
 
 def _listed(items: Any) -> list[Any]:

@@ -21,6 +21,7 @@ def opening(plan: Plan, folder: str) -> list[str]:
     budgets = [f"{name} {budget:,g}" for name, budget in plan.budgets.items()]
     return [
         *wrap("comparing", [method.name for method in plan.methods]),
+        *(f"skipping {name}: {need}" for name, need in plan.skipped.items()),
         *wrap("on", [task.name for task in plan.tasks]),
         *wrap(f"{' x '.join(sizes)} ({seeds}) =", [count(cells, "cell")]),
         *wrap("gradient evaluations per cell:", budgets),

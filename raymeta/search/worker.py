@@ -1,7 +1,7 @@
 """What runs on a worker: one trial, from its `Run` to its last message."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -10,13 +10,16 @@ import torch
 from ray import tune
 
 from raymeta import loop
+from raymeta.hypergrad.base import advance
 from raymeta.loop import Report
 from raymeta.problem import BilevelProblem
-from raymeta.search.cells import Message, Run, broken
-from raymeta.search.domains import decode, encode
+from raymeta.search.cells import Message, Run, Stretch, broken
+from raymeta.search.domains import Coded, decode, encode
 from raymeta.search.methods import BlackBoxMethod, HypergradientMethod, Method
+from raymeta.search.states import States
 from raymeta.space import Space
-from raymeta.tasks.base import Task
+from raymeta.tasks.base import Task, picked, problem_at
+from raymeta.types import Hparams, State
 
 #: A descent may report every few milliseconds; its messages travel together.
 POST_EVERY_S = 0.5
@@ -27,18 +30,22 @@ CACHED_PROBLEMS = 8
 #: Characters of an exception that the frame keeps.
 MAX_REASON = 300
 
-_problems: dict[tuple[str, int], BilevelProblem] = {}
+_problems: dict[tuple[str, int, tuple[int, ...]], BilevelProblem] = {}
 
 T = TypeVar("T")
 
 
 def run_trial(
-    config: dict[str, Any], tasks: Mapping[str, Task], methods: Mapping[str, Method]
+    config: dict[str, Any],
+    tasks: Mapping[str, Task],
+    methods: Mapping[str, Method],
+    states: States,
 ) -> None:
     """The trainable: run a trial and post its messages."""
     torch.set_num_threads(1)  # of this thread; each trial runs in a new one
     run: Run = config["run"]
-    messages = messages_of(run, tasks[run.cell.task], methods[run.cell.method])
+    task, method = tasks[run.cell.task], methods[run.cell.method]
+    messages = messages_of(run, task, method, states)
     unsent: list[Message] = []
     posted = time.monotonic()
     for message in messages:
@@ -50,9 +57,11 @@ def run_trial(
     tune.report({"messages": unsent, "last": True})
 
 
-def messages_of(run: Run, task: Task, method: Method) -> Iterator[Message]:
+def messages_of(
+    run: Run, task: Task, method: Method, states: States | None = None
+) -> Iterator[Message]:
     """Everything that a trial says; an exception is its last message."""
-    trial = _Trial(run, task, method)
+    trial = _Trial(run, task, method, states or States(None))
     says = {"search": trial.search, "final": trial.final, "descent": trial.descent}
     try:
         yield from says[run.kind]()
@@ -90,18 +99,24 @@ class _Trial:
     run: Run
     task: Task
     method: Method
+    states: States
     watch: _Watch = field(default_factory=_Watch)
     last: Message | None = None
 
     def search(self) -> Iterator[Message]:
-        """Train at the given hyperparameters."""
-        method = cast(BlackBoxMethod, self.method)
-        for report in self._evaluate(method.rungs(self.task)):
+        """Train at the given hyperparameters, from where the run starts."""
+        run, start = self.run, self._start()
+        rungs = cast(BlackBoxMethod, self.method).rungs(self.task)
+        ahead = tuple(rung for rung in rungs if rung > start[0])
+        for report in self._evaluate(ahead, start):
+            if run.keep and not report.complete:
+                steps, state = report.inner_steps, report.state
+                self.states.save(run.cell, run.number, steps, state)
             yield self._say(report)
 
     def final(self) -> Iterator[Message]:
-        """Train again at the best hyperparameters and look at the test set."""
-        (report,) = self._evaluate((self.task.horizon,))
+        """Train the best run again from its first step and look at the test set."""
+        (report,) = self._evaluate((self.task.horizon,), self._retrace(self.run.before))
         found, recorded = report.outer_loss, self.run.recorded
         differs = f"retrained outer loss {found} differs from the recorded {recorded}"
         yield self._look(report, "" if found == recorded else differs)
@@ -128,18 +143,47 @@ class _Trial:
         end = broken(self.run, self.last, _reason(error))
         return end._replace(wall_s=self.watch.seconds)
 
-    def _evaluate(self, rungs: tuple[int, ...]) -> Iterator[Report]:
+    def _evaluate(
+        self, rungs: tuple[int, ...], start: tuple[int, State]
+    ) -> Iterator[Report]:
+        problem, hparams = self._problem(), self._natural(self.run.hparams or {})
+        reports = loop.evaluate(problem, self.task.space, hparams, rungs, start)
+        return self.watch.over(reports)
+
+    def _start(self) -> tuple[int, State]:
+        """(t, s_t) where the run starts: initial weights, or what was saved."""
+        before = self.run.before
+        if not before:
+            return self._retrace(())
+        initial = self._problem().init(self._natural(before[0].hparams))
+        steps = sum(stretch.steps for stretch in before)
+        saved = self.states.load(self.run.cell, self.run.origin, steps, initial)
+        return self._retrace(before) if saved is None else (steps, saved)
+
+    def _retrace(self, stretches: Sequence[Stretch]) -> tuple[int, State]:
+        """(t, s_t) by training again, which finds the same to the last bit."""
+        problem = self._problem()
+        first = stretches[0].hparams if stretches else self.run.hparams or {}
+        t, state = 0, problem.init(self._natural(first))
+        for steps, hparams in stretches:
+            state = advance(problem, self._natural(hparams), state, t, steps)
+            t += steps
+        return t, state
+
+    def _natural(self, coded: Coded) -> Hparams:
         space = self.task.space
-        hparams = space.unflatten(decode(space, self.run.hparams or {}))
-        return self.watch.over(loop.evaluate(self._problem(), space, hparams, rungs))
+        return space.unflatten(decode(space, coded))
 
     def _problem(self) -> BilevelProblem:
-        key = self.task.name, self.run.cell.seed
+        task, seed, hparams = self.task, self.run.cell.seed, self.task.space.initial()
+        if self.run.hparams:
+            hparams |= decode(task.space, self.run.hparams)
+        key = task.name, seed, picked(task, hparams)
         if key not in _problems:
             while len(_problems) >= CACHED_PROBLEMS:
                 del _problems[next(iter(_problems))]  # the oldest
-            problem = self.task.sample(self.run.cell.seed)
-            _warm_up(problem, self.task.space)
+            problem = problem_at(task, seed, hparams)
+            _warm_up(problem, task.space)
             _problems[key] = problem
         return _problems[key]
 

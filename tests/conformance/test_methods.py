@@ -1,19 +1,55 @@
 """What every registered method of a comparison must do."""
 
 import dataclasses
+import math
 import pickle
 from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
 import pytest
 from ray.tune import TuneConfig
+from scipy import stats
 
-from raymeta.search import to_tune
+from raymeta.search import to_tune, worker
+from raymeta.search.black_box import course_of
+from raymeta.search.dice import Dice
 from raymeta.search.domains import initial_point
-from raymeta.search.methods import BLACK_BOX, HYPERGRADIENT, METHODS
+from raymeta.search.frame import to_frame
+from raymeta.search.journal import open_journal
+from raymeta.search.ledger import Ledger
+from raymeta.search.methods import (
+    BLACK_BOX,
+    DEFAULT,
+    HYPERGRADIENT,
+    METHODS,
+    missing,
+    summary,
+)
+from raymeta.search.plan import make_plan
+from raymeta.search.quiet import silence
 from raymeta.space import Choice, Positive, Real, Space, Unit
+from raymeta.tasks import Quadratic
 
-BLACK_BOX_METHODS = [name for name, m in METHODS.items() if m.family == BLACK_BOX]
 TRIALS = 25  # enough to leave the random start of a model-based search
+HORIZONS = [1, 2, 8, 9, 10, 27, 100, 200, 1000]
+
+
+def parameters(names):
+    """The names, with those that lack packages marked so."""
+    return [
+        pytest.param(
+            name,
+            marks=pytest.mark.skipif(
+                bool(missing(METHODS[name])),
+                reason=f"{name} needs {', '.join(missing(METHODS[name]))}",
+            ),
+        )
+        for name in names
+    ]
+
+
+BLACK_BOX_METHODS = parameters(n for n, m in METHODS.items() if m.family == BLACK_BOX)
 
 
 @dataclass(frozen=True)
@@ -36,27 +72,39 @@ class EveryDomain:
 TASK = EveryDomain()
 
 
-def suggestions(name, seed):
+def suggestions(name, seed, task=TASK, count=TRIALS):
     """What the method tries when the loss is the distance of `shift` from 1."""
-    config = METHODS[name].tune_config(TASK, seed)
-    searcher = config.search_alg
-    space = to_tune(TASK.space)
-    assert searcher.set_search_properties(config.metric, config.mode, space)
     points = []
-    for trial in map(str, range(TRIALS)):
-        points.append(searcher.suggest(trial))
-        loss = abs(points[-1]["shift"] - 1)
-        searcher.on_trial_complete(trial, {"outer_loss": loss})
+    with silence(), Dice(seed):
+        config = METHODS[name].tune_config(task, seed)
+        searcher = config.search_alg
+        space = to_tune(task.space)
+        assert searcher.set_search_properties(config.metric, config.mode, space)
+        for trial in map(str, range(count)):
+            points.append(searcher.suggest(trial))
+            loss = abs(points[-1]["shift"] - 1)
+            result = {"outer_loss": loss, "hyperband_info": {"budget": 9}}
+            searcher.on_trial_complete(trial, result)
     return points
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_is_a_value_that_travels(name):
-    method = METHODS[name]
-    assert method.name == name
-    assert method.family in (BLACK_BOX, HYPERGRADIENT)
-    assert type(method).__dataclass_params__.frozen
-    assert pickle.loads(pickle.dumps(method)) == method
+class TestEveryMethod:
+    def test_it_is_a_value_that_travels(self, name):
+        method = METHODS[name]
+        assert method.name == name
+        assert method.family in (BLACK_BOX, HYPERGRADIENT)
+        assert type(method).__dataclass_params__.frozen
+        assert pickle.loads(pickle.dumps(method)) == method
+
+    def test_it_says_what_it_does_and_where_it_is_from(self, name):
+        assert summary(METHODS[name]).endswith(".")
+        if METHODS[name].family == BLACK_BOX:
+            assert "Source: " in type(METHODS[name]).__doc__
+
+
+def test_the_default_methods_need_no_package():
+    assert not any(missing(METHODS[name]) for name in DEFAULT)
 
 
 @pytest.mark.parametrize("name", BLACK_BOX_METHODS)
@@ -68,7 +116,7 @@ class TestBlackBox:
         if config.scheduler is not None:
             assert config.scheduler.set_search_properties("outer_loss", "min")
 
-    @pytest.mark.parametrize("horizon", [1, 2, 8, 9, 10, 27, 100, 200, 1000])
+    @pytest.mark.parametrize("horizon", HORIZONS)
     def test_its_rungs_increase_to_the_horizon(self, name, horizon):
         rungs = METHODS[name].rungs(EveryDomain(horizon=horizon))
         assert list(rungs) == sorted(set(rungs))
@@ -76,29 +124,141 @@ class TestBlackBox:
         assert rungs[-1] == horizon
 
     def test_the_initial_point_comes_first(self, name):
-        assert suggestions(name, seed=0)[0] == initial_point(TASK.space)
+        assert suggestions(name, seed=0, count=1)[0] == initial_point(TASK.space)
 
     def test_suggestions_lie_in_the_space_and_differ(self, name):
         domains = TASK.space.flat_domains()
         points = suggestions(name, seed=0)
         for point in points:
-            assert list(point) == list(domains)
+            assert set(point) == set(domains)
             for flat, domain in domains.items():
                 if isinstance(domain, Choice):
                     assert point[flat] in domain.options
                 else:
                     assert domain.low <= point[flat] <= domain.high
-        assert len({tuple(point.values()) for point in points}) == TRIALS
+        assert len({tuple(point[n] for n in domains) for point in points}) == TRIALS
+        assert {point["kind"] for point in points} == {None, "a", 3}
 
     def test_the_seed_decides(self, name):
-        first, again, other = (suggestions(name, seed) for seed in (1, 1, 2))
+        first, again, other = (suggestions(name, seed, count=15) for seed in (1, 1, 2))
         assert first == again
-        assert all(a != b for a, b in zip(first[1:], other[1:], strict=True))
+        assert first[1:] != other[1:]
+
+
+# What a model suggests is no sample; cmaes and nevergrad start at the centre, narrowly.
+SAMPLED = [
+    *("random", "sobol", "asha", "hyperband", "median", "pbt", "pb2", "tpe", "gp"),
+    *("hyperopt", "bayesopt", "bohb"),
+]
+
+
+@pytest.mark.parametrize("name", parameters(SAMPLED))
+def test_the_first_points_are_uniform_in_the_coordinates_of_the_space(name):
+    """Kolmogorov-Smirnov, over the ten first points of many seeds."""
+    alone = name in ("random", "sobol")
+    seeds, each = (1, 400) if alone else (40, 9)
+    points = []
+    for seed in range(seeds):
+        points += suggestions(name, seed, count=each + 1)[1:]
+    samples = {
+        "lr[0]": [math.log10(p["lr[0]"]) / 5 + 0.8 for p in points],  # 1e-4 to 10
+        "momentum": [p["momentum"] / 0.99 for p in points],
+        "shift": [(p["shift"] + 2) / 5 for p in points],
+    }
+    for values in samples.values():
+        assert stats.kstest(values, "uniform").pvalue > 1e-4
+    counts = [sum(p["kind"] == kind for p in points) for kind in (None, "a", 3)]
+    assert stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_sobol_covers_more_evenly_than_chance():
+    cube = {}
+    for name in ("sobol", "random"):
+        points = suggestions(name, 0, count=129)[1:]
+        units = [[(p["shift"] + 2) / 5, p["momentum"] / 0.99] for p in points]
+        cube[name] = stats.qmc.discrepancy(np.array(units))
+    assert cube["sobol"] < cube["random"] / 5
+
+
+def compared(name, path, budget, events=()):
+    """A comparison of one method on a small quadratic in this process."""
+    task = Quadratic()
+    with open_journal(path) as journal, silence():
+        for event in events:
+            journal.write(event)
+        plan = make_plan(task, name, budget, seeds=1)
+        ledger = Ledger(map(course_of, plan.cells()), journal)
+        ledger.replay(journal.read())
+        while run := ledger.ask():
+            cell = ledger.courses[run.cell].cell
+            for message in worker.messages_of(run, cell.task, cell.method):
+                if ledger.tell(run, [message], last=False):
+                    break
+            else:
+                ledger.tell(run, [], last=True)
+        assert ledger.finished
+        return to_frame(ledger.courses.values()), journal.read()
+
+
+RUNS = (
+    12  # full runs that the budget holds: a band of HyperBand, two populations of PB2
+)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """frame, events and budget of a method's comparison, computed once."""
+    known = {}
+
+    def of(name):
+        if name not in known:
+            budget = RUNS * (20 + 10 / 3)
+            path = tmp_path_factory.mktemp(name) / "journal"
+            known[name] = *compared(name, path, budget), budget
+        return known[name]
+
+    return of
+
+
+@pytest.mark.parametrize("name", BLACK_BOX_METHODS)
+class TestOnTheQuadratic:
+    def test_it_starts_at_the_initial_point_and_finds_better(self, results, name):
+        frame, _, _ = results(name)
+        start = initial_point(Quadratic().space)
+        assert {n: frame[f"hp/{n}"][0] for n in start} == pytest.approx(start)
+        complete = frame[frame.status == "complete"]
+        by_trial = complete[complete.trial == 0]
+        initial = results("random")[0].outer_loss[0]  # of a full run there
+        assert frame.best_outer_loss.min() < initial
+        if len(by_trial) and not METHODS[name].pauses:
+            assert by_trial.outer_loss.iloc[0] == pytest.approx(initial, rel=1e-6)
+
+    def test_it_spends_its_budget_to_less_than_a_run(self, results, name):
+        frame, _, budget = results(name)
+        assert frame.gradient_evals.is_monotonic_increasing
+        assert budget - 30 < frame.gradient_evals.max() <= budget
+
+    def test_the_final_run_finds_the_recorded_value_again(self, results, name):
+        frame, _, _ = results(name)
+        final = frame.iloc[-1]
+        assert (final.status, final.failure) == ("final", "")
+        assert final.outer_loss == frame.best_outer_loss.min()
+
+    def test_a_killed_one_goes_on_as_if_nothing_had_happened(
+        self, results, name, tmp_path
+    ):
+        frame, events, budget = results(name)
+        for part in (0.35, 0.8):
+            known = events[: int(part * len(events))]
+            again, _ = compared(name, tmp_path / f"{part}", budget, known)
+            pd.testing.assert_frame_equal(
+                again.drop(columns="wall_s"), frame.drop(columns="wall_s")
+            )
 
 
 def test_halving_happens_at_the_rungs_that_trials_report_at():
     method = METHODS["asha"]
-    for horizon in (1, 2, 8, 9, 10, 27, 100, 200, 1000):
+    for horizon in HORIZONS:
         task = EveryDomain(horizon=horizon)
         scheduler = method.tune_config(task, 0).scheduler
         (bracket,) = scheduler._brackets

@@ -8,7 +8,7 @@ import pytest
 from ray import cloudpickle
 
 from raymeta.search import worker
-from raymeta.search.courses import course_of
+from raymeta.search.black_box import course_of
 from raymeta.search.frame import to_frame
 from raymeta.search.journal import open_journal
 from raymeta.search.ledger import Ledger

@@ -8,10 +8,15 @@ import search_toys
 from ray import cloudpickle
 
 from raymeta.search import compare
+from raymeta.search.methods.pbt import Pbt
 
 SETTINGS = {
     "tasks": search_toys.Bowl(step_s=0.005, nan_above=1.2, raise_above=1.6),
-    "methods": ["random", "asha", "tpe", search_toys.Walk((0.1, 0.5, 0.9, None))],
+    "methods": [
+        *("random", "asha", "tpe", "hyperband"),
+        Pbt(population=4, intervals=3, quantile=0.5),
+        search_toys.Walk((0.1, 0.5, 0.9, None)),
+    ],
     "budget": 60,
     "seeds": 2,
     "name": "interrupted",

@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 from raymeta import loop
 from raymeta.optim import sgd
 from raymeta.problem import BilevelProblem, descent
-from raymeta.search.methods import BLACK_BOX, HYPERGRADIENT
+from raymeta.search.methods import HYPERGRADIENT, BlackBox
 from raymeta.space import Choice, Positive, Space
 
 
@@ -168,14 +168,13 @@ class ListSearcher(Searcher):
 
 
 @dataclass(frozen=True)
-class Listed:
+class Listed(BlackBox):
     """Black-box trials at given learning rates, with or without halving at a rung."""
 
     rates: tuple[float, ...]
     rung: int | None = None
     at_once: int = 1
     name: str = "listed"
-    family: ClassVar[str] = BLACK_BOX
     hook: Callable[[Searcher], None] = lambda searcher: None
 
     def tune_config(self, task: Bowl, seed: int) -> TuneConfig:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
@@ -9,9 +10,12 @@ import pytest
 from search_toys import Bowl, Listed, Walk
 
 from raymeta.search import compare
+from raymeta.search.black_box import course_of
 from raymeta.search.folder import Folder, folder_of
+from raymeta.search.methods import DEFAULT, METHODS, missing
 from raymeta.search.plan import make_plan
-from raymeta.space import Positive, Space
+from raymeta.search.progress import opening
+from raymeta.space import Choice, Positive, Space
 
 
 @pytest.fixture(autouse=True)
@@ -169,3 +173,57 @@ def test_a_finished_comparison_returns_without_ray(bench, tmp_path):
     pd.testing.assert_frame_equal(frame, done.frame())
     pd.testing.assert_frame_equal(again, frame)
     assert "finished before" in lines[-1]
+
+
+@pytest.fixture
+def without_packages(monkeypatch):
+    """Nothing that a method requires is installed."""
+
+    def version(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("raymeta.search.methods.metadata.version", version)
+
+
+def test_methods_whose_packages_are_missing_are_skipped_with_a_line(without_packages):
+    plan = make_plan(Bowl(), ["random", "cmaes", "hyperopt"], None, 1)
+
+    assert [method.name for method in plan.methods] == ["random"]
+    lines = opening(plan, "x")
+    assert "skipping cmaes: pip install 'cmaes>=0.10'" in lines
+    assert "skipping hyperopt: pip install 'hyperopt>=0.2.7'" in lines
+
+
+def test_all_methods_are_those_that_can_run(without_packages):
+    plan = make_plan(Bowl(), "all", None, 1)
+
+    assert {m.name for m in plan.methods} | set(plan.skipped) == set(METHODS)
+    needy = {"cmaes", "bohb", "hyperopt", "nevergrad", "bayesopt"}
+    assert set(plan.skipped) == needy
+
+
+def test_nothing_but_missing_methods_is_an_error(refused, without_packages):
+    refused(Bowl(), "cmaes", match=r"each one lacks packages: cmaes needs pip install")
+
+
+def test_a_package_of_another_version_is_missing(monkeypatch):
+    monkeypatch.setattr("raymeta.search.methods.metadata.version", lambda name: "2.0.1")
+    needs = missing(METHODS["bayesopt"])
+    assert needs == ("bayesian-optimization>=1.4,<2",)
+
+
+def test_a_few_methods_are_the_default():
+    plan = make_plan(Bowl(), None, None, 1)
+    assert tuple(method.name for method in plan.methods) == DEFAULT
+
+
+def test_a_population_needs_something_continuous():
+    class Discrete(Bowl):
+        @property
+        def space(self):
+            return Space(kind=Choice(["plain", None]))
+
+    for name in ("pbt", "pb2"):
+        (cell,) = make_plan(Discrete(), name, None, 1).cells()
+        with pytest.raises(ValueError, match=f"'{name}' .* has only choices: use ano"):
+            course_of(cell)

@@ -6,13 +6,14 @@ import pytest
 from search_toys import Bowl, Listed, Walk
 
 from raymeta.folder import write_frame
-from raymeta.search.courses import course_of
+from raymeta.search.black_box import course_of
 from raymeta.search.frame import to_frame
 from raymeta.search.plan import make_plan
 from raymeta.space import Choice, Positive, Space
 
 COLUMNS = [
-    *("task", "method", "family", "seed", "trial", "outer_step", "inner_steps"),
+    *("task", "method", "family", "seed", "trial", "parent"),
+    *("outer_step", "inner_steps"),
     *("gradient_evals", "wall_s", "outer_loss", "best_outer_loss", "status"),
     *("failure", "test_loss", "hp/lr", "hp/kind"),
 ]

@@ -17,12 +17,14 @@ from ray import cloudpickle
 from search_toys import Bowl, Deadly, Stuck, Unsendable, Walk
 
 from raymeta.search import compare
+from raymeta.search.methods.pbt import Pbt
 from raymeta.session import ray
 
 pytestmark = pytest.mark.ray
 
 TASK = Bowl(nan_above=1.2, raise_above=1.6)
-METHODS = ["random", "asha", "tpe", Walk((0.1, 0.9, None))]
+POPULATION = Pbt(population=4, intervals=3, quantile=0.5)
+METHODS = ["random", "asha", "tpe", "hyperband", POPULATION, Walk((0.1, 0.9, None))]
 
 
 def assert_same(frame, other):
@@ -46,7 +48,7 @@ def test_a_comparison_from_end_to_end(cluster, bench, tmp_path, monkeypatch):
         "comparison.json", "frame.parquet", "journal.jsonl",
     ]  # fmt: skip
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "frame.parquet"), frame)
-    assert "comparing random, asha, tpe, walk" in lines
+    assert "comparing random, asha, tpe, hyperband, pbt, walk" in lines
     assert lines[-1].startswith("finished in")
     assert ray.is_initialized()  # it is not ours
 

@@ -1,36 +1,71 @@
 """The methods of a comparison, one a file and one line each here."""
 
+import inspect
+from importlib import metadata
+
+from packaging.requirements import Requirement
+
 from raymeta.search.methods.asha import Asha
 from raymeta.search.methods.base import (
     BLACK_BOX,
     HYPERGRADIENT,
+    BlackBox,
     BlackBoxMethod,
     HypergradientMethod,
     Method,
 )
+from raymeta.search.methods.bayesopt import BayesOpt
+from raymeta.search.methods.bohb import Bohb
+from raymeta.search.methods.cmaes import CmaEs
 from raymeta.search.methods.descent import Descent
+from raymeta.search.methods.gp import Gp
+from raymeta.search.methods.hyperband import HyperBand
+from raymeta.search.methods.hyperopt import HyperOpt
+from raymeta.search.methods.median import Median
+from raymeta.search.methods.nevergrad import Nevergrad
+from raymeta.search.methods.pb2 import Pb2
+from raymeta.search.methods.pbt import Pbt
 from raymeta.search.methods.random import Random
+from raymeta.search.methods.sobol import Sobol
 from raymeta.search.methods.tpe import Tpe
 from raymeta.suggest import unknown
 
 __all__ = [
     "BLACK_BOX",
+    "DEFAULT",
     "HYPERGRADIENT",
     "METHODS",
+    "BlackBox",
     "BlackBoxMethod",
     "HypergradientMethod",
     "Method",
     "get",
+    "missing",
+    "summary",
 ]
 
 METHODS: dict[str, Method] = {
     "random": Random(),
+    "sobol": Sobol(),
     "asha": Asha(),
+    "hyperband": HyperBand(),
+    "median": Median(),
+    "pbt": Pbt(),
+    "pb2": Pb2(),
     "tpe": Tpe(),
+    "cmaes": CmaEs(),
+    "gp": Gp(),
+    "bohb": Bohb(),
+    "hyperopt": HyperOpt(),
+    "nevergrad": Nevergrad(),
+    "bayesopt": BayesOpt(),
     "short_term": Descent("short_term", "short_term"),
     "long_term": Descent("long_term", "reverse"),
     "forward": Descent("forward", "forward_online"),
 }
+
+#: What a comparison runs unless told otherwise.
+DEFAULT = ("random", "asha", "tpe", "short_term", "long_term", "forward")
 
 
 def get(name: str) -> Method:
@@ -42,3 +77,26 @@ def get(name: str) -> Method:
     if name not in METHODS:
         raise unknown("method", name, METHODS)
     return METHODS[name]
+
+
+def missing(method: Method) -> tuple[str, ...]:
+    """The packages that a method requires and that are not here, as pip takes them."""
+    requires = getattr(method, "requires", ())  # a descent needs none
+    return tuple(line for line in requires if not _is_met(Requirement(line)))
+
+
+def summary(method: Method) -> str:
+    """What a method does, in one line."""
+    return method.summary if isinstance(method, Descent) else _first_line(method)
+
+
+def _first_line(thing: object) -> str:
+    return inspect.getdoc(thing).splitlines()[0]  # type: ignore[union-attr]
+
+
+def _is_met(requirement: Requirement) -> bool:
+    try:
+        found = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return False
+    return requirement.specifier.contains(found, prereleases=True)

@@ -2,19 +2,18 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 from ray.tune import TuneConfig
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from raymeta.search.domains import initial_point
-from raymeta.search.methods.base import BLACK_BOX, METRIC, MODE, TIME_ATTR
+from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR, BlackBox
 from raymeta.search.methods.random import RandomSearch
 from raymeta.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Asha:
+class Asha(BlackBox):
     """Random search that stops a run which is not among the best of its rung.
 
     Rungs lie at g, g·η, g·η², … training steps; of the runs that reached a rung, the
@@ -28,7 +27,6 @@ class Asha:
 
     name: str = "asha"
     reduction_factor: int = 3
-    family: ClassVar[str] = BLACK_BOX
 
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """Random search under Tune's scheduler."""

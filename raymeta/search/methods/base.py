@@ -1,7 +1,7 @@
 """What a method of a comparison is: one of two kinds."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from ray.tune import TuneConfig
 
@@ -16,7 +16,10 @@ METRIC, MODE, TIME_ATTR = "outer_loss", "min", "inner_steps"
 
 
 class BlackBoxMethod(Protocol):
-    """A search that runs full trainings at hyperparameters of its choice."""
+    """A search that trains at hyperparameters of its choice.
+
+    `BlackBox` has the usual answers to all but `name` and `tune_config`.
+    """
 
     @property
     def name(self) -> str:
@@ -33,14 +36,55 @@ class BlackBoxMethod(Protocol):
 
         Its metric, mode, searcher, scheduler and `max_concurrent_trials` (1 by default,
         which makes a search reproducible) are used. The searcher gets the space, the
-        metric and the mode as Tune would give them. The scheduler may stop trials, not
-        pause them.
+        metric and the mode as Tune would give them.
+
+        Raises:
+            ValueError: the task cannot be searched by this method.
         """
         ...
 
     def rungs(self, task: Task) -> tuple[int, ...]:
         """Inner steps after which a trial reports, increasing; the horizon is last."""
         ...
+
+    @property
+    def pauses(self) -> bool:
+        """Whether the scheduler pauses trials, so that their states must be saved."""
+        ...
+
+    def cohort(self, task: Task, runs: float) -> int:
+        """How many trials are judged together.
+
+        All of them are suggested before the first one runs, and when the last one is
+        over, the next cohort begins under a new scheduler. With 1, one scheduler sees
+        all trials, and a trial is suggested whenever none waits to begin.
+
+        Args:
+            task: that they train on.
+            runs: how many full runs the budget covers that is left.
+        """
+        ...
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """Packages that it needs besides raymeta's own, as pip takes them."""
+        ...
+
+
+class BlackBox:
+    """The usual black-box method: full runs, each suggested after the one before."""
+
+    family: ClassVar[str] = BLACK_BOX
+    pauses: ClassVar[bool] = False
+    requires: ClassVar[tuple[str, ...]] = ()
+
+    def rungs(self, task: Task) -> tuple[int, ...]:
+        """A full run has one outer loss, at its end."""
+        return (task.horizon,)
+
+    def cohort(self, task: Task, runs: float) -> int:
+        """Every trial on its own."""
+        return 1
 
 
 class HypergradientMethod(Protocol):

@@ -1,5 +1,6 @@
 """Hypergradient descent with any estimator of the engine."""
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -25,6 +26,12 @@ class Descent:
     estimator: str
     hyper_lr: float | None = None
     family: ClassVar[str] = HYPERGRADIENT
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one line: its estimator's claim."""
+        estimator = by_name(self.estimator, horizon=100)
+        return inspect.cleandoc(type(estimator).__doc__ or "").splitlines()[0]
 
     def least_budget(self, task: Task, problem: BilevelProblem) -> float:
         """Gradient evaluations of one full training run."""

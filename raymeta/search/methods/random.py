@@ -1,7 +1,7 @@
 """Random search."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from ray.tune import TuneConfig
@@ -9,28 +9,23 @@ from ray.tune.search import Searcher
 from ray.tune.search.sample import Categorical, Domain
 
 from raymeta.search.domains import initial_point
-from raymeta.search.methods.base import BLACK_BOX, METRIC, MODE
+from raymeta.search.methods.base import METRIC, MODE, BlackBox
 from raymeta.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(BlackBox):
     """Full runs at hyperparameters drawn uniformly in the coordinates of the space.
 
     Source: Bergstra & Bengio 2012.
     """
 
     name: str = "random"
-    family: ClassVar[str] = BLACK_BOX
 
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """The initial point, then samples."""
         searcher = RandomSearch(seed, first=initial_point(task.space))
         return TuneConfig(metric=METRIC, mode=MODE, search_alg=searcher)
-
-    def rungs(self, task: Task) -> tuple[int, ...]:
-        """A full run has one outer loss, at its end."""
-        return (task.horizon,)
 
 
 class RandomSearch(Searcher):
