@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import pandas as pd
+
+from raymeta.storage import saved
 
 PACKAGES = ("raymeta", "torch", "ray", "optuna")
 
@@ -50,11 +53,13 @@ class Folder:
             ) from error
 
     def record_run(self) -> None:
-        """Note when, by which command and with which versions it runs."""
+        """Note when, where, by which command and with which versions it runs."""
         record = json.loads(self._settings.read_text())
         run = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": sys.argv,
+            "commit": _commit(),
+            "machine": _machine(),
             "versions": _versions(),
         }
         self._write({**record, "runs": [*record["runs"], run]})
@@ -85,6 +90,7 @@ class Folder:
         temporary = self._settings.with_suffix(".tmp")
         temporary.write_text(json.dumps(record, indent=2) + "\n")
         os.replace(temporary, self._settings)
+        saved(self._settings)
 
 
 def path_of(storage: str | Path, name: str | None, words: Sequence[str]) -> Path:
@@ -114,8 +120,13 @@ def new_name(storage: str | Path, words: Sequence[str]) -> str:
 def write_frame(frame: pd.DataFrame, path: Path) -> None:
     """Write parquet in one piece: a reader sees the old frame or the new one."""
     temporary = path.with_name(path.name + ".tmp")
-    frame.to_parquet(temporary, index=False)
+    try:
+        frame.to_parquet(temporary, index=False)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # a full disk needs the room
+        raise
     os.replace(temporary, path)
+    saved(path)
 
 
 def hold(file: IO[bytes], kind: str) -> None:
@@ -153,6 +164,28 @@ def _difference(old: Any, new: Any) -> str:
 
 def _words(value: Any) -> str:
     return "none" if value is None else str(value)
+
+
+def _commit() -> str | None:
+    """The git commit of the working directory, `-dirty` with changes; None without."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(describe, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):  # no git, or a huge repository
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def _machine() -> dict[str, Any]:
+    cpuinfo, processor = Path("/proc/cpuinfo"), platform.processor()
+    if cpuinfo.exists():
+        models = re.findall(r"model name\s*: (.+)", cpuinfo.read_text())
+        processor = models[0] if models else processor
+    return {
+        "system": platform.platform(),
+        "processor": processor,
+        "CPUs": os.cpu_count(),
+    }
 
 
 def _versions() -> dict[str, str]:

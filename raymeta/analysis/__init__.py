@@ -4,48 +4,79 @@ It needs pandas and matplotlib only, so a run can be read after its cluster is g
 
     frame = analysis.read("runs/digits")
     print(analysis.format_ranking(analysis.ranking(frame)))
-    analysis.write_figures(frame, "runs/digits/figures")
+    print(analysis.final_differences(frame))
+    analysis.write_report("runs/digits")
 """
 
+from raymeta.analysis.area import area_under_curve
+from raymeta.analysis.bootstrap import bootstrap_mean, final_differences
+from raymeta.analysis.curve_row import draw_curve_row
 from raymeta.analysis.curves import anytime, draw_anytime
 from raymeta.analysis.figures import write_figures
 from raymeta.analysis.frames import REQUIRED_COLUMNS, blackbox_target, read
 from raymeta.analysis.hparams import hparam_bands, hparam_paths
+from raymeta.analysis.learnt import best_hparams, learnt_hparams
+from raymeta.analysis.loss_animation import write_loss_animation
 from raymeta.analysis.loss_curves import draw_loss_curves
 from raymeta.analysis.meta_figures import write_training_figures
 from raymeta.analysis.meta_frames import (
     format_evaluation,
     held_out,
     is_training,
+    read_published,
     read_training,
     training_curve,
 )
 from raymeta.analysis.meta_loss import draw_meta_loss
 from raymeta.analysis.meta_pictures import draw_pictures
+from raymeta.analysis.pages import write_report
+from raymeta.analysis.rank_figure import draw_ranks
 from raymeta.analysis.ranking import format_ranking, ranking
+from raymeta.analysis.ranks import Ranks, critical_difference, mean_ranks, task_scores
+from raymeta.analysis.result_grid import from_result_grid
 from raymeta.analysis.style import save
+from raymeta.analysis.surfaces import draw_surface
+from raymeta.analysis.targets import target_summary, to_target
 from raymeta.analysis.trajectories import draw_trajectories
 
 __all__ = [
     "REQUIRED_COLUMNS",
+    "Ranks",
     "anytime",
+    "area_under_curve",
+    "best_hparams",
     "blackbox_target",
+    "bootstrap_mean",
+    "critical_difference",
     "draw_anytime",
+    "draw_curve_row",
     "draw_loss_curves",
     "draw_meta_loss",
     "draw_pictures",
+    "draw_ranks",
+    "draw_surface",
     "draw_trajectories",
+    "final_differences",
     "format_evaluation",
     "format_ranking",
+    "from_result_grid",
     "held_out",
     "hparam_bands",
     "hparam_paths",
     "is_training",
+    "learnt_hparams",
+    "mean_ranks",
     "ranking",
     "read",
+    "read_published",
     "read_training",
     "save",
+    "target_summary",
+    "task_scores",
+    "to_target",
     "training_curve",
     "write_figures",
+    "write_loss_animation",
+    "write_report",
     "write_training_figures",
 ]

@@ -1,14 +1,24 @@
 """Every figure of a comparison, written into one folder."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from raymeta.analysis import style
+from raymeta.analysis.curve_row import draw_curve_row
 from raymeta.analysis.curves import UNITS, draw_anytime
 from raymeta.analysis.frames import check
+from raymeta.analysis.loss_animation import write_loss_animation
+from raymeta.analysis.loss_curves import draw_loss_curves
+from raymeta.analysis.rank_figure import draw_ranks
+from raymeta.analysis.surfaces import draw_surface
 from raymeta.analysis.trajectories import draw_trajectories
+
+#: Files of a folder, and names of figures.
+SURFACE, CURVES = "surface.parquet", "curves.parquet"
+FLAT, DEEP, ANIMATION = "surface", "curve_row", "learning"
 
 
 def write_figures(frame: pd.DataFrame, folder: str | Path) -> list[Path]:
@@ -20,8 +30,7 @@ def write_figures(frame: pd.DataFrame, folder: str | Path) -> list[Path]:
 
     Returns:
         The files, PNG and SVG each: `anytime_gradient_evals`, `anytime_wall_s`, and
-        `trajectories_<task>` per task (other signs than letters, digits, `.`, `_` and
-        `-` become `-`).
+        `trajectories_<task>` per task (see `stems`), and `ranks`.
 
     Raises:
         ValueError: A required column is missing.
@@ -30,19 +39,62 @@ def write_figures(frame: pd.DataFrame, folder: str | Path) -> list[Path]:
     folder, files = Path(folder), []
     for x in UNITS:
         files += style.save(draw_anytime(frame, x), folder / f"anytime_{x}")
-    for task, stem in _stems(sorted(frame["task"].unique())).items():
+    for task, stem in stems("trajectories", frame["task"].unique()).items():
         files += style.save(draw_trajectories(frame, task), folder / stem)
+    return [*files, *style.save(draw_ranks(frame), folder / "ranks")]
+
+
+def write_surface_figures(frame: pd.DataFrame, folder: str | Path) -> list[Path]:
+    """Draw the surfaces and curves that were computed after a comparison.
+
+    Args:
+        frame: One row per report.
+        folder: Of the comparison, perhaps with `surface.parquet` and `curves.parquet`
+            (see `raymeta.surface`).
+
+    Returns:
+        The files: for every task with a surface `surface_<task>` and
+        `curve_row_<task>`, PNG and SVG each; for every task with curves
+        `learning_<task>`, GIF, PNG and SVG.
+    """
+    folder, tasks, files = Path(folder), frame["task"].unique(), []
+    flat, deep, moving = (stems(n, tasks) for n in (FLAT, DEEP, ANIMATION))
+    for task, rows in _by_task(folder / SURFACE, tasks):
+        files += style.save(draw_surface(rows, frame), folder / flat[task])
+        files += style.save(draw_curve_row(rows, frame), folder / deep[task])
+    for task, rows in _by_task(folder / CURVES, tasks):
+        title = f"{task}: training while {rows['method'].iloc[0]} learns"
+        stem = moving[task]
+        files.append(write_loss_animation(rows, folder / f"{stem}.gif", title=title))
+        files += style.save(draw_loss_curves(rows, title=title), folder / stem)
     return files
 
 
-def _stems(tasks: list[str]) -> dict[str, str]:
-    """Give each task a file name; names that would coincide get a number."""
-    stems: dict[str, str] = {}
-    for task in tasks:
-        stem = base = "trajectories_" + re.sub(r"[^\w.-]+", "-", task)
+def _by_task(file: Path, tasks: Iterable[str]) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of each task of the comparison; none without the file."""
+    if not file.is_file():
+        return []
+    known = set(tasks)
+    groups = pd.read_parquet(file).groupby("task")
+    return [
+        (str(task), rows.dropna(axis="columns", how="all"))
+        for task, rows in groups
+        if task in known
+    ]
+
+
+def stems(what: str, tasks: Iterable[str]) -> dict[str, str]:
+    """Give each task a file name, `<what>_<task>`.
+
+    Other signs than letters, digits, `.`, `_` and `-` become `-`; names that would
+    coincide get a number.
+    """
+    names: dict[str, str] = {}
+    for task in sorted(tasks):
+        stem = base = f"{what}_" + re.sub(r"[^\w.-]+", "-", task)
         number = 1
-        while stem in stems.values():
+        while stem in names.values():
             number += 1
             stem = f"{base}_{number}"
-        stems[task] = stem
-    return stems
+        names[task] = stem
+    return names

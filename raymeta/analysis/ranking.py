@@ -123,21 +123,27 @@ def format_ranking(table: pd.DataFrame) -> str:
 
 def _block(task: str, group: pd.DataFrame) -> str:
     """Lay out one task: a table, what the target is, and what is missing."""
-    columns = _text_columns(group)
+    columns = text_columns(group)
     dropped: list[str] = []
     optional = [name for name in group if name.startswith("test_")]
     while len((lines := align(columns))[-1]) > WIDTH and optional:
         dropped.insert(0, optional.pop())
         columns.pop(dropped[0])
-    notes = [_target_line(group), _verdict_line(group), *_gap_lines(group)]
+    said = notes(group)
     if dropped:
-        notes.append(f"also in the table: {', '.join(dropped)}")
-    notes = [fill(n, WIDTH, subsequent_indent="  ") for n in notes if n]
+        said.append(f"also in the table: {', '.join(dropped)}")
+    said = [fill(note, WIDTH, subsequent_indent="  ") for note in said]
     head = f"{task}: medians over seeds; ∂ = hypergradient method"
-    return "\n".join([head, *lines, *notes])
+    return "\n".join([head, *lines, *said])
 
 
-def _text_columns(group: pd.DataFrame) -> dict[str, list[str]]:
+def notes(group: pd.DataFrame) -> list[str]:
+    """Say what the target of one task is, who reaches it, and what is missing."""
+    said = [_target_line(group), _verdict_line(group), *_gap_lines(group)]
+    return [note for note in said if note]
+
+
+def text_columns(group: pd.DataFrame) -> dict[str, list[str]]:
     """Return each printed column: two header lines, then one cell per method."""
     marks = ["∂ " if f == HYPERGRADIENT else "  " for f in group["family"]]
     names = map("".join, zip(marks, map(shorten, group["method"]), strict=True))
@@ -187,6 +193,8 @@ def _verdict_line(group: pd.DataFrame) -> str:
         return ""
     ours = ours.sort_values(["evals_to_target", "reached"], ascending=[True, False])
     best, black = ours.iloc[0], setter.iloc[0]
+    if not ours["reached"].any():
+        return "no hypergradient method reaches it in any seed"
     if math.isinf(best.evals_to_target):
         return (
             f"no hypergradient method reaches it in the median seed; most often "

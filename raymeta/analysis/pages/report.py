@@ -1,0 +1,41 @@
+"""Writing the report of a folder: a comparison's or a training's."""
+
+from pathlib import Path
+
+from raymeta.analysis.figures import write_figures, write_surface_figures
+from raymeta.analysis.frames import read
+from raymeta.analysis.meta_figures import write_training_figures
+from raymeta.analysis.meta_frames import is_training, read_training
+from raymeta.analysis.pages.comparison import comparison_page
+from raymeta.analysis.pages.training import training_page
+
+REPORT = "report.html"
+
+
+def write_report(path: str | Path) -> list[Path]:
+    """Draw all figures of a run, and write them with its tables into one page.
+
+    The page, `report.html`, loads nothing from anywhere: it can be mailed.
+
+    Args:
+        path: Of a comparison or a training: its folder, or the frame in it.
+
+    Returns:
+        The files that were written, the page last.
+
+    Raises:
+        ValueError: The frame is missing, unreadable, or lacks a column.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    if is_training(folder):
+        frame = read_training(folder)
+        figures = write_training_figures(frame, folder)
+        page = training_page(frame, folder)
+    else:
+        frame = read(path)
+        figures = write_figures(frame, folder) + write_surface_figures(frame, folder)
+        page = comparison_page(frame, folder)
+    report = folder / REPORT
+    report.write_text(page, encoding="utf-8")
+    return [*figures, report]
