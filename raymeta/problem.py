@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import grad_and_value
 
 from raymeta.optim import Optimizer
@@ -33,6 +33,7 @@ class BilevelProblem:
         outer_cost: cost of one forward and backward pass of E in gradient evaluations,
             that is in units of one such pass of the inner loss.
         metrics: (s, λ) -> held-out metrics by name, for the one final look.
+        module: (s, λ) -> the trained module in evaluation mode, where there is one.
         traced: what estimators traced or compiled of it, a cache.
     """
 
@@ -43,6 +44,7 @@ class BilevelProblem:
     inner_loss: Callable[[State, Hparams, Batch], Tensor] | None = None
     outer_cost: float = 1.0
     metrics: Callable[[State, Hparams], Tensors] | None = None
+    module: Callable[[State, Hparams], nn.Module] | None = None
     traced: dict[Any, Any] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

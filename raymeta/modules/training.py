@@ -207,6 +207,11 @@ def module_problem(
                 values[f"test_{name}"] = metric(outputs, targets)
         return values
 
+    def as_module(state: TrainState, hparams: Hparams) -> nn.Module:
+        tuned = deepcopy(judged)
+        tuned.load_state_dict(values(state.params, hparams) | state.buffers)
+        return tuned
+
     needs = training.survey(buffers, batch(0).data.inputs, Noise(seed, no_step))
     training.provide(needs)
     evaluation.provide(needs)
@@ -218,6 +223,7 @@ def module_problem(
         inner_loss=lambda s, h, b: inner_loss(s.params, s.buffers, h, b)[0],
         outer_cost=n_val / size,
         metrics=None if test is None else test_metrics,
+        module=as_module,
     )
 
 

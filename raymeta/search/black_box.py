@@ -13,7 +13,7 @@ from ray.tune.search import Searcher
 from raymeta.search.cells import Cell, Message, Run, Stretch, broken
 from raymeta.search.courses import Course, DescentCourse, non_finite
 from raymeta.search.dice import Dice
-from raymeta.search.domains import encode, to_tune
+from raymeta.search.domains import Coded, encode, to_tune
 from raymeta.search.group import RUNNING, Group, Saved, Trial
 from raymeta.search.methods import BlackBoxMethod
 
@@ -29,7 +29,7 @@ def course_of(cell: Cell) -> Course:
             method cannot search; a method whose searcher or scheduler is not left to
             the comparison.
     """
-    return BlackBoxCourse(cell) if cell.is_black_box else DescentCourse(cell)
+    return BlackBoxCourse(cell) if cell.searches else DescentCourse(cell)
 
 
 class BlackBoxCourse(Course):
@@ -107,7 +107,7 @@ class BlackBoxCourse(Course):
             cell=self.cell.name,
             number=trial.number,
             kind="search",
-            hparams=encode(self.cell.task.space, trial.config),
+            hparams=_coded(self.cell, trial.config),
             before=trial.checkpoint.stretches,
             origin=trial.checkpoint.number,
             keep=self._method.pauses,
@@ -210,6 +210,12 @@ class BlackBoxCourse(Course):
 def _start(run: Run) -> int:
     """Training steps before a run."""
     return sum(stretch.steps for stretch in run.before)
+
+
+def _coded(cell: Cell, config: dict[str, Any]) -> Coded:
+    """Plain numbers from a trial's configuration, with what the scheduler added."""
+    coded = encode(cell.task.space, config)
+    return coded | {name: config[name] for name in config if name not in coded}
 
 
 def _inner(cell: Cell) -> tuple[Searcher, Any, int]:

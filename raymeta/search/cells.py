@@ -1,7 +1,9 @@
 """What a comparison is made of: cells, the trials they run, what a trial says."""
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, cast
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, cast
 
 from raymeta.search.domains import Coded
 from raymeta.search.methods import BLACK_BOX, BlackBoxMethod, Method
@@ -29,6 +31,7 @@ class Cell:
     Attributes:
         budget: in gradient evaluations.
         outer_cost: of the task's problems, see `BilevelProblem.outer_cost`.
+        flops: of one gradient evaluation, see `step_flops`; NaN where unknown.
     """
 
     task: Task
@@ -36,6 +39,7 @@ class Cell:
     seed: int
     budget: float
     outer_cost: float
+    flops: float = NAN
 
     @property
     def name(self) -> CellName:
@@ -50,15 +54,32 @@ class Cell:
     def rest_of_run(self, steps: int) -> float:
         """Gradient evaluations of a training after some steps, reports included."""
         rungs: tuple[int, ...] = (self.task.horizon,)
-        if self.is_black_box:
+        if self.searches:
             rungs = cast(BlackBoxMethod, self.method).rungs(self.task)
+        if self._charges:
+            each = zip(rungs, self._charges, strict=True)
+            return math.fsum(charge for rung, charge in each if rung > steps)
         reports = sum(rung > steps for rung in rungs)
         return self.task.horizon - steps + reports * self.outer_cost / 3
 
     @property
+    def searches(self) -> bool:
+        """Whether its trials train at, or from, what a searcher suggests."""
+        return hasattr(self.method, "tune_config")
+
+    @property
     def is_black_box(self) -> bool:
-        """Whether its trials train at hyperparameters that a searcher suggests."""
-        return self.method.family == BLACK_BOX
+        """Whether its trials train at constant hyperparameters."""
+        return self.searches and self.method.family == BLACK_BOX
+
+    @cached_property
+    def _charges(self) -> tuple[float, ...]:
+        """What a hybrid is charged from rung to rung; () for plain training."""
+        if not self.searches or self.is_black_box:
+            return ()
+        # What an estimate costs is a property of the task, not of the seed.
+        problem = self.task.sample(self.seed)
+        return cast(Any, self.method).charges(self.task, problem)
 
 
 class Stretch(NamedTuple):
@@ -117,6 +138,7 @@ class Message(NamedTuple):
         failure: the reason, "" without one.
         metrics: on the test set, by column name.
         parent: the trial whose training this continues; None for its own.
+        evidence: of what it trains on, in its first message: see `Fingerprint`.
     """
 
     kind: Kind
@@ -130,6 +152,7 @@ class Message(NamedTuple):
     failure: str = ""
     metrics: dict[str, float] = {}  # noqa: RUF012, never changed
     parent: int | None = None
+    evidence: dict[str, str] = {}  # noqa: RUF012, never changed
 
 
 def broken(run: Run, last: Message | None, failure: str) -> Message:

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 import pandas as pd
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune import RunConfig, TuneConfig, TuneError, Tuner
 
 from raymeta.cluster import require_possible
@@ -16,18 +16,20 @@ from raymeta.folder import new_name
 from raymeta.interrupt import Interrupt
 from raymeta.progress import Progress, clock
 from raymeta.search.black_box import course_of
+from raymeta.search.evidence import evidence_of, mismatches, spending_of
 from raymeta.search.folder import Folder, folder_of
 from raymeta.search.frame import to_frame
 from raymeta.search.journal import Event, open_journal
 from raymeta.search.ledger import Ledger
 from raymeta.search.multiplex import CellScheduler, CellSearcher, Pulse
 from raymeta.search.plan import Methods, Plan, Tasks, make_plan
-from raymeta.search.progress import opening, progress_lines
+from raymeta.search.progress import evidence_lines, opening, progress_lines
 from raymeta.search.quiet import silence
 from raymeta.search.states import States
 from raymeta.search.worker import run_trial
 from raymeta.session import running
 from raymeta.storage import address, at, is_remote
+from raymeta.tasks import own
 
 SAVE_EVERY_S = 30.0
 FINISHED: Event = {"event": "finished"}
@@ -53,10 +55,12 @@ def compare(
     frame of a finished one.
 
     Args:
-        tasks: names, `Task` objects, or a list of them.
-        methods: names, method objects, or a list of them; "all" is every registered
-            one; `raymeta.search.methods.DEFAULT` by default. A method whose packages
-            are missing is skipped, and the opening lines say so.
+        tasks: names, `path.py:Name` of what is in a file, `Task` objects, or a list.
+        methods: names of methods or estimators, method objects, or a list of them;
+            "all" is every registered one; `raymeta.search.methods.DEFAULT` by
+            default. A method whose packages are missing is skipped, and so is one on a
+            task that it refuses or whose budget does not cover one of its runs; the
+            opening lines say so.
         budget: gradient evaluations per (task, method, seed); by default each task's.
         seeds: how many, or which. A seed is the same problem for all methods.
         name: of the folder of results; tasks and time by default.
@@ -69,7 +73,8 @@ def compare(
 
     Returns:
         The frame, one row per report (see the README), as in
-        `<storage>/<name>/frame.parquet`.
+        `<storage>/<name>/frame.parquet`. Beside it, evidence.json and spending.json
+        say what methods trained on and spent: see `evidence_of` and `spending_of`.
 
     Raises:
         ValueError: something is unknown, missing, given twice or impossible; all
@@ -118,11 +123,38 @@ def compare(
             assert ledger.finished
         frame = to_frame(courses)
         folder.write(frame)
+        evidence, spending = evidence_of(courses), spending_of(courses)
+        unfair = mismatches(evidence)
+        folder.write_record("evidence.json", evidence)
+        folder.write_record("spending.json", _spending(plan, spending, unfair))
         journal.write(FINISHED)
         folder.states.clear()
     display.say(progress_lines(ledger.standings(), display.elapsed))
+    display.say(evidence_lines(evidence, unfair, spending, plan.methods))
     display.say([f"finished in {clock(display.elapsed)}: {address(folder.frame)}"])
     return frame
+
+
+def _spending(
+    plan: Plan, cells: list[dict[str, Any]], unfair: list[str]
+) -> dict[str, Any]:
+    """What spending.json holds."""
+    skipped = [
+        {"task": task, "method": method, "reason": reason}
+        for (task, method), reason in plan.unfit().items()
+    ]
+    lacking = [
+        {"task": task.name, "method": method, "reason": reason}
+        for task in plan.tasks
+        for method, reason in plan.skipped.items()
+    ]
+    return {
+        "valid": not unfair,
+        "mismatches": unfair,
+        "flops": {cell.task.name: cell.flops for cell in plan.cells()},
+        "skipped": skipped + lacking,
+        "cells": cells,
+    }
 
 
 def _run(
@@ -200,6 +232,8 @@ def _trainable(
     Raises:
         ValueError: a task or method cannot be sent to a worker.
     """
+    for module in own.modules():
+        cloudpickle.register_pickle_by_value(module)
     tasks = {task.name: task for task in plan.tasks}
     methods = {method.name: method for method in plan.methods}
     try:

@@ -1,14 +1,19 @@
 """The folder of a comparison."""
 
+import json
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from raymeta import folder
 from raymeta.search.states import States
+from raymeta.storage import saved
 
 
 class Folder(folder.Folder):
-    """`<storage>/<name>` with comparison.json, journal.jsonl and frame.parquet."""
+    """`<storage>/<name>` with comparison.json, journal.jsonl and frame.parquet.
+
+    A finished one has evidence.json and spending.json too.
+    """
 
     kind: ClassVar[str] = "comparison"
     record: ClassVar[str] = "comparison.json"
@@ -18,6 +23,12 @@ class Folder(folder.Folder):
         self.journal = path / "journal.jsonl"
         self.tune = path / ".tune"  # what Tune writes; nobody reads it
         self.states = States((path / ".states").resolve())
+
+    def write_record(self, name: str, record: Any) -> None:
+        """Write a JSON file."""
+        file = self.path / name
+        file.write_text(json.dumps(record, indent=2) + "\n")
+        saved(file)
 
 
 def folder_of(storage: str | Path, name: str | None, tasks: list[str]) -> Folder:

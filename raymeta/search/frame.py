@@ -21,6 +21,7 @@ DTYPES = {
     "outer_step": "int64",
     "inner_steps": "int64",
     "gradient_evals": "float64",
+    "flops": "float64",
     "wall_s": "float64",
     "outer_loss": "float64",
     "best_outer_loss": "float64",
@@ -34,7 +35,8 @@ def to_frame(courses: Iterable[Course]) -> pd.DataFrame:
 
     Returns:
         `gradient_evals` and `wall_s` (seconds) are cumulative over the trials of a
-        cell; the `final` row, the look at the test set, adds nothing to them.
+        cell; the `final` row, the look at the test set, adds nothing to them. `flops`
+        is `gradient_evals` times `step_flops` of the task.
         `best_outer_loss` is the lowest finite outer loss of a full run of the cell so
         far. `parent` is the trial whose training the report continues: its own, or the
         one that it has copied; so the schedule of hyperparameters behind a report can
@@ -62,7 +64,7 @@ def _rows(course: Course, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
     for number, message in course.messages:
         if message.kind != "final":
             spent[number], wall[number] = message.gradient_evals, message.wall_s
-        value = message.outer_loss
+        total, value = math.fsum(spent.values()), message.outer_loss
         counts = message.kind == "report" and message.complete and math.isfinite(value)
         if counts and not best <= value:  # also when best is NaN
             best = value
@@ -74,7 +76,8 @@ def _rows(course: Course, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
             "parent": number if message.parent is None else message.parent,
             "outer_step": message.outer_step,
             "inner_steps": message.inner_steps,
-            "gradient_evals": math.fsum(spent.values()),
+            "gradient_evals": total,
+            "flops": total * cell.flops,
             "wall_s": math.fsum(wall.values()),
             "outer_loss": message.outer_loss,
             "best_outer_loss": best,

@@ -4,15 +4,18 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from numbers import Integral
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from raymeta import tasks as task_registry
 from raymeta.problem import BilevelProblem
 from raymeta.search.cells import Cell
+from raymeta.search.evidence import step_flops
 from raymeta.search.methods import (
     BLACK_BOX,
     DEFAULT,
+    HYBRID,
     HYPERGRADIENT,
     METHODS,
     HypergradientMethod,
@@ -45,37 +48,70 @@ class Plan:
         """Every cell. Seeds are paired: one seed is one problem for all methods.
 
         Raises:
-            ValueError: a budget is below a full training run.
+            ValueError: no method fits its task, or a budget is below a full training
+                run of them all.
         """
-        return [cell for task in self.tasks for cell in self._cells_of(task)]
+        return self._grid[0]
 
-    def _cells_of(self, task: Task) -> list[Cell]:
-        # What an outer loss costs is a property of the task, not of the seed.
-        problem = task.sample(self.seeds[0])
-        budget = self.budgets[task.name]
-        cells = [
+    def unfit(self) -> dict[tuple[str, str], str]:
+        """(task, method) that cannot be compared, with the reason on one line.
+
+        Raises:
+            ValueError: see `cells`.
+        """
+        return {pair: misfit.reason for pair, misfit in self._grid[1].items()}
+
+    @cached_property
+    def _grid(self) -> "tuple[list[Cell], dict[tuple[str, str], Misfit]]":
+        cells: list[Cell] = []
+        unfit: dict[tuple[str, str], Misfit] = {}
+        for task in self.tasks:
+            budget = self.budgets[task.name]
+            if not 0 < budget < math.inf:
+                raise ValueError(
+                    f"a budget must cover a full training run of task {task.name!r} "
+                    f"and end, but got {budget:g} gradient evaluations: give a finite "
+                    "number"
+                )
+            # What is asked of a problem is a property of the task, not of the seed.
+            problem = task.sample(self.seeds[0])
+            each = self._cells_of(task, problem)
+            for cell in each[: len(self.methods)]:
+                if misfit := _misfit(cell, problem):
+                    unfit[cell.name[:2]] = misfit
+            cells += [cell for cell in each if cell.name[:2] not in unfit]
+        if not cells:
+            raise self._nothing_fits(unfit)
+        return cells, unfit
+
+    def _cells_of(self, task: Task, problem: BilevelProblem) -> list[Cell]:
+        flops = step_flops(problem, task.space.initial())
+        return [
             Cell(
                 task=task,
                 method=method,
                 seed=seed,
-                budget=budget,
+                budget=self.budgets[task.name],
                 outer_cost=problem.outer_cost,
+                flops=flops,
             )
             for seed in self.seeds  # methods vary fastest: workers keep few problems
             for method in self.methods
         ]
-        least = {
-            cell.method.name: _least_budget(cell, problem)
-            for cell in cells[: len(self.methods)]
-        }
-        dearest = max(least, key=lambda name: least[name])
-        if not least[dearest] * (1 - 1e-9) <= budget < math.inf:
-            raise ValueError(
-                f"a budget must cover a full training run of task {task.name!r}, but "
-                f"got {budget:g} gradient evaluations: give "
-                f"{math.ceil(least[dearest])} or more for {dearest}"
+
+    def _nothing_fits(self, unfit: "dict[tuple[str, str], Misfit]") -> ValueError:
+        """Why nothing is left, for the first task."""
+        task = self.tasks[0].name
+        misfits = {name: m for (of, name), m in unfit.items() if of == task}
+        dearest = max(misfits, key=lambda name: misfits[name].least)
+        if all(misfit.least for misfit in misfits.values()):
+            return ValueError(
+                f"a budget must cover a full training run of task {task!r}, but got "
+                f"{self.budgets[task]:g} gradient evaluations: give "
+                f"{math.ceil(misfits[dearest].least)} or more for {dearest}"
             )
-        return cells
+        reasons = "; ".join(f"{name}: {m.reason}" for name, m in misfits.items())
+        return ValueError(f"no method fits task {task!r} ({reasons}): add others")
 
     def settings(self) -> dict[str, Any]:
         """What must be the same to continue a comparison; JSON-serializable."""
@@ -87,10 +123,42 @@ class Plan:
         }
 
 
+class Misfit(NamedTuple):
+    """Why a method is not compared on a task.
+
+    Attributes:
+        reason: on one line.
+        least: gradient evaluations of one run that the budget does not cover; 0 where
+            the method refuses the task.
+    """
+
+    reason: str
+    least: float = 0.0
+
+
+def _misfit(cell: Cell, problem: BilevelProblem) -> Misfit | None:
+    try:
+        least = _least_budget(cell, problem)
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        return Misfit(" ".join(f"{kind}{error}".split()))
+    if least * (1 - 1e-9) <= cell.budget:
+        return None
+    return Misfit(
+        f"one run takes {math.ceil(least):,} gradient evaluations, and the budget is "
+        f"{cell.budget:,g}",
+        least,
+    )
+
+
 def _least_budget(cell: Cell, problem: BilevelProblem) -> float:
-    """Gradient evaluations of one full training run, by the cell's own method."""
+    """Gradient evaluations of one full training run, by the cell's own method.
+
+    Raises:
+        ValueError: the method refuses the task.
+    """
     if cell.is_black_box:
-        return cell.full_run
+        return cell.full_run  # a hybrid may refuse the task, as a descent may
     return cast(HypergradientMethod, cell.method).least_budget(cell.task, problem)
 
 
@@ -157,10 +225,10 @@ def _as_method(method: str | Method) -> Method:
     if isinstance(method, str):
         return get_method(method)
     family = getattr(method, "family", None)
-    if family not in (BLACK_BOX, HYPERGRADIENT):
+    if family not in (BLACK_BOX, HYPERGRADIENT, HYBRID):
         raise ValueError(
-            f"methods must be names or objects of family {BLACK_BOX!r} or "
-            f"{HYPERGRADIENT!r}, but got {method!r}"
+            f"methods must be names or objects of family {BLACK_BOX!r}, "
+            f"{HYPERGRADIENT!r} or {HYBRID!r}, but got {method!r}"
         )
     return method
 

@@ -2,10 +2,12 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from raymeta.progress import WIDTH, clock, count, wrap
 from raymeta.search.ledger import Standing
+from raymeta.search.methods import Method
 from raymeta.search.plan import Plan
 
 
@@ -17,16 +19,68 @@ def opening(plan: Plan, folder: str) -> list[str]:
         count(len(plan.tasks), "task"),
         count(len(plan.seeds), "seed"),
     ]
-    cells = len(plan.methods) * len(plan.tasks) * len(plan.seeds)
+    unfit = [f"skipping {m} on {t}: {why}" for (t, m), why in plan.unfit().items()]
     budgets = [f"{name} {budget:,g}" for name, budget in plan.budgets.items()]
     return [
         *wrap("comparing", [method.name for method in plan.methods]),
         *(f"skipping {name}: {need}" for name, need in plan.skipped.items()),
+        *unfit,
         *wrap("on", [task.name for task in plan.tasks]),
-        *wrap(f"{' x '.join(sizes)} ({seeds}) =", [count(cells, "cell")]),
+        *wrap(f"{' x '.join(sizes)} ({seeds}) =", [count(len(plan.cells()), "cell")]),
         *wrap("gradient evaluations per cell:", budgets),
         f"results go to {folder}",
     ]
+
+
+def evidence_lines(
+    evidence: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    unfair: Sequence[str],
+    spending: Sequence[Mapping[str, Any]],
+    methods: Sequence[Method],
+) -> list[str]:
+    """That the comparison was fair, or where it was not.
+
+    Args:
+        evidence: of `evidence_of`.
+        unfair: of `mismatches`.
+        spending: of `spending_of`.
+        methods: that were compared.
+    """
+    pairs = sum(len(seeds) for seeds in evidence.values())
+    same = (
+        "evidence: initial weights (at the initial hyperparameters), data and batches "
+        f"are the same for all methods, in {count(pairs, 'pair')} of task and seed"
+    )
+    tests = {cell["tests"] for cell in spending}
+    looks = "one look" if tests == {1} else f"{min(tests)} to {max(tests)} looks"
+    tuned = [m.name for m in methods if getattr(m, "hyper_lr", None) is not None]
+    return [
+        *(
+            [f"INVALID, for methods did not train on the same: {'; '.join(unfair)}"]
+            if unfair
+            else [same]
+        ),
+        *(
+            line
+            for task in evidence
+            for line in _spent_lines(task, [c for c in spending if c["task"] == task])
+        ),
+        f"test set: {looks} per task, method and seed",
+        *wrap("a hyper learning rate of its own, and a budget of its own:", tuned)
+        * bool(tuned),
+    ]
+
+
+def _spent_lines(task: str, cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the dearest seed of each method spent, and the most at once."""
+    parts = []
+    for method in dict.fromkeys(cell["method"] for cell in cells):
+        own = [cell for cell in cells if cell["method"] == method]
+        spent = max(cell["spent"] for cell in own)
+        unit = max(cell["largest_unit"] for cell in own)
+        parts.append(f"{method} {spent:,.0f} ({unit:,.0f})")
+    asked = cells[0]["budget"]
+    return wrap(f"{task}: of {asked:,g}, spent at most (largest unit):", parts)
 
 
 def progress_lines(

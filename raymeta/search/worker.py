@@ -10,16 +10,21 @@ import torch
 from ray import tune
 
 from raymeta import loop
-from raymeta.hypergrad.base import advance
 from raymeta.loop import Report
 from raymeta.problem import BilevelProblem
 from raymeta.search.cells import Message, Run, Stretch, broken
 from raymeta.search.domains import Coded, decode, encode
-from raymeta.search.methods import BlackBoxMethod, HypergradientMethod, Method
+from raymeta.search.evidence import fingerprint
+from raymeta.search.methods import (
+    BLACK_BOX,
+    BlackBoxMethod,
+    HypergradientMethod,
+    Method,
+)
 from raymeta.search.states import States
 from raymeta.space import Space
 from raymeta.tasks.base import Task, picked, problem_at
-from raymeta.types import Hparams, State
+from raymeta.types import State
 
 #: A descent may report every few milliseconds; its messages travel together.
 POST_EVERY_S = 0.5
@@ -31,6 +36,7 @@ CACHED_PROBLEMS = 8
 MAX_REASON = 300
 
 _problems: dict[tuple[str, int, tuple[int, ...]], BilevelProblem] = {}
+_fingerprints: dict[tuple[str, int], dict[str, str]] = {}
 
 T = TypeVar("T")
 
@@ -63,10 +69,23 @@ def messages_of(
     """Everything that a trial says; an exception is its last message."""
     trial = _Trial(run, task, method, states or States(None))
     says = {"search": trial.search, "final": trial.final, "descent": trial.descent}
+    evidence = _evidence(task, run.cell.seed)
     try:
-        yield from says[run.kind]()
+        for message in says[run.kind]():
+            yield message._replace(evidence=evidence)
+            evidence = {}  # once is enough
     except Exception as error:
         yield trial.broken(error)
+
+
+def _evidence(task: Task, seed: int) -> dict[str, str]:
+    """The fingerprint of what this process trains on; none of what cannot be read."""
+    key = task.name, seed
+    if key not in _fingerprints:
+        _fingerprints[key] = {}
+        with suppress(Exception):  # the trial itself will say what is wrong
+            _fingerprints[key] = fingerprint(task, seed)._asdict()
+    return _fingerprints[key]
 
 
 class _Watch:
@@ -106,17 +125,16 @@ class _Trial:
     def search(self) -> Iterator[Message]:
         """Train at the given hyperparameters, from where the run starts."""
         run, start = self.run, self._start()
-        rungs = cast(BlackBoxMethod, self.method).rungs(self.task)
-        ahead = tuple(rung for rung in rungs if rung > start[0])
-        for report in self._evaluate(ahead, start):
+        for report, state in self.watch.over(self._train(start, self.task.horizon)):
             if run.keep and not report.complete:
-                steps, state = report.inner_steps, report.state
-                self.states.save(run.cell, run.number, steps, state)
+                self.states.save(run.cell, run.number, report.inner_steps, state)
             yield self._say(report)
 
     def final(self) -> Iterator[Message]:
         """Train the best run again from its first step and look at the test set."""
-        (report,) = self._evaluate((self.task.horizon,), self._retrace(self.run.before))
+        start = self._retrace(self.run.before)
+        ahead = self.watch.over(self._train(start, self.task.horizon))
+        *_, (report, _) = ahead
         found, recorded = report.outer_loss, self.run.recorded
         differs = f"retrained outer loss {found} differs from the recorded {recorded}"
         yield self._look(report, "" if found == recorded else differs)
@@ -143,40 +161,47 @@ class _Trial:
         end = broken(self.run, self.last, _reason(error))
         return end._replace(wall_s=self.watch.seconds)
 
-    def _evaluate(
-        self, rungs: tuple[int, ...], start: tuple[int, State]
-    ) -> Iterator[Report]:
-        problem, hparams = self._problem(), self._natural(self.run.hparams or {})
-        reports = loop.evaluate(problem, self.task.space, hparams, rungs, start)
-        return self.watch.over(reports)
+    def _train(
+        self, start: tuple[int, State], end: int, coded: Coded | None = None
+    ) -> Iterator[tuple[Report, State]]:
+        """Train from rung to rung, at the run's hyperparameters or at others."""
+        method = cast(BlackBoxMethod, self.method)
+        rungs = (r for r in method.rungs(self.task) if start[0] < r <= end)
+        config = self._natural(coded or self.run.hparams or {})
+        return method.train(self.task, self._problem(), config, start, tuple(rungs))
+
+    def _begin(self, coded: Coded) -> State:
+        method = cast(BlackBoxMethod, self.method)
+        return method.begin(self.task, self._problem(), self._natural(coded))
 
     def _start(self) -> tuple[int, State]:
         """(t, s_t) where the run starts: initial weights, or what was saved."""
         before = self.run.before
         if not before:
             return self._retrace(())
-        initial = self._problem().init(self._natural(before[0].hparams))
+        initial = self._begin(before[0].hparams)
         steps = sum(stretch.steps for stretch in before)
         saved = self.states.load(self.run.cell, self.run.origin, steps, initial)
         return self._retrace(before) if saved is None else (steps, saved)
 
     def _retrace(self, stretches: Sequence[Stretch]) -> tuple[int, State]:
         """(t, s_t) by training again, which finds the same to the last bit."""
-        problem = self._problem()
         first = stretches[0].hparams if stretches else self.run.hparams or {}
-        t, state = 0, problem.init(self._natural(first))
+        t, state = 0, self._begin(first)
         for steps, hparams in stretches:
-            state = advance(problem, self._natural(hparams), state, t, steps)
+            *_, (_, state) = self._train((t, state), t + steps, hparams)
             t += steps
         return t, state
 
-    def _natural(self, coded: Coded) -> Hparams:
-        space = self.task.space
-        return space.unflatten(decode(space, coded))
+    def _natural(self, coded: Coded) -> dict[str, Any]:
+        return {**coded, **decode(self.task.space, coded)}
 
-    def _problem(self) -> BilevelProblem:
+    def _problem(self, report: Report | None = None) -> BilevelProblem:
+        """The problem at the options of the run, or of a report."""
         task, seed, hparams = self.task, self.run.cell.seed, self.task.space.initial()
-        if self.run.hparams:
+        if report is not None:
+            hparams |= report.hparams
+        elif self.run.hparams:
             hparams |= decode(task.space, self.run.hparams)
         key = task.name, seed, picked(task, hparams)
         if key not in _problems:
@@ -189,7 +214,8 @@ class _Trial:
 
     def _say(self, report: Report) -> Message:
         # A searcher's values as it gave them: the tensors may be of lower precision.
-        hparams = self.run.hparams or encode(self.task.space, report.hparams)
+        given = self.run.hparams if self.method.family == BLACK_BOX else None
+        hparams = given or encode(self.task.space, report.hparams)
         self.last = Message(
             kind="report",
             outer_step=int(report.outer_step),
@@ -206,7 +232,7 @@ class _Trial:
         """The one look at the test set, at the end of a full run."""
         metrics: dict[str, float] = {}
         try:
-            metrics = _test(self._problem(), self.task.space, report)
+            metrics = _test(self._problem(report), self.task.space, report)
         except Exception as error:
             failure = "; ".join(filter(None, [failure, _reason(error)]))
         return self._say(report)._replace(

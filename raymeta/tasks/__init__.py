@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from raymeta.suggest import unknown
+from raymeta.tasks import own
 from raymeta.tasks.base import Task, origin
 from raymeta.tasks.char_gru import CharGRU
 from raymeta.tasks.cleaning import Cleaning
@@ -52,16 +53,21 @@ _TASKS: dict[str, Callable[[], Task]] = {
 
 
 def names() -> list[str]:
-    """The names that `get` knows."""
-    return sorted(_TASKS)
+    """The names that `get` knows, those of installed packages included."""
+    return sorted({**_TASKS, **own.entry_points()})
 
 
 def get(name: str) -> Task:
-    """The task of this name, with its defaults.
+    """The task of this name, with its defaults; or the one at `path.py:Name`.
 
     Raises:
-        ValueError: there is none; says which one may be meant.
+        ValueError: there is none; says which one may be meant. See `own.from_file` for
+            what may be wrong with a file.
     """
-    if name not in _TASKS:
-        raise unknown("task", name, _TASKS)
-    return _TASKS[name]()
+    if name in _TASKS:
+        return _TASKS[name]()
+    if own.is_file(name):
+        return own.from_file(name)
+    if point := own.entry_points().get(name):
+        return own.from_package(point)
+    raise unknown("task", name, names())

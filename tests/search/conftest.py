@@ -24,6 +24,7 @@ cloudpickle.register_pickle_by_value(search_toys)
 @pytest.fixture(autouse=True)
 def _no_cached_problems():
     worker._problems.clear()
+    worker._fingerprints.clear()
 
 
 class Bench:

@@ -16,6 +16,7 @@ SETTINGS = {
         *("random", "asha", "tpe", "hyperband"),
         Pbt(population=4, intervals=3, quantile=0.5),
         search_toys.Walk((0.1, 0.5, 0.9, None)),
+        *("long_term", "short_term"),
     ],
     "budget": 60,
     "seeds": 2,

@@ -56,13 +56,17 @@ class Bowl:
         def inner_loss(params, hparams, batch):
             if self.step_s:
                 time.sleep(self.step_s)
-            if float(hparams["lr"]) > self.raise_above:
+            if float(hparams["lr"].detach()) > self.raise_above:
                 raise ValueError("boom,\nit went")
             return (params["w"] - target) ** 2 / 2
 
         def outer_loss(params, hparams):
             loss = (params["w"] - target) ** 2
-            return loss * math.nan if float(hparams["lr"]) > self.nan_above else loss
+            return (
+                loss * math.nan
+                if float(hparams["lr"].detach()) > self.nan_above
+                else loss
+            )
 
         return descent(
             init_params=lambda hparams: {"w": torch.zeros((), dtype=torch.float64)},

@@ -1,6 +1,7 @@
 """What `compare` refuses, and what it writes; nothing here starts Ray."""
 
 import json
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -9,13 +10,15 @@ import pandas as pd
 import pytest
 from search_toys import Bowl, Listed, Walk
 
+from raymeta.hypergrad.registry import ESTIMATORS
 from raymeta.search import compare
 from raymeta.search.black_box import course_of
 from raymeta.search.folder import Folder, folder_of
-from raymeta.search.methods import DEFAULT, METHODS, missing
+from raymeta.search.methods import DEFAULT, METHODS, get, missing
 from raymeta.search.plan import make_plan
 from raymeta.search.progress import opening
 from raymeta.space import Choice, Positive, Space
+from raymeta.tasks import LearningRateSchedule, Quadratic, Throw
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +76,51 @@ def test_a_budget_must_cover_a_full_run(refused, methods, smallest):
     refused(Bowl(), methods, budget=9.9, match=match)
     for budget in (float("nan"), float("inf"), 0):
         refused(Bowl(), methods, budget=budget, match="a budget must cover")
+
+
+def test_a_method_that_a_task_is_too_dear_for_is_skipped_with_a_line():
+    plan = make_plan([Bowl(), Bowl(name="b", budget=11.5)], ["random", "asha"], None, 2)
+
+    assert plan.unfit() == {
+        ("b", "asha"): "one run takes 12 gradient evaluations, and the budget is 11.5"
+    }
+    names = [tuple(cell.name) for cell in plan.cells()]
+    assert names == [
+        ("bowl", "random", 0), ("bowl", "asha", 0),
+        ("bowl", "random", 1), ("bowl", "asha", 1),
+        ("b", "random", 0), ("b", "random", 1),
+    ]  # fmt: skip
+    lines = opening(plan, "x")
+    assert f"skipping asha on b: {plan.unfit()['b', 'asha']}" in lines
+    assert "2 methods x 2 tasks x 2 seeds (0, 1) = 6 cells" in lines
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "reason"),
+    [
+        (Throw(), "short_term", "the outer loss does not depend on .* 'speed'"),
+        (Throw(), "reversible", "Reversible needs a problem whose step is a `Descent`"),
+        (Quadratic(), "implicit", "the outer loss does not depend on .* 'lr'"),
+        (LearningRateSchedule(), "forward", "one run takes 20,13. gradient eval"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_what_a_task_does_not_allow_is_skipped_with_the_reason(task, method, reason):
+    plan = make_plan(task, [method, "reverse"], None, 1)
+    assert [cell.method.name for cell in plan.cells()] == ["reverse"]
+    assert re.match(reason, plan.unfit()[task.name, method])
+
+
+def test_nothing_left_is_an_error_with_all_reasons(refused):
+    match = r"no method fits task 'throw' \(short_term: .*; implicit: .*\): add others"
+    refused(Throw(), ["short_term", "implicit"], match=match)
+
+
+def test_every_estimator_is_a_method_by_its_name():
+    names = {get(name).estimator for name in (*ESTIMATORS, "forward_long")}
+    assert names == set(ESTIMATORS)
+    for name in ESTIMATORS:
+        assert get(name).name == name
 
 
 def test_a_space_without_bounds_is_refused_and_leaves_nothing(refused, tmp_path):
@@ -145,6 +193,9 @@ def test_the_record_says_what_ran(tmp_path):
     assert run["command"] == sys.argv
     assert set(run["versions"]) == {"python", "raymeta", "torch", "ray", "optuna"}
     assert run["versions"]["ray"][0].isdigit()
+    assert run["machine"]["CPUs"] >= 1
+    assert run["machine"]["system"]
+    assert run["commit"] is None or re.fullmatch("[0-9a-f]{40}(-dirty)?", run["commit"])
 
 
 def test_new_names_come_from_tasks_and_time(tmp_path):

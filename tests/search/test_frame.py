@@ -14,8 +14,8 @@ from raymeta.space import Choice, Positive, Space
 COLUMNS = [
     *("task", "method", "family", "seed", "trial", "parent"),
     *("outer_step", "inner_steps"),
-    *("gradient_evals", "wall_s", "outer_loss", "best_outer_loss", "status"),
-    *("failure", "test_loss", "hp/lr", "hp/kind"),
+    *("gradient_evals", "flops", "wall_s", "outer_loss", "best_outer_loss"),
+    *("status", "failure", "test_loss", "hp/lr", "hp/kind"),
 ]
 
 

@@ -17,6 +17,7 @@ from ray import cloudpickle
 from search_toys import Bowl, Deadly, Stuck, Unsendable, Walk
 
 from raymeta.search import compare
+from raymeta.search.evidence import mismatches
 from raymeta.search.methods.pbt import Pbt
 from raymeta.session import ray
 
@@ -45,8 +46,16 @@ def test_a_comparison_from_end_to_end(cluster, bench, tmp_path, monkeypatch):
     assert frame.wall_s.between(0, 60).all()
     folder = tmp_path / "x"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "comparison.json", "frame.parquet", "journal.jsonl",
+        "comparison.json", "evidence.json", "frame.parquet", "journal.jsonl",
+        "spending.json",
     ]  # fmt: skip
+    evidence = json.loads((folder / "evidence.json").read_text())
+    (seeds,) = evidence.values()
+    assert {frozenset(at["methods"]) for at in seeds.values()} == {
+        frozenset(frame.method)
+    }
+    assert not mismatches(evidence)
+    assert any(line.startswith("evidence: initial weights") for line in lines)
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "frame.parquet"), frame)
     assert "comparing random, asha, tpe, hyperband, pbt, walk" in lines
     assert lines[-1].startswith("finished in")

@@ -8,6 +8,7 @@ from packaging.requirements import Requirement
 from raymeta.search.methods.asha import Asha
 from raymeta.search.methods.base import (
     BLACK_BOX,
+    HYBRID,
     HYPERGRADIENT,
     BlackBox,
     BlackBoxMethod,
@@ -25,14 +26,19 @@ from raymeta.search.methods.median import Median
 from raymeta.search.methods.nevergrad import Nevergrad
 from raymeta.search.methods.pb2 import Pb2
 from raymeta.search.methods.pbt import Pbt
+from raymeta.search.methods.pbt_descent import PbtDescent
 from raymeta.search.methods.random import Random
+from raymeta.search.methods.restarts import Restarts
 from raymeta.search.methods.sobol import Sobol
 from raymeta.search.methods.tpe import Tpe
+from raymeta.search.methods.tpe_descent import TpeDescent
 from raymeta.suggest import unknown
 
 __all__ = [
+    "ALIASES",
     "BLACK_BOX",
     "DEFAULT",
+    "HYBRID",
     "HYPERGRADIENT",
     "METHODS",
     "BlackBox",
@@ -62,6 +68,20 @@ METHODS: dict[str, Method] = {
     "short_term": Descent("short_term", "short_term"),
     "long_term": Descent("long_term", "reverse"),
     "forward": Descent("forward", "forward_online"),
+    "tpe_descent": TpeDescent(),
+    "pbt_descent": PbtDescent(),
+    "restarts": Restarts("restarts", hyper_steps=20),
+    "random_batch": Restarts("random_batch", hyper_steps=0),
+    "forward_long": Descent("forward_long", "forward"),
+    "truncated": Descent("truncated", "truncated"),
+    "checkpointed": Descent("checkpointed", "checkpointed"),
+    "reversible": Descent("reversible", "reversible"),
+    "implicit": Descent("implicit", "implicit"),
+}
+
+#: Estimators that a method above already descends by, under their own names too.
+ALIASES: dict[str, Method] = {
+    name: Descent(name, name) for name in ("reverse", "forward_online")
 }
 
 #: What a comparison runs unless told otherwise.
@@ -69,14 +89,15 @@ DEFAULT = ("random", "asha", "tpe", "short_term", "long_term", "forward")
 
 
 def get(name: str) -> Method:
-    """The registered method of that name.
+    """The registered method of that name, or the descent by an estimator of that name.
 
     Raises:
         ValueError: there is none.
     """
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    return METHODS[name]
+    known = METHODS | ALIASES
+    if name not in known:
+        raise unknown("method", name, known)
+    return known[name]
 
 
 def missing(method: Method) -> tuple[str, ...]:

@@ -1,15 +1,18 @@
-"""What a method of a comparison is: one of two kinds."""
+"""What a method of a comparison is: a search, a descent, or a hybrid of both."""
 
-from collections.abc import Iterator
-from typing import ClassVar, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Protocol
 
 from ray.tune import TuneConfig
 
+from raymeta import loop
 from raymeta.loop import Report
+from raymeta.outer.coordinates import device_of, place
 from raymeta.problem import BilevelProblem
 from raymeta.tasks.base import Task
+from raymeta.types import State
 
-BLACK_BOX, HYPERGRADIENT = "black-box", "hypergradient"
+BLACK_BOX, HYPERGRADIENT, HYBRID = "black-box", "hypergradient", "hybrid"
 
 #: What a trial reports, by the names that searchers and schedulers know.
 METRIC, MODE, TIME_ATTR = "outer_loss", "min", "inner_steps"
@@ -18,7 +21,14 @@ METRIC, MODE, TIME_ATTR = "outer_loss", "min", "inner_steps"
 class BlackBoxMethod(Protocol):
     """A search that trains at hyperparameters of its choice.
 
-    `BlackBox` has the usual answers to all but `name` and `tune_config`.
+    `BlackBox` has the usual answers to all but `name` and `tune_config`. A hybrid is
+    such a search whose trials change their hyperparameters themselves: it trains in its
+    own way, and has
+
+    - `charges(task, problem)`: gradient evaluations up to the first rung, from there
+      to the second, …;
+    - `least_budget(task, problem)`: their sum; raises ValueError where the method does
+      not fit the task.
     """
 
     @property
@@ -28,7 +38,7 @@ class BlackBoxMethod(Protocol):
 
     @property
     def family(self) -> str:
-        """The string "black-box"."""
+        """The string "black-box", or "hybrid"."""
         ...
 
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
@@ -65,6 +75,38 @@ class BlackBoxMethod(Protocol):
         """
         ...
 
+    def begin(
+        self, task: Task, problem: BilevelProblem, config: Mapping[str, Any]
+    ) -> State:
+        """Where training starts, a pytree of tensors and numbers.
+
+        Args:
+            task: to train on.
+            problem: the task's, at the configuration's choices.
+            config: natural values by flat name, and what a scheduler has added.
+        """
+        ...
+
+    def train(
+        self,
+        task: Task,
+        problem: BilevelProblem,
+        config: Mapping[str, Any],
+        start: tuple[int, State],
+        rungs: tuple[int, ...],
+    ) -> Iterator[tuple[Report, State]]:
+        """Train; a report at each rung, and where training stands then.
+
+        Args:
+            task: to train on.
+            problem: the task's, at the configuration's choices.
+            config: see `begin`.
+            start: training steps so far, and where training stands.
+            rungs: some of the method's rungs in a row; a report is complete at the
+                horizon.
+        """
+        ...
+
     @property
     def requires(self) -> tuple[str, ...]:
         """Packages that it needs besides raymeta's own, as pip takes them."""
@@ -86,9 +128,30 @@ class BlackBox:
         """Every trial on its own."""
         return 1
 
+    def begin(
+        self, task: Task, problem: BilevelProblem, config: Mapping[str, Any]
+    ) -> State:
+        """s_0(λ)."""
+        hparams = place(task.space.unflatten(config), device_of(problem))
+        return problem.init(hparams)
+
+    def train(
+        self,
+        task: Task,
+        problem: BilevelProblem,
+        config: Mapping[str, Any],
+        start: tuple[int, State],
+        rungs: tuple[int, ...],
+    ) -> Iterator[tuple[Report, State]]:
+        """At constant λ."""
+        hparams = task.space.unflatten(config)
+        for report in loop.evaluate(problem, task.space, hparams, rungs, start):
+            complete = report.inner_steps == task.horizon
+            yield report._replace(complete=complete), report.state
+
 
 class HypergradientMethod(Protocol):
-    """A descent: one trial that changes its hyperparameters itself."""
+    """A descent, or another method that is one trial and reports what it finds."""
 
     @property
     def name(self) -> str:
@@ -97,7 +160,7 @@ class HypergradientMethod(Protocol):
 
     @property
     def family(self) -> str:
-        """The string "hypergradient"."""
+        """The string "hypergradient", or another where it is no descent."""
         ...
 
     def least_budget(self, task: Task, problem: BilevelProblem) -> float:

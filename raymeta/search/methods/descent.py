@@ -34,8 +34,13 @@ class Descent:
         return inspect.cleandoc(type(estimator).__doc__ or "").splitlines()[0]
 
     def least_budget(self, task: Task, problem: BilevelProblem) -> float:
-        """Gradient evaluations of one full training run."""
+        """Gradient evaluations of one full training run.
+
+        Raises:
+            ValueError: the estimator does not fit the task.
+        """
         estimator = by_name(self.estimator, task.horizon)
+        loop.require_fit(task, problem, estimator)
         return loop.run_cost(task, problem, estimator)
 
     def reports(

@@ -1,0 +1,192 @@
+"""Evidence that a comparison was fair: what was trained on, spent and looked at."""
+
+import functools
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+from torch.utils.flop_counter import FlopCounterMode
+
+from raymeta.problem import BilevelProblem
+from raymeta.tasks.base import Task
+from raymeta.types import Hparams
+
+if TYPE_CHECKING:
+    from raymeta.search.courses import Course
+
+
+#: Between digests that ought to be one.
+DIFFERS = " != "
+
+
+class Fingerprint(NamedTuple):
+    """SHA-256 of what the trials of a (task, seed) train on, as hexadecimal digits.
+
+    Attributes:
+        weights: s_0 at the space's initial λ. Where λ enters the initial weights, a
+            trial at another λ starts elsewhere, by the same rule.
+        data: every tensor that the problem's functions hold but do not train: training,
+            validation and test examples, and whatever else the problem is made of.
+        batches: b_0 … b_{T-1}, as they are asked for.
+    """
+
+    weights: str
+    data: str
+    batches: str
+
+
+def fingerprint(task: Task, seed: int) -> Fingerprint:
+    """Of the problem at the initial options of all choices, newly sampled.
+
+    Data is read before anything else is called, so caches that fill later do not count.
+    """
+    problem = task.sample(seed)
+    functions = (problem.batch, problem.step, problem.outer_loss, problem.metrics)
+    data = _digest(_held(functions, set()))
+    state = problem.init(task.space.initial())
+    batches = (leaf for t in range(task.horizon) for leaf in _leaves(problem.batch(t)))
+    return Fingerprint(_digest(_leaves(state)), data, _digest(batches))
+
+
+def step_flops(problem: BilevelProblem, hparams: Hparams) -> float:
+    """Floating-point operations of one training step: what one gradient evaluation is.
+
+    Multiplications and additions of matrix products, convolutions and attention, as
+    `torch.utils.flop_counter` counts them; nothing elementwise is counted, so a step
+    without products costs 0. NaN where the step raises: its trials will say why.
+    """
+    counter = FlopCounterMode(display=False)
+    with suppress(Exception):
+        state, batch = problem.init(hparams), problem.batch(0)
+        with counter:
+            problem.step(state, hparams, batch)
+        return float(counter.get_total_flops())
+    return math.nan
+
+
+def _leaves(tree: Any) -> list[Any]:
+    return _pytree.tree_leaves(tree)
+
+
+def _digest(items: Iterable[Any]) -> str:
+    """Types, shapes and bits of tensors, and the text of all else."""
+    digest = hashlib.sha256()
+    for item in items:
+        if isinstance(item, Tensor | np.ndarray):
+            digest.update(f"{item.dtype}{tuple(item.shape)}".encode())
+        if isinstance(item, Tensor):
+            flat = item.detach().cpu().contiguous().view(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+        elif isinstance(item, np.ndarray):
+            digest.update(item.tobytes())
+        else:
+            digest.update(repr(item).encode())
+    return digest.hexdigest()
+
+
+def _held(thing: Any, seen: set[int]) -> Iterator[Tensor | np.ndarray]:
+    """Every tensor within reach of functions and objects, in a fixed order.
+
+    Without what modules train, for that is in the state.
+    """
+    if isinstance(thing, nn.Parameter) and thing.requires_grad:
+        return
+    if isinstance(thing, Tensor | np.ndarray):
+        yield thing
+        return
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    for part in _parts(thing):
+        yield from _held(part, seen)
+
+
+def _parts(thing: Any) -> Iterable[Any]:
+    if isinstance(thing, nn.Module):
+        return [*thing.parameters(), *thing.buffers()]
+    if isinstance(thing, Mapping):
+        return thing.values()
+    if isinstance(thing, list | tuple):
+        return thing
+    if isinstance(thing, functools.partial):
+        return [thing.func, thing.args, thing.keywords]
+    if hasattr(thing, "__wrapped__"):  # a cache of functools
+        return [thing.__wrapped__]
+    if hasattr(thing, "__func__"):
+        return [thing.__self__, thing.__func__]
+    if hasattr(thing, "__closure__"):
+        cells = thing.__closure__ or ()
+        return [*(cell.cell_contents for cell in cells), thing.__defaults__]
+    return vars(thing).values() if _holds(thing) else ()
+
+
+def _holds(thing: Any) -> bool:
+    """Whether an object of a user's or raymeta's may hold tensors of its own."""
+    plain = isinstance(thing, type) or type(thing).__name__ == "module"
+    return hasattr(thing, "__dict__") and not plain
+
+
+def evidence_of(courses: Iterable["Course"]) -> dict[str, dict[str, dict[str, Any]]]:
+    """What methods trained on, by task and seed.
+
+    Returns:
+        task -> seed -> `weights`, `data` and `batches` as in `Fingerprint`, as the
+        trials of all workers found them: one digest each, or all that were found,
+        joined by " != "; and `methods`, the names of those that they are from.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for course in courses:
+        name = course.cell.name
+        said = [m.evidence for _, m in course.messages if m.evidence]
+        if not said:
+            continue
+        at = found.setdefault(name.task, {}).setdefault(str(name.seed), {})
+        for kind in Fingerprint._fields:
+            known = at[kind].split(DIFFERS) if kind in at else []
+            at[kind] = DIFFERS.join(dict.fromkeys([*known, *(e[kind] for e in said)]))
+        at.setdefault("methods", []).append(name.method)
+    return found
+
+
+def mismatches(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Where methods, or trials of one, did not train on the same; nothing if fair."""
+    return [
+        f"{task}, seed {seed}: {kind} differ"
+        for task, seeds in found.items()
+        for seed, at in seeds.items()
+        for kind in Fingerprint._fields
+        if DIFFERS in at[kind]
+    ]
+
+
+def spending_of(courses: Iterable["Course"]) -> list[dict[str, Any]]:
+    """What cells were given and used, one row each.
+
+    Returns:
+        `task`, `method`, `seed`; `budget`, `spent` and `largest_unit`, the most that
+        one report added, in gradient evaluations; `tests`, looks at the test set.
+    """
+    return [_spending(course) for course in courses]
+
+
+def _spending(course: "Course") -> dict[str, Any]:
+    spent: dict[int, float] = {}
+    largest = 0.0
+    for number, message in course.messages:
+        if message.kind != "final":
+            before = spent.get(number, 0.0)
+            largest = max(largest, message.gradient_evals - before)
+            spent[number] = message.gradient_evals
+    return {
+        **course.cell.name._asdict(),
+        "budget": course.cell.budget,
+        "spent": course.spent,
+        "largest_unit": largest,
+        "tests": sum(message.kind == "final" for _, message in course.messages),
+    }

@@ -1,0 +1,90 @@
+"""What the hybrids share: trials that descend while they train."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from raymeta import loop
+from raymeta.hypergrad import ShortTerm
+from raymeta.loop import Report
+from raymeta.outer.coordinates import Coordinates, device_of
+from raymeta.outer.within_run import Standing, WithinRun
+from raymeta.problem import BilevelProblem
+from raymeta.search.methods.base import HYBRID, BlackBox
+from raymeta.space import Choice, Space
+from raymeta.tasks.base import Task
+
+#: Where a scheduler leaves by how much a trial's hyper learning rate is multiplied.
+HYPER_LR_FACTOR = "hyper_lr_factor"
+
+
+class Descending(BlackBox):
+    """A search of starting values and choices, whose trials learn the rest themselves.
+
+    A trial is one training run. What the searcher suggests is where its continuous
+    hyperparameters start; from there they descend by hypergradients while training goes
+    on (`WithinRun`). Its choices stay as suggested.
+
+    Attributes:
+        hyper_steps: estimates and hyper-steps of a run, at most: `ShortTerm` looks
+            ahead T / hyper_steps training steps.
+    """
+
+    family: ClassVar[str] = HYBRID
+    hyper_steps: int
+
+    def least_budget(self, task: Task, problem: BilevelProblem) -> float:
+        """Gradient evaluations of one full training run.
+
+        Raises:
+            ValueError: the estimator does not fit the task.
+        """
+        loop.require_fit(task, problem, self._estimator(task))
+        return sum(self.charges(task, problem))
+
+    def charges(self, task: Task, problem: BilevelProblem) -> tuple[float, ...]:
+        """Gradient evaluations up to the first rung, from there to the second, …."""
+        return self._run(task, problem, task.space).charges(self.rungs(task))
+
+    def begin(
+        self, task: Task, problem: BilevelProblem, config: Mapping[str, Any]
+    ) -> Standing:
+        """Before the first step, at the suggested hyperparameters."""
+        flat = {name: config[name] for name in task.space.flat_domains()}
+        hparams = task.space.unflatten(flat, torch.float64)
+        return self._at(task, problem, config).begin(hparams)
+
+    def train(
+        self,
+        task: Task,
+        problem: BilevelProblem,
+        config: Mapping[str, Any],
+        start: tuple[int, Standing],
+        rungs: tuple[int, ...],
+    ) -> Iterator[tuple[Report, Standing]]:
+        """Train and descend; a report at each rung, and where the run stands then."""
+        factor = config.get(HYPER_LR_FACTOR, 1.0)
+        return self._at(task, problem, config).go_on(start[1], rungs, factor)
+
+    def _at(
+        self, task: Task, problem: BilevelProblem, config: Mapping[str, Any]
+    ) -> WithinRun:
+        return self._run(task, problem, at_choices(task.space, config))
+
+    def _run(self, task: Task, problem: BilevelProblem, space: Space) -> WithinRun:
+        return WithinRun(
+            problem=problem,
+            coordinates=Coordinates(space, device_of(problem)),
+            estimator=self._estimator(task),
+            horizon=task.horizon,
+        )
+
+    def _estimator(self, task: Task) -> ShortTerm:
+        return ShortTerm(max(1, task.horizon // self.hyper_steps))
+
+
+def at_choices(space: Space, config: Mapping[str, Any]) -> Space:
+    """The space with the options of a configuration as the only ones."""
+    fixed = {name: Choice((config[name],)) for name in space.choices}
+    return Space(**{**space, **fixed})

@@ -1,0 +1,115 @@
+"""Many runs as one vectorized program."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from raymeta import loop
+from raymeta.hypergrad import ShortTerm
+from raymeta.loop import Report
+from raymeta.outer.coordinates import Coordinates, device_of, place
+from raymeta.outer.report import Ledger, plain_cost
+from raymeta.outer.side_by_side import Ran, at_constants, descending
+from raymeta.outer.within_run import WithinRun
+from raymeta.problem import BilevelProblem
+from raymeta.search.domains import initial_point, to_tune
+from raymeta.search.methods.base import BLACK_BOX, HYBRID, METRIC, MODE
+from raymeta.search.methods.descending import at_choices
+from raymeta.search.methods.random import RandomSearch
+from raymeta.tasks.base import Task, problem_at
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """Random points, several at a time: their runs are one vectorized program.
+
+    The first point is the initial one. The runs of a batch have the same choices, so
+    networks of one shape; each is charged. With hyper-steps each run descends from its
+    point while training goes on (`WithinRun`); without, it is a full run at constant
+    hyperparameters, as in random search. What `torch.func.vmap` cannot take runs one by
+    one, with a line in the worker's log.
+
+    Attributes:
+        name: of the method.
+        hyper_steps: estimates of a run, see `Descending`; 0 for none.
+        size: runs of a batch, at most; the last one is as large as the budget allows.
+
+    Source: Bergstra & Bengio 2012 for random search; Franceschi et al. 2017 (RTHO) for
+    the descent.
+    """
+
+    name: str
+    hyper_steps: int
+    size: int = 8
+
+    @property
+    def family(self) -> str:
+        """The string "hybrid" where runs descend, else "black-box"."""
+        return HYBRID if self.hyper_steps else BLACK_BOX
+
+    def least_budget(self, task: Task, problem: BilevelProblem) -> float:
+        """Gradient evaluations of one full training run.
+
+        Raises:
+            ValueError: the space has no bounds to draw between; the estimator does not
+                fit the task.
+        """
+        to_tune(task.space)
+        if self.hyper_steps:
+            loop.require_fit(task, problem, self._estimator(task))
+        return self._cost(task, problem)
+
+    def reports(
+        self, task: Task, problem: BilevelProblem, seed: int, budget: float
+    ) -> Iterator[Report]:
+        """A complete report for every run, batch by batch."""
+        searcher = RandomSearch(seed, first=initial_point(task.space))
+        searcher.set_search_properties(METRIC, MODE, to_tune(task.space))
+        ledger = Ledger(budget)
+        while True:
+            first = searcher.suggest("")
+            at = problem_at(task, seed, first)
+            cost = self._cost(task, at)
+            count = sum(ledger.covers(n * cost) for n in range(1, self.size + 1))
+            if not count:
+                return
+            points = [first, *(searcher.suggest("") for _ in range(count - 1))]
+            choices = {name: first[name] for name in task.space.choices}
+            for ran in self._run(task, at, [point | choices for point in points]):
+                ledger.charge(cost)
+                schedule = [(task.horizon, ran.flat)]
+                yield ledger.report(
+                    task.horizon, ran.value, ran.flat, (ran.state, schedule)
+                )
+
+    def _run(
+        self, task: Task, problem: BilevelProblem, points: list[dict[str, Any]]
+    ) -> Iterator[Ran]:
+        if self.hyper_steps:
+            starts = [task.space.unflatten(point, torch.float64) for point in points]
+            return descending(self._descent(task, problem, points[0]), starts)
+        device = device_of(problem)
+        runs = [place(task.space.unflatten(point), device) for point in points]
+        return at_constants(problem, task.space, runs, task.horizon)
+
+    def _cost(self, task: Task, problem: BilevelProblem) -> float:
+        if not self.hyper_steps:
+            return plain_cost(problem, task.horizon)
+        descent = self._descent(task, problem, initial_point(task.space))
+        return sum(descent.charges((task.horizon,)))
+
+    def _descent(
+        self, task: Task, problem: BilevelProblem, point: dict[str, Any]
+    ) -> WithinRun:
+        space = at_choices(task.space, point)
+        return WithinRun(
+            problem=problem,
+            coordinates=Coordinates(space, device_of(problem)),
+            estimator=self._estimator(task),
+            horizon=task.horizon,
+        )
+
+    def _estimator(self, task: Task) -> ShortTerm:
+        return ShortTerm(max(1, task.horizon // self.hyper_steps))

@@ -1,0 +1,155 @@
+"""Evidence of fairness: what is hashed, and what is said where it differs."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import pytest
+import torch
+from search_toys import Bowl, Listed, Walk
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from raymeta.modules import module_problem
+from raymeta.optim import sgd
+from raymeta.search.evidence import (
+    evidence_of,
+    fingerprint,
+    mismatches,
+    spending_of,
+    step_flops,
+)
+from raymeta.search.methods.descent import Descent
+from raymeta.search.progress import evidence_lines
+from raymeta.space import Positive, Space
+from raymeta.tasks import Digits, Quadratic, Throw
+
+
+@dataclass
+class Linear:
+    """A linear layer; each part of what it trains on can be changed alone."""
+
+    name: str = "linear"
+    horizon: int = 4
+    budget: float = 100.0
+    space: Space = dataclasses.field(
+        default_factory=lambda: Space(lr=Positive(0.1, low=0.01, high=1.0))
+    )
+    weight: float = 0.0
+    train: float = 0.0
+    val: float = 0.0
+    test: float = 0.0
+    order: int = 0
+
+    def sample(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(14, 3, generator=generator)
+        parts = [x[:8].clone(), x[8:11].clone(), x[11:].clone()]
+        for part, change in zip(parts, (self.train, self.val, self.test), strict=True):
+            part[1, 2] += change
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            net = nn.Linear(3, 1)
+        with torch.no_grad():
+            net.weight[0, 1] += self.weight
+        train, val, test = (TensorDataset(p, p[:, :1]) for p in parts)
+        return module_problem(
+            net,
+            loss=nn.functional.mse_loss,
+            train=train,
+            val=val,
+            test=test,
+            optimizer=lambda hparams: sgd(hparams["lr"]),
+            batch_size=4,
+            seed=seed + self.order,
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "differ"),
+    [
+        ({}, set()),
+        ({"weight": 1e-6}, {"weights"}),
+        ({"train": 1e-6}, {"data", "batches"}),
+        ({"val": 1e-6}, {"data"}),
+        ({"test": 1e-6}, {"data"}),
+        ({"order": 1}, {"batches"}),
+    ],
+)
+def test_each_part_of_a_problem_has_a_hash_of_its_own(change, differ):
+    one, other = fingerprint(Linear(), 0), fingerprint(Linear(**change), 0)
+    changed = {k for k in one._fields if getattr(one, k) != getattr(other, k)}
+    assert changed == differ
+
+
+@pytest.mark.parametrize("task", [Digits(), Throw(), Quadratic()], ids=lambda t: t.name)
+def test_a_seed_is_the_same_problem_again_and_another_is_not(task):
+    assert fingerprint(task, 0) == fingerprint(task, 0)
+    assert fingerprint(task, 0) != fingerprint(task, 1)
+
+
+def test_a_step_costs_its_matrix_products():
+    task = Linear()
+    # Forward 2·4·3, and the gradient of the weights as much; inputs need none.
+    assert step_flops(task.sample(0), task.space.initial()) == 2 * 2 * 4 * 3
+    bowl = Bowl()
+    assert step_flops(bowl.sample(0), bowl.space.initial()) == 0
+
+
+def test_a_frame_charges_the_products_of_its_gradient_evaluations(bench):
+    frame = bench(Linear(), Descent("d", "reverse"), seeds=1).run().frame()
+    assert (frame.flops == 48 * frame.gradient_evals).all()
+    assert frame.flops.iloc[-1] > 0
+
+
+def test_every_method_tells_what_it_trained_on(bench):
+    done = bench(Bowl(), (Listed((0.5, 0.4), rung=3), Walk()), seeds=(3, 1)).run()
+
+    found = evidence_of(done.courses)
+
+    assert set(found) == {"bowl"}
+    for seed in (3, 1):
+        at = found["bowl"][str(seed)]
+        assert at.pop("methods") == ["listed", "walk"]
+        assert at == fingerprint(Bowl(), seed)._asdict()
+    assert mismatches(found) == []
+
+
+def test_a_method_that_trained_on_something_else_is_named(bench):
+    done = bench(Bowl(), (Listed((0.5,)), Walk()), seeds=1).run()
+    number, message = done.courses[1].messages[0]
+    other = message.evidence | {"weights": "0" * 64}
+    done.courses[1].messages[0] = number, message._replace(evidence=other)
+
+    found = evidence_of(done.courses)
+    unfair = mismatches(found)
+
+    assert unfair == ["bowl, seed 0: weights differ"]
+    lines = evidence_lines(found, unfair, spending_of(done.courses), [])
+    assert lines[0] == (
+        "INVALID, for methods did not train on the same: bowl, seed 0: weights differ"
+    )
+
+
+def test_spending_is_counted_cell_by_cell(bench):
+    done = bench(Bowl(), (Listed((0.5, 0.4), rung=3), Walk()), budget=31, seeds=1).run()
+
+    listed, walk = spending_of(done.courses)
+
+    # To the rung 3 + 1, from there 6 + 1; the second is stopped at the rung or not.
+    assert listed["largest_unit"] == 7
+    assert listed["tests"] == walk["tests"] == 1
+    assert (walk["spent"], walk["largest_unit"], walk["budget"]) == (30, 10, 31)
+
+
+def test_tuned_hyper_learning_rates_are_methods_of_their_own(bench):
+    methods = (Descent("slow", "reverse", 0.01), Descent("fast", "reverse", 1.0))
+    done = bench(Linear(), methods, seeds=1).run()
+    found, spending = evidence_of(done.courses), spending_of(done.courses)
+
+    lines = evidence_lines(found, [], spending, methods)
+
+    assert lines[-1] == (
+        "a hyper learning rate of its own, and a budget of its own: slow, fast"
+    )
+    assert [cell["budget"] for cell in spending] == [100, 100]
+    assert "test set: one look per task, method and seed" in lines
