@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raymeta import analysis, hypergrad, meta, modules, optim, tasks, train
-    from raymeta.hypergrad import hypergradient, tower
+    from raymeta.hypergrad import hypergradient
+    from raymeta.hypergrad.tower import tower
     from raymeta.loop import Report, Result, optimize
     from raymeta.modules import module_problem
     from raymeta.problem import BilevelProblem, TrainState, descent
-    from raymeta.search import compare
+    from raymeta.search.compare import compare
     from raymeta.space import Choice, Positive, Real, Space, Unit
     from raymeta.types import Batch, Tensors
 

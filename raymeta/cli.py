@@ -1,7 +1,9 @@
 """The command line: parse, call one function, print."""
 
 import argparse
+import errno
 import math
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raymeta import config
+from raymeta.storage import address, at, is_remote
 
 #: Files in jobs/ that are a command themselves.
 SCRIPTS = ("compare.py", "meta_train.py")
@@ -23,8 +26,14 @@ def _setting(default: Any, help_: str) -> Any:
 class CompareSettings:
     """Settings of `raymeta compare`."""
 
-    tasks: tuple[str, ...] = _setting(("digits",), "tasks, by name")
-    methods: tuple[str, ...] | None = _setting(None, "methods; automatic: all")
+    tasks: tuple[str, ...] = _setting(
+        ("digits",), "tasks, by name, or your own as path.py:Name"
+    )
+    methods: tuple[str, ...] | None = _setting(
+        None,
+        "methods, or estimators, by name; `all`: every method of `raymeta list`; "
+        "automatic: random asha tpe short_term long_term forward",
+    )
     budget: float | None = _setting(
         None, "gradient evaluations per task, method and seed; automatic: the task's"
     )
@@ -34,13 +43,16 @@ class CompareSettings:
     )
     storage: str = _setting("results", "where the folder is")
     slots: int | None = _setting(None, "trials at once; automatic: Ray's CPUs")
+    gpus_per_trial: float | None = _setting(
+        None, "GPUs of a trial, or a share of one; automatic: none"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizeSettings:
     """Settings of `raymeta optimize`."""
 
-    task: str = _setting("quadratic", "task, by name")
+    task: str = _setting("quadratic", "task, by name, or your own as path.py:Name")
     estimator: str = _setting("forward", "estimator of the hypergradient, by name")
     hyper_lr: float | None = _setting(
         None, "first hyper-step, in log units of a positive hyperparameter"
@@ -59,7 +71,12 @@ class TrainSettings:
     family: str = _setting("sinusoid", "family of tasks, by name")
     data: str | None = _setting(None, "path of your own data, for omniglot")
     workers: int = _setting(2, "processes that share the tasks of a step")
-    gpus: int = _setting(0, "GPUs of all workers together, as many for each")
+    max_workers: int | None = _setting(
+        None,
+        "workers at most: more than --workers when nodes come, down to it when they go"
+        "; automatic: --workers",
+    )
+    gpus: int = _setting(0, "GPUs of all workers (the most) together, as many for each")
     outer_steps: int | None = _setting(None, "outer steps; automatic: the recipe's")
     tasks_per_step: int | None = _setting(
         None, "tasks of an outer step, of all workers; automatic: the recipe's"
@@ -103,7 +120,11 @@ class TrainSettings:
     engine: str = _setting("functional", "what takes inner steps: functional or higher")
     compile: bool = _setting(False, "compile the inner steps")
     dtype: str = _setting("float32", "float32 or float64")
-    wait: float = _setting(60.0, "seconds to wait for CPUs and GPUs that are missing")
+    wait: float | None = _setting(
+        None,
+        "seconds to wait for CPUs and GPUs that are missing; automatic: 60, or 1,200 "
+        "where the cluster launches nodes",
+    )
     retries: int = _setting(3, "how often to go on after workers died")
     name: str | None = _setting(
         None,
@@ -119,8 +140,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         parsed.run(parsed)
+        sys.stdout.flush()
     except ValueError as error:
         print(f"raymeta: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of `raymeta list | head` has seen enough; nothing is left to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(
+            f"raymeta: error: the disk of the results is full ({error}); what was "
+            "written before is whole: make room, and the same --name goes on from it",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"\nraymeta: interrupted{interrupt}", file=sys.stderr)
@@ -160,8 +194,29 @@ def _parser() -> argparse.ArgumentParser:
         "meta-learn on a family of tasks, data-parallel on Ray Train",
         settings=TrainSettings,
     )
-    report = command("report", _report, "print and draw the results of a run")
+    report = command(
+        "report", _report, "print and draw the results of a run, as one HTML page"
+    )
     report.add_argument("folder", help="a folder of results, or a frame.parquet")
+    report.add_argument(
+        "--surface",
+        nargs=2,
+        metavar=("X", "Y"),
+        help="compute the loss over these two hyperparameters, and loss curves along "
+        "what was learnt, for the page; charged to no method",
+    )
+    report.add_argument(
+        "--task",
+        metavar="STR",
+        help="of the surface (default: every task of the comparison that has both)",
+    )
+    report.add_argument(
+        "--points",
+        type=int,
+        default=11,
+        metavar="INT",
+        help="of the surface along each side (default: 11)",
+    )
     command("list", _list, "tasks, methods and estimators by name")
     return parser
 
@@ -173,27 +228,29 @@ def _compare(arguments: argparse.Namespace) -> None:
     from raymeta.search import compare, new_name
 
     name = settings.name or new_name(settings.storage, settings.tasks)
-    try:
-        compare(
-            settings.tasks,
-            settings.methods,
-            budget=settings.budget,
-            seeds=settings.seeds,
-            name=name,
-            storage=settings.storage,
-            slots=settings.slots,
-        )
-    except KeyboardInterrupt:
-        raise _resumable("compare", settings, name) from None
-    _summarize(Path(settings.storage) / name)
+    with at(settings.storage, name) as storage:
+        try:
+            compare(
+                settings.tasks,
+                settings.methods,
+                budget=settings.budget,
+                seeds=settings.seeds,
+                name=name,
+                storage=storage,
+                slots=settings.slots,
+                gpus_per_trial=settings.gpus_per_trial or 0.0,
+            )
+        except KeyboardInterrupt:
+            raise _resumable("compare", settings, storage / name) from None
+        _summarize(storage / name)
 
 
-def _resumable(command: str, settings: Any, name: str) -> KeyboardInterrupt:
+def _resumable(command: str, settings: Any, folder: Path) -> KeyboardInterrupt:
     """Ctrl-C, with the command that goes on from there."""
     program = ["python"] * sys.argv[0].endswith(".py") + [sys.argv[0]]
-    line = shlex.join([*program, *_flags(command, settings, name=name)])
-    frame = Path(settings.storage) / name / "frame.parquet"
-    kept = f"what was reported is in {frame}; " if frame.exists() else ""
+    line = shlex.join([*program, *_flags(command, settings, name=folder.name)])
+    frame = folder / "frame.parquet"
+    kept = f"what was reported is in {address(frame)}; " if frame.exists() else ""
     return KeyboardInterrupt(f": {kept}go on with\n  {line}")
 
 
@@ -221,24 +278,29 @@ def _train(arguments: argparse.Namespace) -> None:
     name = settings.name or new_name(
         settings.storage, [settings.algorithm, settings.family]
     )
-    place = ("workers", "gpus", "wait", "retries", "storage")
-    own = {"name", "seeds", "tasks_per_worker", *place}
+    place = ("gpus", "wait", "retries")
+    own = {"name", "seeds", "tasks_per_worker", "workers", "max_workers", "storage"}
+    if settings.seeds < 1:
+        raise ValueError(f"--seeds must be 1 or more, but got {settings.seeds}")
     chosen = {
         field: getattr(settings, field)
         for field in settings.__dataclass_fields__
-        if field not in own
+        if field not in own | set(place)
     }
     chosen["seeds"] = tuple(range(settings.seeds))
     chosen["tasks_per_step"] = _tasks_per_step(settings)
-    try:
-        train(
-            recipe(**chosen),
-            name=name,
-            **{field: getattr(settings, field) for field in place},
-        )
-    except KeyboardInterrupt:
-        raise _resumable("train", settings, name) from None
-    _summarize(Path(settings.storage) / name)
+    with at(settings.storage, name) as storage:
+        try:
+            train(
+                recipe(**chosen),
+                workers=(settings.workers, settings.max_workers or settings.workers),
+                name=name,
+                storage=storage,
+                **{field: getattr(settings, field) for field in place},
+            )
+        except KeyboardInterrupt:
+            raise _resumable("train", settings, storage / name) from None
+        _summarize(storage / name)
 
 
 def _tasks_per_step(settings: TrainSettings) -> int | None:
@@ -253,31 +315,86 @@ def _tasks_per_step(settings: TrainSettings) -> int | None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    _summarize(Path(arguments.folder))
+    path = arguments.folder.rstrip("/")
+    with at(
+        path.rpartition("/")[0] if is_remote(path) else ".", Path(path).name
+    ) as here:
+        found = here / Path(path).name if is_remote(path) else Path(path)
+        if arguments.surface:
+            _survey(found, arguments.surface, arguments.task, arguments.points)
+        _summarize(found)
+
+
+def _survey(path: Path, names: Sequence[str], task: str | None, points: int) -> None:
+    """Compute surfaces and loss curves of a comparison; write them beside its frame."""
+    import pandas as pd
+
+    from raymeta import analysis, tasks
+    from raymeta.folder import write_frame
+    from raymeta.progress import Progress
+    from raymeta.surface import learning_curves, loss_surface
+
+    frame, display = analysis.read(path), Progress(True)
+    chosen = [tasks.get(name) for name in ([task] if task else _ran(frame))]
+    chosen = [t for t in chosen if task or set(names) <= set(t.space.flat_domains())]
+    if not chosen:
+        raise ValueError(
+            f"--surface needs a task with both {' and '.join(names)}, but {path} has "
+            "none that is known by name: name two hyperparameters of one, or --task"
+        )
+    surfaces, curves = [], []
+    for one in chosen:
+        seed = int(frame.loc[frame["task"] == one.name, "seed"].min())
+        around = analysis.best_hparams(frame, one.name, seed)
+        method, learnt = analysis.learnt_hparams(frame, one.name, seed)
+        display.say([f"{one.name}: {points * points + len(learnt)} runs, not charged"])
+
+        def show(done: int, total: int, name: str = one.name) -> None:
+            display.update(lambda width: [f"{name}: {done} of {total} runs"[:width]])
+
+        curves.append(learning_curves(one, learnt, seed=seed).assign(method=method))
+        surfaces.append(
+            loss_surface(one, names, at=around, seed=seed, points=points, progress=show)
+        )
+    folder = path if path.is_dir() else path.parent
+    for file, tables in (("surface", surfaces), ("curves", curves)):
+        target = folder / f"{file}.parquet"
+        if target.is_file():  # of other tasks
+            before = pd.read_parquet(target)
+            known = {one.name for one in chosen}
+            tables.insert(0, before[~before["task"].isin(known)])
+        write_frame(pd.concat(tables), target)
+
+
+def _ran(frame: Any) -> list[str]:
+    """The tasks of a frame that are known by name."""
+    from raymeta import tasks
+
+    return [name for name in sorted(set(frame["task"])) if name in tasks.names()]
 
 
 def _summarize(path: Path) -> None:
-    """Print the ranking or the evaluation; draw the figures beside the frame."""
+    """Print the ranking or the evaluation; draw figures and page beside the frame."""
     from raymeta import analysis
 
     folder = path if path.is_dir() else path.parent
     if analysis.is_training(folder):
         frame = analysis.read_training(folder)
-        print("\n" + analysis.format_evaluation(frame) + "\n")
-        figures = analysis.write_training_figures(frame, folder)
+        published = analysis.read_published(folder)
+        print("\n" + analysis.format_evaluation(frame, published) + "\n")
     else:
         frame = analysis.read(path)
         print("\n" + analysis.format_ranking(analysis.ranking(frame)) + "\n")
-        figures = analysis.write_figures(frame, folder)
-    for figure in figures:
-        print(f"drawn: {figure}")
+    for file in analysis.write_report(path):
+        print(f"drawn: {address(file)}")
 
 
 def _optimize(arguments: argparse.Namespace) -> None:
     settings = config.read(arguments, OptimizeSettings)
     from raymeta import tasks
     from raymeta.hypergrad.registry import by_name
-    from raymeta.loop import optimize
+    from raymeta.loop import Report, optimize
+    from raymeta.progress import Progress, clock
 
     folder = _writable(Path(settings.storage) / settings.name)
     if (folder / "comparison.json").exists():
@@ -286,12 +403,28 @@ def _optimize(arguments: argparse.Namespace) -> None:
             "another name"
         )
     task = tasks.get(settings.task)
+    estimator = by_name(settings.estimator, task.horizon)
+    budget = task.budget if settings.budget is None else settings.budget
+    shown_at = Progress(True)
+    title = f"{task.name} by {settings.estimator}"
+    shown_at.say([f"raymeta: {title}, {budget:,g} gradient evaluations"])
+
+    def show(report: Report, best: float) -> None:
+        spent, now = report.gradient_evals, report.outer_loss
+        line = (
+            f"{clock(shown_at.elapsed)} {spent / budget:4.0%} of the budget, outer "
+            f"loss {now:.5g} at step {report.inner_steps}, "
+            f"best of a full run {best:.5g}"
+        )
+        shown_at.update(lambda width: [line[:width]])
+
     result = optimize(
         task,
-        by_name(settings.estimator, task.horizon),
+        estimator,
         hyper_lr=settings.hyper_lr,
         budget=settings.budget,
         seed=settings.seed,
+        progress=show,
     )
     frame = result.frame
     frame.to_parquet(folder / "frame.parquet")
@@ -304,6 +437,8 @@ def _optimize(arguments: argparse.Namespace) -> None:
         print(f"  {name} = {text}")
     for name, value in result.metrics.items():
         print(f"{name} = {value:.6g}")
+    if result.interrupted:
+        raise KeyboardInterrupt(f": what was found is in {folder / 'frame.parquet'}")
     _draw_loss_curves(task, result, settings, folder)
 
 
@@ -355,20 +490,26 @@ def _writable(folder: Path) -> Path:
 def _list(arguments: argparse.Namespace) -> None:
     from raymeta import tasks
     from raymeta.hypergrad.registry import ESTIMATORS
-    from raymeta.search.methods import METHODS
+    from raymeta.search.methods import METHODS, missing, summary
     from raymeta.train import ALGORITHMS, KIND_OF
 
     print("tasks")
     for name in tasks.names():
-        task = tasks.get(name)
+        try:
+            task = tasks.get(name)
+        except ValueError as error:  # of an installed package
+            print(f"  {name:<18} {error}")
+            continue
         count = len(task.space.flat_domains())
         print(
-            f"  {name:<16} {count} hyperparameters, {task.horizon} steps a run, "
-            f"budget {task.budget:g}"
+            f"  {name:<18} {count} hyperparameters, {task.horizon} steps a run, "
+            f"budget {task.budget:g} ({tasks.origin(task)})"
         )
     print("methods")
     for name, method in METHODS.items():
-        print(f"  {name:<16} {method.family}")
+        lacks = " ".join(map(repr, missing(method)))
+        state = f"missing: pip install {lacks}" if lacks else "available"
+        print(f"  {name:<16} {method.family:<14} {summary(method)} ({state})")
     print("estimators")
     for name in ESTIMATORS:
         print(f"  {name}")

@@ -2,15 +2,20 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from raymeta.hypergrad import Estimator, ShortTerm
 from raymeta.hypergrad.base import advance
-from raymeta.outer.coordinates import Coordinates
+from raymeta.optim import export_schedule
+from raymeta.outer.coordinates import Coordinates, device_of, place
+from raymeta.outer.descent import Descent
 from raymeta.outer.online import OnlineDescent
 from raymeta.outer.report import (
     Ledger,
@@ -23,7 +28,7 @@ from raymeta.outer.whole_run import WholeRunDescent
 from raymeta.problem import BilevelProblem
 from raymeta.space import Space
 from raymeta.tasks.base import Task, check_task
-from raymeta.types import Hparams, State
+from raymeta.types import Hparams, State, Tensors
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -37,33 +42,42 @@ __all__ = [
     "loss_curve",
     "optimize",
     "replay",
+    "require_fit",
     "run_cost",
 ]
 
 
 def evaluate(
-    problem: BilevelProblem, space: Space, hparams: Hparams, rungs: Iterable[int]
+    problem: BilevelProblem,
+    space: Space,
+    hparams: Hparams,
+    rungs: Iterable[int],
+    start: tuple[int, State] | None = None,
 ) -> Iterator[Report]:
     """Train at fixed λ; report the outer loss at each rung, the last one complete.
+
+    Unlike other reports, all of these have the state.
 
     Args:
         problem: what is trained.
         space: of λ, for the flat names.
         hparams: λ in natural values.
         rungs: increasing numbers of training steps; the last one is the horizon.
+        start: (t, s_t) of the run that goes on, t below all rungs; step 0 by default.
     """
     rungs = list(rungs)
     assert rungs == sorted(set(rungs)), rungs
     space.check(hparams)
     ledger, flat = Ledger(math.inf), space.flatten(hparams)
-    state, t = problem.init(hparams), 0
+    hparams = place(hparams, device_of(problem))
+    t, state = start or (0, problem.init(hparams))
     for rung in rungs:
         state = advance(problem, hparams, state, t, rung - t)
         ledger.charge(rung - t + evaluation_cost(problem))
         t = rung
         value = outer_value(problem, state, hparams)
         result = (state, [(t, flat)]) if rung == rungs[-1] else None
-        yield ledger.report(t, value, flat, result)
+        yield ledger.report(t, value, flat, result)._replace(state=state)
 
 
 def descend(
@@ -115,6 +129,20 @@ def run_cost(task: Task, problem: BilevelProblem, estimator: Estimator) -> float
     return _descent(task, problem, estimator, 0, math.inf, None).run_cost
 
 
+def require_fit(task: Task, problem: BilevelProblem, estimator: Estimator) -> None:
+    """Ask an estimator for what it refuses, before anything is spent on it.
+
+    One start of training, and one estimate where that is a few steps.
+
+    Raises:
+        ValueError: the estimator does not fit the task.
+    """
+    hparams = place(task.space.initial(), device_of(problem))
+    rollout = estimator.init(problem, hparams)
+    if isinstance(estimator, ShortTerm):
+        estimator.estimate(problem, hparams, rollout)
+
+
 def _descent(
     task: Task,
     problem: BilevelProblem,
@@ -122,7 +150,7 @@ def _descent(
     seed: int,
     budget: float,
     hyper_lr: float | None,
-) -> WholeRunDescent | OnlineDescent:
+) -> Descent:
     whole = estimator.steps >= task.horizon
     if not whole and not estimator.continues:
         raise ValueError(
@@ -136,9 +164,9 @@ def _descent(
             f"loss={estimator.loss!r}) sees that of a minibatch: use loss='outer'"
         )
     return (WholeRunDescent if whole else OnlineDescent)(
-        problem,
-        Coordinates(task.space),
-        estimator,
+        problem=problem,
+        coordinates=Coordinates(task.space, device_of(problem)),
+        estimator=estimator,
         horizon=task.horizon,
         budget=budget,
         seed=seed,
@@ -164,6 +192,8 @@ class Result:
             the problem has none.
         reports: everything that was reported, in order, without states.
         seconds: when, since the start; one number per report.
+        interrupted: whether Ctrl-C ended it before the budget was spent.
+        tuned: makes the module of `module()`.
     """
 
     task: str
@@ -176,6 +206,33 @@ class Result:
     metrics: Mapping[str, float]
     reports: list[Report]
     seconds: list[float]
+    interrupted: bool = False
+    tuned: Callable[[], nn.Module] | None = None
+
+    @property
+    def params(self) -> Tensors:
+        """The weights after the best run, by name; `state.params`."""
+        return self.state.params
+
+    def module(self) -> nn.Module:
+        """The tuned module: a copy, with the weights and buffers of the best run.
+
+        Raises:
+            ValueError: the task does not train a module.
+        """
+        if self.tuned is None:
+            raise ValueError(
+                f"module() needs a task made with module_problem, but {self.task!r} "
+                "trains no module: take its state"
+            )
+        return self.tuned()
+
+    def export(self, path: str | Path) -> None:
+        """Write `schedule` as JSON, to be replayed with plain `torch.optim`.
+
+        See `raymeta.optim.load_schedule` and `raymeta.optim.replay_with_torch`.
+        """
+        export_schedule(self.schedule, path)
 
     @property
     def frame(self) -> "DataFrame":
@@ -222,8 +279,11 @@ def optimize(
     hyper_lr: float | None = None,
     budget: float | None = None,
     seed: int = 0,
+    progress: Callable[[Report, float], None] | None = None,
 ) -> Result:
     """Learn a task's hyperparameters by hypergradient descent, in this process.
+
+    Ctrl-C ends the descent: the result is what was found until then.
 
     Args:
         task: what to tune.
@@ -231,9 +291,12 @@ def optimize(
         hyper_lr: see `descend`.
         budget: gradient evaluations; the task's default if None.
         seed: of the task's sample and of restarts.
+        progress: called after each report with it and the lowest outer loss of a full
+            run so far, ∞ before the first.
 
     Raises:
         ValueError: see `descend`; or no run ended with a finite outer loss.
+        KeyboardInterrupt: Ctrl-C came before a run ended with a finite outer loss.
     """
     check_task(task)
     problem = task.sample(seed)
@@ -242,21 +305,29 @@ def optimize(
     reports: list[Report] = []
     seconds: list[float] = []
     best: Report | None = None
-    for report in descend(
-        task, problem, estimator, seed=seed, budget=budget, hyper_lr=hyper_lr
-    ):
-        if better(report, best):
-            best = report
-        reports.append(report._replace(state=None))
-        seconds.append(time.perf_counter() - start)
+    interrupted = False
+    try:
+        for report in descend(
+            task, problem, estimator, seed=seed, budget=budget, hyper_lr=hyper_lr
+        ):
+            if better(report, best):
+                best = report
+            reports.append(report._replace(state=None))
+            seconds.append(time.perf_counter() - start)
+            if progress is not None:
+                progress(report, math.inf if best is None else best.outer_loss)
+    except KeyboardInterrupt:
+        if best is None:
+            raise
+        interrupted = True
     if best is None or best.schedule is None:
         raise ValueError(
             f"no run of {task.name!r} ended with a finite outer loss in {len(reports)} "
             "estimates: start from other hyperparameters or narrow the space"
         )
     metrics: Mapping[str, Any] = {}
+    last = place(task.space.unflatten(best.hparams), device_of(problem))
     if problem.metrics is not None:
-        last = task.space.unflatten(best.hparams)
         metrics = problem.metrics(best.state, last)
     return Result(
         task=task.name,
@@ -269,6 +340,8 @@ def optimize(
         metrics={name: float(value) for name, value in metrics.items()},
         reports=reports,
         seconds=seconds,
+        interrupted=interrupted,
+        tuned=problem.module and partial(problem.module, best.state, last),
     )
 
 
@@ -299,9 +372,11 @@ def mean_hparams(space: Space, schedule: Schedule) -> Hparams:
 
 def replay(problem: BilevelProblem, space: Space, schedule: Schedule) -> State:
     """s_T of plain training along a schedule: the run that a descent reported."""
-    state, t = problem.init(space.unflatten(schedule[0][1])), 0
+    device = device_of(problem)
+    state, t = problem.init(place(space.unflatten(schedule[0][1]), device)), 0
     for steps, flat in schedule:
-        state = advance(problem, space.unflatten(flat), state, t, steps)
+        hparams = place(space.unflatten(flat), device)
+        state = advance(problem, hparams, state, t, steps)
         t += steps
     return state
 
@@ -310,11 +385,12 @@ def loss_curve(
     problem: BilevelProblem, space: Space, schedule: Schedule
 ) -> list[float]:
     """E(s_t) for t = 0 … T of plain training along a schedule."""
-    hparams = space.unflatten(schedule[0][1])
+    device = device_of(problem)
+    hparams = place(space.unflatten(schedule[0][1]), device)
     state, t = problem.init(hparams), 0
     curve = [outer_value(problem, state, hparams)]
     for steps, flat in schedule:
-        hparams = space.unflatten(flat)
+        hparams = place(space.unflatten(flat), device)
         for _ in range(steps):
             state = advance(problem, hparams, state, t, 1)
             curve.append(outer_value(problem, state, hparams))

@@ -8,6 +8,7 @@ when Ray is first imported.
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ import ray  # noqa: E402
 
 from raymeta.interrupt import uninterrupted  # noqa: E402
 
+CONNECT_S = 10.0
 OBJECT_STORE_BYTES = 80 << 20  # of an embedded Ray: tasks and methods, nothing large
 
 
@@ -56,7 +58,8 @@ def running(slots: int | None) -> Iterator[int]:
         How many processes to run at once.
 
     Raises:
-        ValueError: the cluster has no CPU.
+        ValueError: the cluster has no CPU; none answers at `RAY_ADDRESS`, or it has
+            other versions or another token.
     """
     if ray.is_initialized():
         yield slots or _cpus()
@@ -71,8 +74,8 @@ def running(slots: int | None) -> Iterator[int]:
 
 def _start(slots: int | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        _init(quiet)
+    if address := os.environ.get("RAY_ADDRESS"):
+        _join(address, quiet)
         return
     embedded = {
         "address": "local",
@@ -86,6 +89,30 @@ def _start(slots: int | None) -> None:
     except Exception:
         # A busy machine may exceed Ray's own start limit of 30 s, once.
         _init(embedded)
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    """Connect to a cluster; what is wrong with it in one line."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in address:
+        try:
+            # Ray itself would try for minutes.
+            socket.create_connection((host, int(port)), CONNECT_S).close()
+        except OSError as error:
+            raise ValueError(
+                f"RAY_ADDRESS={address} must be that of a running cluster, but nothing "
+                f"answers there ({error}): start it, or unset RAY_ADDRESS for an "
+                "embedded one"
+            ) from None
+    try:
+        _init(options)
+    except (RuntimeError, ConnectionError, ray.exceptions.RayError) as error:
+        # Ray names other versions of itself or Python; not that a token is wrong.
+        raise ValueError(
+            f"the cluster at RAY_ADDRESS={address} refuses this process: "
+            f"{' '.join(str(error).split())}: take its versions of Ray and Python, and "
+            "its token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)"
+        ) from None
 
 
 def _init(options: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ def test_the_help_of_train_names_every_setting(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for name in TrainSettings.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in text
-    for default in ("maml", "sinusoid", "2", "60.0", "results"):
+    for default in ("maml", "sinusoid", "2", "100", "results"):
         assert f"(default: {default})" in text
 
 
@@ -40,6 +40,23 @@ def test_optimize_writes_a_frame_and_the_loss_curves(tmp_path, capsys):
     assert (folder / "loss_curves.png").stat().st_size > 10_000
     assert (folder / "loss_curves.svg").exists()
     assert "lr = " in capsys.readouterr().out
+
+
+def test_report_computes_a_surface_and_writes_a_page(tmp_path, capsys):
+    folder = tmp_path / "optimize"
+    assert main(["optimize", "--storage", str(tmp_path), "--budget", "400"]) == 0
+    surface = ["--surface", "lr", "momentum", "--points", "3"]
+    assert main(["report", str(folder), *surface]) == 0
+    rows = pd.read_parquet(folder / "surface.parquet")
+    assert len(rows) == 9 * 21
+    assert set(pd.read_parquet(folder / "curves.parquet")["method"]) == {"Forward"}
+    page = (folder / "report.html").read_text()
+    assert "charged to no method" in page
+    out = capsys.readouterr().out
+    assert "runs, not charged" in out
+    assert "learning_quadratic.gif" in out
+    assert main(["report", str(folder), "--surface", "lr", "decay"]) == 2
+    assert "needs a task with both lr and decay" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -59,7 +76,7 @@ def test_optimize_writes_a_frame_and_the_loss_curves(tmp_path, capsys):
         (["train", "--family", "sinusoids"], "unknown family 'sinusoids'"),
         (["train", "--workers", "0"], "needs workers >= 1, but got workers=0"),
         (["train", "--workers", "2", "--gpus", "3"], "got gpus=3 for workers=2"),
-        (["train", "--seeds", "0"], "needs seeds, each once, but got []"),
+        (["train", "--seeds", "0"], "--seeds must be 1 or more, but got 0"),
         (["train", "--engine", "lower"], "unknown engine 'lower'"),
         (["train", "--family", "omniglot", "--data", "nowhere"], "nowhere"),
         (
@@ -157,6 +174,32 @@ def test_list_names_tasks_methods_and_estimators(capsys):
         "cavia",
     ):
         assert name in out
+
+
+def test_list_says_what_methods_do_and_what_they_lack(capsys, monkeypatch):
+    monkeypatch.setattr(
+        "raymeta.search.methods.missing",
+        lambda method: ("cmaes>=0.10",) if method.name == "cmaes" else (),
+    )
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (cmaes,) = [line for line in lines if line.startswith("  cmaes ")]
+    (pbt,) = [line for line in lines if line.startswith("  pbt ")]
+    assert cmaes.endswith("(missing: pip install 'cmaes>=0.10')")
+    assert "black-box" in pbt
+    assert "whose poor members copy good ones" in pbt
+    assert pbt.endswith("(available)")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    code = "import sys; from raymeta.cli import main; sys.exit(main(['list']))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()  # before anything is written
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 0
 
 
 def test_importing_raymeta_imports_neither_ray_nor_pandas_nor_matplotlib():

@@ -50,7 +50,7 @@ def test_descends_within_the_budget_to_a_run_that_replays(estimator):
 def test_looks_at_shorter_horizons_first_or_ends_with_a_shorter_window(estimator):
     task = Ridge(horizon=35)
     reports = descend(
-        task, task.sample(0), estimator, seed=0, budget=20_000, hyper_lr=0.1
+        task, task.sample(0), estimator, seed=0, budget=20_000, hyper_lr=1.0
     )
     steps = [next(reports).inner_steps for _ in range(5)]
     online = [10, 20, 30, 35, 10]

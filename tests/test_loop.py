@@ -17,6 +17,7 @@ from raymeta.loop import (
     mean_hparams,
     replay,
 )
+from raymeta.optim import load_schedule
 from raymeta.outer.report import outer_value, plain_run
 from raymeta.space import Choice, Positive, Real, Space, Unit
 from raymeta.tasks import Quadratic
@@ -38,7 +39,7 @@ def test_evaluate_charges_every_step_and_a_third_of_each_outer_pass():
     assert [r.inner_steps for r in reports] == rungs
     assert [r.outer_step for r in reports] == [1, 2, 3]
     assert [r.complete for r in reports] == [False, False, True]
-    assert [r.state is None for r in reports] == [True, True, False]
+    assert not any(r.state is None for r in reports)
     assert reports[-1].schedule == [(13, task.space.flatten(task.space.initial()))]
 
 
@@ -301,3 +302,36 @@ REFUSED = {
 def test_refuses_before_the_first_step(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_result_gives_back_the_tuned_module_and_its_schedule(tmp_path):
+    task = Small()
+    found = optimize(task, ShortTerm(3), budget=150)
+    problem = task.sample(0)
+
+    tuned, again = found.module(), found.module()
+
+    assert not tuned.training
+    assert tuned is not again
+    state = dict(tuned.state_dict())
+    assert found.params.keys() <= state.keys()
+    for name, value in (found.params | found.state.buffers).items():
+        assert torch.equal(state[name], value)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 4, generator=generator)
+    y = (x[:, 0] + 0.3 * x[:, 1] > 0).long()
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(tuned(x[18:24]), y[18:24])
+    assert float(loss) == pytest.approx(found.outer_loss, rel=1e-6)
+
+    found.export(tmp_path / "schedule.json")
+    read = load_schedule(tmp_path / "schedule.json")
+    assert read == found.schedule
+    state = replay(problem, task.space, read)
+    assert all(torch.equal(state.params[k], v) for k, v in found.params.items())
+
+
+def test_a_result_without_a_module_says_so():
+    found = optimize(Quadratic(), Reverse(20), budget=200)
+    with pytest.raises(ValueError, match="'quadratic' trains no module: take its stat"):
+        found.module()

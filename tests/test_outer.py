@@ -1,15 +1,17 @@
 """What descents are made of: coordinates, hyper-optimizers, the ledger."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from raymeta.optim import sgd
-from raymeta.outer import ClippedAdam, Coordinates, Rprop
+from raymeta.outer import ClippedAdam, Coordinates, LineSearch, Rprop
+from raymeta.outer.coordinates import device_of, place
 from raymeta.outer.report import Ledger, evaluation_cost, plain_cost, plain_run
-from raymeta.problem import descent
+from raymeta.problem import descent, no_data
 from raymeta.space import Choice, Positive, Real, Space, Unit
 from raymeta.tasks import Quadratic
 from raymeta.tree import detach
@@ -17,6 +19,10 @@ from raymeta.types import Hparams
 from tests.truth import central_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
+
+
+#: A step on a device that every machine has, though nothing can be computed there.
+ELSEWHERE = torch.zeros((), dtype=torch.int64, device="meta")
 
 
 def vector(*values: float) -> Tensor:
@@ -87,82 +93,142 @@ def test_adams_rate_may_change_between_steps():
     assert moved[1] == pytest.approx(3 * moved[0], rel=1e-12)
 
 
+def test_adams_agreement_is_the_cosine_of_a_gradient_with_those_before():
+    """By hand, for two coordinates after g = (1, 2) and then g' = (3, -1)."""
+    adam = ClippedAdam(0.1)
+    x = adam.step(vector(0.0, 0.0), vector(1.0, 2.0))
+    assert adam.agreement == 0.0
+    adam.step(x, vector(3.0, -1.0))
+    before, after = (0.1 * 1.0, 0.1 * 2.0), (3.0, -1.0)
+    v = [0.99 * 0.01 * a**2 + 0.01 * b**2 for a, b in ((1.0, 3.0), (2.0, -1.0))]
+    dot = sum(a * b / c for a, b, c in zip(before, after, v, strict=True))
+    norms = [
+        math.sqrt(sum(a**2 / c for a, c in zip(u, v, strict=True)))
+        for u in (before, after)
+    ]
+    assert adam.agreement == pytest.approx(dot / math.prod(norms), rel=1e-12)
+
+
 # ------------------------------------------------------------------------------- Rprop
 
 
-def rprop(step: float = 1.0) -> Rprop:
-    return Rprop(step, lambda x: x)
+def rprop(length: float = 1.0, *gradient: float, tensors: tuple = ()) -> Rprop:
+    search = Rprop(length, tensors)
+    search.turn(vector(*gradient))
+    return search
 
 
-def test_rprop_proposes_a_step_against_the_signs():
-    search = rprop(0.3)
-    search.observe(vector(1.0, 2.0, 3.0), 5.0, vector(1e-9, -1e9, 0.0))
-    assert search.propose().tolist() == pytest.approx([0.7, 2.3, 3.0])
+def test_rprop_steps_against_the_signs():
+    assert rprop(0.3, 1e-9, -1e9, 0.0).step().tolist() == [-0.3, 0.3, 0.0]
 
 
 def test_rprop_by_hand():
-    search = rprop()
-    search.observe(vector(0.0, 0.0), 10.0, vector(1.0, -1.0))
-    # Better, one sign flipped: lengths (1.5, 0.5), from the new point.
-    x = search.propose()
-    assert x.tolist() == [-1.0, 1.0]
-    search.observe(x, 8.0, vector(2.0, 3.0))
-    x = search.propose()
-    assert x.tolist() == [-2.5, 0.5]
-    # Worse, the first sign flipped: back, and only that length shrinks, by 0.35.
-    search.observe(x, 9.0, vector(-1.0, 1.0))
-    assert search.propose().tolist() == pytest.approx([-1.0 - 1.5 * 0.35, 0.5])
-    # Worse again though no sign flipped: both lengths halve.
-    search.observe(search.propose(), 8.5, vector(1.0, 1.0))
-    x = search.propose()
-    assert x.tolist() == pytest.approx([-1.0 - 1.5 * 0.35 / 2, 1.0 - 0.5 / 2])
-    # Better, no flip: both grow by 1.5, from there.
-    search.observe(x, 7.0, vector(1.0, 1.0))
-    grown = [x[0] - 1.5 * 1.5 * 0.35 / 2, x[1] - 1.5 * 0.25]
-    assert search.propose().tolist() == pytest.approx([float(g) for g in grown])
+    search = rprop(1.0, 1.0, -1.0, 1.0)
+    assert search.turn(vector(2.0, 3.0, 0.0)) is False
+    # The first sign held, the second flipped, the third is none.
+    assert search.step().tolist() == [-1.5, -0.5, 0.0]
+    assert search.retreat(vector(-1.0, 5.0, 1.0)) is True
+    assert search.step().tolist() == pytest.approx([-1.5 * 0.35, -0.5, 0.0])
+    assert search.retreat(vector(1.0, 1.0, 1.0)) is False
+    search.scale(0.5)
+    assert search.step().tolist() == pytest.approx([-0.75 * 0.35, -0.25, 0.0])
 
 
-def test_an_equal_value_is_not_better():
-    search = rprop()
-    search.observe(vector(0.0), 1.0, vector(1.0))
-    search.observe(vector(-1.0), 1.0, vector(1.0))
-    assert search.propose().tolist() == [-0.5]
+def test_rprops_growth_ends_at_the_longest_or_the_first_length():
+    for first, longest in ((1.0, 1.5), (4.0, 4.0), (0.2, 1.5)):
+        search = rprop(first, 1.0)
+        for _ in range(7):
+            search.turn(vector(1.0))
+        assert float(search.step()) == -longest
 
 
-def test_rprop_leaves_a_diverged_proposal():
-    search = rprop()
-    search.observe(vector(0.0), 1.0, vector(1.0))
-    search.observe(vector(-1.0), math.inf, vector(0.0))
-    assert search.propose().tolist() == [-0.5]
+def test_rprop_moves_the_elements_of_a_tensor_together_and_alone():
+    """D = (I, 1_S) with S the last three of four coordinates."""
+    part = slice(1, 4)
+    search = rprop(1.0, 1.0, -5.0, 1.0, 1.0, tensors=(part,))
+    # Together they fall (the sum is -3): a shift of +1/2; each alone 1/2 by its sign.
+    assert search.step().tolist() == [-1.0, 1.0, 0.0, 0.0]
+    search.turn(vector(1.0, -1.0, -1.0, 1.0))
+    # Held: first, shift, second, fourth (x 1.5); flipped: third (x 0.5).
+    shift = 0.5 * 1.5
+    assert search.step().tolist() == [-1.5, shift + 0.75, shift + 0.25, shift - 0.75]
 
 
-def test_rprops_steps_are_at_most_the_longest_or_the_first():
-    for first, longest in ((1.0, 1.5), (4.0, 4.0)):
-        search, x, value = rprop(first), vector(0.0), 0.0
-        lengths = []
-        for _ in range(6):
-            search.observe(x, value, vector(1.0))
-            lengths.append(float(x - search.propose()))
-            x, value = search.propose(), value - 1.0
-        assert max(lengths) == longest
-        assert lengths[-1] == longest
+@pytest.mark.parametrize("tensors", [(), (slice(0, 4),)])
+def test_rprop_does_not_see_the_scale_of_the_gradient(tensors):
+    generator = torch.Generator().manual_seed(0)
+    one, other = Rprop(0.4, tensors), Rprop(0.4, tensors)
+    for scale in (1e-30, 1.0, 1e30):
+        gradient = torch.randn(6, generator=generator)
+        for search, factor in ((one, 1.0), (other, scale)):
+            search.turn(factor * gradient)
+            search.retreat(-factor * gradient.roll(1))
+        assert torch.equal(one.step(), other.step())
 
 
-def test_rprop_proposes_feasible_points_only():
-    search = Rprop(1.0, lambda x: x.clamp(-0.25, 0.25))
-    search.observe(vector(0.0, 0.0), 1.0, vector(1.0, -1.0))
-    assert search.propose().tolist() == [-0.25, 0.25]
+# ------------------------------------------------------------------------- line search
 
 
-def test_rprop_forgets_a_value_that_no_longer_compares():
-    search = rprop()
-    search.observe(vector(0.0), 1.0, vector(1.0))
-    search.forget()
-    assert search.propose().tolist() == [-1.0]
-    search.observe(vector(-1.0), 99.0, vector(1.0))
-    assert search.propose().tolist() == [-2.5]
-    search.observe(vector(-2.5), 100.0, vector(1.0))
-    assert search.propose().tolist() == [-1.75]
+def trials(search: LineSearch, phi) -> list[float]:
+    found = []
+    while search.length is not None:
+        found.append(search.length)
+        search.observe(phi(search.length))
+    return found
+
+
+def test_a_line_search_doubles_while_values_fall():
+    search = LineSearch(0.0, -1.0)
+    assert trials(search, lambda t: (t - 5) ** 2 - 25) == [1.0, 2.0, 4.0, 8.0]
+    assert search.best == 4.0
+    assert search.value == -24.0
+
+
+@pytest.mark.parametrize("minimum", [0.2, 0.35, 0.49])
+def test_a_line_search_finds_the_minimum_of_a_parabola_at_once(minimum):
+    search = LineSearch(3.0, -2 * minimum)
+    assert trials(search, lambda t: (t - minimum) ** 2 + 3 - minimum**2) == [
+        1.0,
+        pytest.approx(minimum, rel=1e-12),
+    ]
+    assert search.best == pytest.approx(minimum, rel=1e-12)
+
+
+def test_a_line_search_shortens_within_bounds():
+    """Steep walls: at least to 0.15 t; nearly better: at most to 0.6 t; ∞: t / 4."""
+    for value, first in ((1e9, 0.15), (1e-9, 0.5), (math.inf, 0.25), (math.nan, 0.25)):
+        search = LineSearch(0.0, -1.0)
+        search.observe(value)
+        assert search.length == pytest.approx(first, rel=1e-6)
+    flat = LineSearch(0.0, -1.0)
+    flat.observe(-0.0)  # equal is not better
+    assert flat.length == pytest.approx(0.5)
+    level = LineSearch(0.0, 0.0)
+    level.observe(0.0)
+    assert level.length == 0.25
+
+
+def test_a_line_search_gives_up_below_the_shortest_and_above_the_longest():
+    search = LineSearch(0.0, -1.0, shortest=0.05)
+    assert trials(search, lambda t: math.inf) == [1.0, 0.25, 0.0625]
+    assert search.best == 0.0
+    long = LineSearch(0.0, -1.0, shortest=1.0, longest=1000.0, factor=10.0)
+    assert trials(long, lambda t: -t) == [1.0, 10.0, 100.0, 1000.0]
+    assert long.best == 1000.0
+
+
+def test_a_line_search_tries_the_same_for_multiples_of_e_plus_a_constant():
+    """Exactly for powers of two and values that are sums of few of them."""
+
+    def phi(t: float) -> float:
+        return t**2 - t / 8
+
+    plain = trials(LineSearch(0.0, -1 / 8), phi)
+    for a, b in ((2.0**40, 0.0), (2.0**-30, 0.0), (1.0, 0.5), (4.0, -2.0)):
+        search = LineSearch(b, -a / 8)
+        assert trials(search, lambda t: a * phi(t) + b) == pytest.approx(
+            plain, rel=1e-12
+        )  # noqa: B023
 
 
 # ------------------------------------------------------------------------- coordinates
@@ -187,7 +253,8 @@ def value_at(natural: Hparams) -> Tensor:
 def test_start_is_the_spaces_own_in_double_precision():
     torch.set_default_dtype(torch.float32)
     x = Coordinates(space()).start()
-    truth = [math.log(0.1), math.log(2.0), math.log(9.0), 0.5, 0.5, 0.5, 0.5]
+    # A unit of the weights is an eighth of the way from -1 to 3.
+    truth = [math.log(0.1), math.log(2.0), math.log(9.0), 1.0, 1.0, 1.0, 1.0]
     assert x.dtype == torch.float64
     assert x.tolist() == pytest.approx(truth, rel=1e-14)
 
@@ -237,7 +304,7 @@ def test_the_gradient_does_not_depend_on_the_order_or_dtype_of_its_entries():
     gradient = coordinates.gradient(x, grads)
     again = {name: grads[name].float() for name in reversed(grads)}
     assert torch.equal(coordinates.gradient(x, again), gradient)
-    natural = [0.1, 2 * 2.0, 3 * 0.9 * 0.1, 1, 1, 1, 1]
+    natural = [0.1, 2 * 2.0, 3 * 0.9 * 0.1, 0.5, 0.5, 0.5, 0.5]
     assert gradient.tolist() == pytest.approx(natural, rel=1e-14)
 
 
@@ -250,7 +317,7 @@ def test_non_finite_entries_become_zero_one_by_one():
         "weight": torch.tensor([[inf, 2.0], [3.0, nan]]),
     }
     gradient = coordinates.gradient(coordinates.start(), grads)
-    assert gradient.tolist() == pytest.approx([0.0, 2.0, 0.0, 0.0, 2.0, 3.0, 0.0])
+    assert gradient.tolist() == pytest.approx([0.0, 2.0, 0.0, 0.0, 1.0, 1.5, 0.0])
 
 
 def test_projection_is_the_spaces_own():
@@ -267,6 +334,39 @@ def test_projection_is_the_spaces_own():
         assert list(flat.values()) == pytest.approx(bounds, rel=1e-12, abs=1e-6)
     start = coordinates.start()
     assert torch.equal(coordinates.project(start), start)
+
+
+def test_the_units_of_a_bounded_real_make_no_difference():
+    """Metres or kilometres: the same x, the same gradient in it."""
+    metres = Coordinates(Space(w=Real(500.0, low=0.0, high=4000.0, shape=(3,))))
+    kilometres = Coordinates(Space(w=Real(0.5, low=0.0, high=4.0, shape=(3,))))
+    x = metres.start()
+    assert x.tolist() == kilometres.start().tolist() == [1.0, 1.0, 1.0]
+    slope = vector(1.0, -2.0, 3.0)
+    assert torch.allclose(
+        metres.gradient(x, {"w": slope}), kilometres.gradient(x, {"w": 1000 * slope})
+    )
+    assert metres.project(x - 2).tolist() == kilometres.project(x - 2).tolist()
+    free = Coordinates(Space(w=Real(500.0, low=0.0)))
+    assert free.start().tolist() == [500.0]
+
+
+def test_large_tensors_are_known_as_such():
+    small, large = Positive(1.0, shape=(7,)), Real(0.0, shape=(2, 4))
+    coordinates = Coordinates(Space(a=small, b=Unit(0.5), c=large, d=large))
+    assert coordinates.tensors == [slice(8, 16), slice(16, 24)]
+
+
+def test_hparams_live_where_the_problem_does():
+    problem = Quadratic().sample(0)
+    assert device_of(problem) == torch.device("cpu")
+    there = replace(problem, batch=lambda t: no_data(t)._replace(index=ELSEWHERE))
+    assert device_of(there) == ELSEWHERE.device
+    coordinates = Coordinates(space(), ELSEWHERE.device)
+    hparams = coordinates.hparams(coordinates.start())
+    assert {hparams[k].device.type for k in ("lr", "momentum", "weight")} == {"meta"}
+    assert hparams["width"] == 64
+    assert place({"a": torch.ones(2), "b": 3}, ELSEWHERE.device)["b"] == 3
 
 
 def test_an_all_discrete_space_has_no_coordinates():

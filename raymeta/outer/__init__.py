@@ -1,7 +1,8 @@
-"""Walking in a search space: coordinates, and the hyper-optimizers."""
+"""Walking in a search space: coordinates, the hyper-optimizers, and the descents."""
 
 from raymeta.outer.adam import ClippedAdam
 from raymeta.outer.coordinates import Coordinates
+from raymeta.outer.line_search import LineSearch
 from raymeta.outer.rprop import Rprop
 
-__all__ = ["ClippedAdam", "Coordinates", "Rprop"]
+__all__ = ["ClippedAdam", "Coordinates", "LineSearch", "Rprop"]

@@ -20,11 +20,14 @@ class ClippedAdam:
 
     Attributes:
         lr: η, the length of a step in each coordinate; may be changed between steps.
+        agreement: cosine, in [-1, 1], between the last gradient and the m before it,
+            both divided by √v̂; 0 before the second step.
 
     Source: Kingma & Ba 2015, Algorithm 1.
     """
 
     lr: float
+    agreement: float = field(default=0.0, init=False)
     _m: Tensor | None = field(default=None, init=False)
     _v: Tensor | None = field(default=None, init=False)
     _count: int = field(default=0, init=False)
@@ -40,9 +43,17 @@ class ClippedAdam:
             clipped = gradient.clamp(-scale, scale)
             gradient = torch.where(scale > 0, clipped, gradient)
         self._count += 1
+        before = self._m
         self._m = self.BETA1 * self._m + (1 - self.BETA1) * gradient
         self._v = self.BETA2 * self._v + (1 - self.BETA2) * gradient.square()
         m_hat = self._m / (1 - self.BETA1**self._count)
         v_hat = self._v / (1 - self.BETA2**self._count)
         moving = v_hat > 0
-        return x - self.lr * m_hat * torch.where(moving, v_hat, 1.0).rsqrt() * moving
+        inverse = torch.where(moving, v_hat, 1.0).rsqrt() * moving
+        self.agreement = _cosine(gradient * inverse, before * inverse)
+        return x - self.lr * m_hat * inverse
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    lengths = float(a.norm() * b.norm())
+    return float(a @ b) / lengths if lengths else 0.0

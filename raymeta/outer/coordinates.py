@@ -1,44 +1,78 @@
 """The search space as one flat vector of unconstrained coordinates."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from raymeta.space import Space
+from raymeta.problem import BilevelProblem
+from raymeta.space import Real, Space
 from raymeta.types import Hparams, Tensors
+
+#: How many units of x lie between the bounds of a `Real`.
+UNITS_OF_RANGE = 8
+#: Elements of smaller tensors are walked in as if each were a hyperparameter.
+MANY = 8
 
 
 class Coordinates:
     """λ of a space ↔ x, a float64 vector of its unconstrained coordinates.
 
+    A unit of x is a unit of log λ (`Positive`), of logit λ (`Unit`) or of λ (`Real`);
+    for a `Real` between two bounds it is an eighth of the way from one to the other, so
+    that the units in which such a λ is measured make no difference.
+
+    x stays on the CPU: it is small, and not every device has float64.
+
     Args:
         space: whose continuous hyperparameters are walked in; choices stay at their
             initial value.
+        device: where λ is needed; see `device_of`.
 
     Raises:
         ValueError: the space has no continuous hyperparameter.
     """
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, device: torch.device | str = "cpu") -> None:
         if not space.continuous:
             raise ValueError(
                 "hypergradient descent needs a continuous hyperparameter, but the "
                 f"space has only {sorted(space)}: add Positive, Unit or Real"
             )
-        self._space = space
+        self._space, self._device = space, device
         self._shapes = {k: d.shape for k, d in space.continuous.items()}
         self._choices = {k: d.initial for k, d in space.choices.items()}
+        self._units = self._join(
+            {
+                k: torch.full(d.shape, _unit(d), dtype=torch.float64)
+                for k, d in space.continuous.items()
+            }
+        )
+        #: Which coordinates are the elements of one tensor, where it has many.
+        self.tensors: list[slice] = []
+        end = 0
+        for shape in self._shapes.values():
+            begin, end = end, end + torch.Size(shape).numel()
+            if end - begin >= MANY:
+                self.tensors.append(slice(begin, end))
 
     def start(self) -> Tensor:
         """X at the space's initial values."""
-        return self._join(self._space.unconstrained(self._initial()))
+        return self._join(self._space.unconstrained(self._initial())) / self._units
+
+    def at(self, hparams: Hparams) -> Tensor:
+        """X at natural values, moved into the bounds; shape (n,)."""
+        return self.project(
+            self._join(self._space.unconstrained(hparams)) / self._units
+        )
 
     def hparams(self, x: Tensor) -> Hparams:
-        """Natural values at x, in torch's default dtype."""
+        """Natural values at x, on the device, in torch's default dtype."""
         natural = self._space.natural(self._split(x))
-        dtype = torch.get_default_dtype()
-        return {k: v.to(dtype) for k, v in natural.items()} | self._choices
+        # In this order: on the device there may be no float64.
+        values = {k: v.to(torch.get_default_dtype()) for k, v in natural.items()}
+        return place(values, self._device) | self._choices
 
     def flat(self, x: Tensor) -> dict[str, Any]:
         """Natural values at x by flat name."""
@@ -51,13 +85,13 @@ class Coordinates:
         """
         x = x.detach().requires_grad_()
         natural = self._space.natural(self._split(x))
-        cotangents = [grads[name].to(x.dtype) for name in natural]
+        cotangents = [grads[name].cpu().to(x.dtype) for name in natural]
         (gradient,) = torch.autograd.grad(list(natural.values()), x, cotangents)
         return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
 
     def project(self, x: Tensor) -> Tensor:
         """The nearest x within the space's bounds."""
-        return self._join(self._space.project(self._split(x)))
+        return self._join(self._space.project(self._split(x))) / self._units
 
     def _initial(self) -> Hparams:
         return self._space.initial(dtype=torch.float64)
@@ -67,8 +101,24 @@ class Coordinates:
 
     def _split(self, x: Tensor) -> Tensors:
         sizes = [torch.Size(shape).numel() for shape in self._shapes.values()]
-        parts = x.split(sizes)
+        parts = (x * self._units).split(sizes)
         return {
             name: part.reshape(shape)
             for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
         }
+
+
+def _unit(domain: object) -> float:
+    if isinstance(domain, Real) and math.isfinite(domain.high - domain.low):
+        return (domain.high - domain.low) / UNITS_OF_RANGE
+    return 1.0
+
+
+def device_of(problem: BilevelProblem) -> torch.device:
+    """Where a problem's λ must be: where its batches say which step it is."""
+    return problem.batch(0).index.device
+
+
+def place(hparams: Hparams, device: torch.device | str) -> Hparams:
+    """λ with its tensors on a device."""
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in hparams.items()}

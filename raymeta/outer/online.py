@@ -9,74 +9,81 @@ from torch import Tensor
 from raymeta.hypergrad import Estimator, Rollout
 from raymeta.hypergrad.base import with_steps
 from raymeta.outer.adam import ClippedAdam
-from raymeta.outer.coordinates import Coordinates
-from raymeta.outer.report import Ledger, Report, Schedule
-from raymeta.problem import BilevelProblem
+from raymeta.outer.descent import Descent, Seen
+from raymeta.outer.report import Report, Schedule
 
-#: Length of one hyper-step in each unconstrained coordinate.
-HYPER_LR = 0.2
+#: Length of a hyper-step in each coordinate. One that is given shorter grows to it by
+#: exp(GROW c) a step, where c > 0 is the cosine of a gradient with those before.
+LENGTH, GROW = 0.2, 0.5
 #: How it shrinks after a training run that was no better than the best.
 SHRINK = 0.8
+#: So many of them in a row, and so many plain runs look for another start at most.
+PATIENCE, LOOKS = 2, 6
 #: Standard deviation of a step out of where the first estimate diverges; it doubles.
 ESCAPE = 0.7
 
 
-class OnlineDescent:
-    """Descends while training goes on; runs again and again from what was learnt.
+class OnlineDescent(Descent):
+    r"""Descends while training goes on; runs again and again from what was learnt.
 
-    Every estimate is followed by one hyper-step. A better run moves the start of the
-    next one to its own mean λ; after a worse one the hyper learning rate shrinks, so
-    that runs tend to training at the best λ found. As long as no run has ended better
-    than it began, the next one goes on from where the last one led.
+    Every estimate is followed by one hyper-step of `ClippedAdam`. A first length η that
+    is given shorter than 0.2 grows to it while hypergradients agree,
+
+    $$ \eta \leftarrow \min(\eta\, e^{\max(0, \cos(g_t, m_{t-1})) / 2},\ 0.2), $$
+
+    and a longer one is cut to it, so that η hardly matters. A better run moves the
+    start of the next one to its own mean λ; after a worse one the 0.2 shrinks, so that
+    runs tend to training at the best λ found; after two, six plain runs at most look
+    for another start nearby (see `Descent`). As long as no run has ended better than it began, the
+    next one goes on from where the last one led.
+
+    Source: Baydin et al. 2018 and Franceschi et al. 2017 (RTHO) for the descent. That η
+    grows by the agreement of hypergradients is Baydin's rule, applied to η itself.
     """
 
-    def __init__(
-        self,
-        problem: BilevelProblem,
-        coordinates: Coordinates,
-        estimator: Estimator,
-        *,
-        horizon: int,
-        budget: float,
-        seed: int,
-        hyper_lr: float | None,
-    ) -> None:
-        self._problem, self._coordinates = problem, coordinates
-        self._estimator, self._horizon = estimator, horizon
-        self._ledger = Ledger(budget)
-        self._hyper_lr = HYPER_LR if hyper_lr is None else hyper_lr
-        self._adam = ClippedAdam(self._hyper_lr)
-        self._random = torch.Generator().manual_seed(seed)
-        self._length, self._way = ESCAPE, torch.zeros(())
+    def __post_init__(self) -> None:
+        """Know nothing better than the start."""
+        super().__post_init__()
+        self._longest = LENGTH
+        self._adam = ClippedAdam(min(self.hyper_lr or LENGTH, LENGTH))
+        self._escape, self._way = ESCAPE, torch.zeros(())
         self._visited: list[tuple[int, Tensor]] = []
         self._cost = self.run_cost
 
     def reports(self) -> Iterator[Report]:
-        """Run until the next training run would exceed the budget."""
-        start, best = self._coordinates.start(), math.inf
+        """Descend until nothing more is covered by the budget."""
+        start, worse = self.coordinates.start(), 0
         while self._ledger.covers(self._cost):
             value = yield from self._run(start)
             if value == math.inf:
                 # The moments of a diverging run would dwarf all later gradients.
-                self._adam = ClippedAdam(self._hyper_lr)
-            if value < best:
-                start, best = self._mean(), value
-            elif best < math.inf:
-                self._hyper_lr *= SHRINK
+                self._adam = ClippedAdam(self._adam.lr)
+            if value < self._best.value:
+                self._best, worse = Seen(self._mean(), value, None), 0
+                start = self._best.x
+            elif self._best.value < math.inf:
+                self._longest, worse = self._longest * SHRINK, worse + 1
             else:
                 start = self._go_on()
+            if worse == PATIENCE:
+                worse = 0
+                if found := (yield from self._look_around(LOOKS)):
+                    start, self._adam = found.x, ClippedAdam(self._longest)
+        while (yield from self._look_around()) is not None:
+            pass
 
     def _run(self, x: Tensor) -> Generator[Report, None, float]:
         """One training run from x; returns E(s_T), or ∞ if it is above the first E."""
-        coordinates = self._coordinates
-        rollout = self._estimator.init(self._problem, coordinates.hparams(x))
-        self._adam.lr, self._visited = self._hyper_lr, []
+        coordinates = self.coordinates
+        rollout = self.estimator.init(self.problem, coordinates.hparams(x))
+        self._adam.lr = min(self._adam.lr, self._longest)
+        self._visited = []
         first = value = math.inf
-        while rollout.step < self._horizon:
+        while rollout.step < self.horizon:
             hparams = coordinates.hparams(x)
             before = rollout.step
             hyper, rollout = self._next(rollout).estimate(
-                self._problem, hparams, rollout
+                self.problem, hparams, rollout
             )
             self._ledger.charge(hyper.gradient_evals)
             self._visited.append((rollout.step - before, x))
@@ -88,6 +95,8 @@ class OnlineDescent:
                 first = value
             x = self._adam.step(x, coordinates.gradient(x, hyper.grads))
             x = coordinates.project(x)
+            longer = self._adam.lr * math.exp(GROW * max(self._adam.agreement, 0.0))
+            self._adam.lr = min(longer, self._longest)
         return value if value < first else math.inf
 
     def _go_on(self) -> Tensor:
@@ -98,25 +107,24 @@ class OnlineDescent:
         """
         x, way = self._visited[-1][1], self._visited[-1][1] - self._visited[0][1]
         if (way * self._way).sum() < 0:
-            self._hyper_lr *= SHRINK
+            self._longest *= SHRINK
         self._way = way
         if len(self._visited) == 1:
-            noise = torch.randn(x.shape, generator=self._random, dtype=x.dtype)
-            x = self._coordinates.project(x + self._length * noise)
-            self._length *= 2
+            x = self._perturbed(x, self._escape)
+            self._escape *= 2
         return x
 
     def _next(self, rollout: Rollout) -> Estimator:
         """The estimator, cut to what is left of the run."""
-        left = self._horizon - rollout.step
-        return with_steps(self._estimator, min(self._estimator.steps, left))
+        left = self.horizon - rollout.step
+        return with_steps(self.estimator, min(self.estimator.steps, left))
 
     def _report(self, x: Tensor, value: float, rollout: Rollout) -> Report:
-        flat = self._coordinates.flat(x)
-        if rollout.step < self._horizon:
+        flat = self.coordinates.flat(x)
+        if rollout.step < self.horizon:
             return self._ledger.report(rollout.step, value, flat)
         schedule: Schedule = [
-            (steps, self._coordinates.flat(visited)) for steps, visited in self._visited
+            (steps, self.coordinates.flat(visited)) for steps, visited in self._visited
         ]
         return self._ledger.report(rollout.step, value, flat, (rollout.state, schedule))
 
@@ -126,11 +134,11 @@ class OnlineDescent:
     @property
     def run_cost(self) -> float:
         """Charge for one complete training run."""
-        hparams = self._coordinates.hparams(self._coordinates.start())
-        steps = self._estimator.steps
-        whole, left = divmod(self._horizon, steps)
-        cost = whole * self._estimator.cost(self._problem, hparams)
+        hparams = self.coordinates.hparams(self.coordinates.start())
+        steps = self.estimator.steps
+        whole, left = divmod(self.horizon, steps)
+        cost = whole * self.estimator.cost(self.problem, hparams)
         if left:
-            last = with_steps(self._estimator, left)
-            cost += last.cost(self._problem, hparams)
+            last = with_steps(self.estimator, left)
+            cost += last.cost(self.problem, hparams)
         return cost

@@ -1,7 +1,6 @@
-"""Resilient propagation with return to the best point, for whole-run hypergradients."""
+"""Resilient propagation: steps by the signs of the hypergradient."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,59 +9,82 @@ from torch import Tensor
 
 @dataclass
 class Rprop:
-    r"""Descends by the signs of the gradient, with a step length per coordinate.
+    r"""Steps against the signs of a gradient, with a length for every direction.
 
-    From the best point $x$ with gradient $g$ it proposes
-    $x' = x - \Delta \odot \operatorname{sign}(g)$. If $E(x') < E(x)$, x' becomes the
-    best point, and $\Delta_i$ grows where the sign of $g_i$ held and shrinks where it
-    flipped. Otherwise it stays at x and shrinks $\Delta_i$ where the sign flipped on
-    the way, or everywhere if none did.
+    Directions are the coordinates and, for every tensor S of coordinates, the shift of
+    all of them together: hundreds of learning rates that are all too small should not
+    have to find that out one by one.
 
-    Only signs and comparisons enter, so the scale of E and of its gradient (which
-    explodes with a diverging run) does not matter, and neither does the initial step
-    much.
+    $$ D = (I,\ 1_{S_1},\ 1_{S_2},\ \ldots),\quad q = D^\top \nabla E,\quad
+       s = -D\,(\Delta \odot \operatorname{sign} q) $$
+
+    From one point to the next $\Delta_i$ grows by 1.5 where $q_i$ kept its sign and
+    halves where it changed. Only signs enter, so the scale of E does not matter, even
+    if its gradient explodes, and the first length soon does not.
 
     Attributes:
-        step: initial length of a step in each coordinate.
-        project: x -> the nearest feasible x.
+        length: how far the first step moves every coordinate. Elements of a tensor go
+            half of it by themselves, half of it together.
+        tensors: which coordinates are elements of one tensor.
 
-    Source: Riedmiller & Braun 1993; weight-backtracking on a worse value as iRprop+
-    (Igel & Huesken 2003), with faster factors, for evaluations are whole training runs.
+    Source: Riedmiller & Braun 1993, with a larger growth, for a point costs a whole
+    training run. The shared directions are raymeta's own.
     """
 
-    step: float
-    project: Callable[[Tensor], Tensor]
-    _best: tuple[Tensor, float, Tensor] | None = field(default=None, init=False)
-    _delta: Tensor = field(default_factory=lambda: torch.empty(0), init=False)
+    length: float
+    tensors: Sequence[slice] = ()
+    _lengths: Tensor | None = field(default=None, init=False)
+    _slopes: Tensor = field(default_factory=lambda: torch.empty(0), init=False)
 
-    GROW, SHRINK, SHRINK_WORSE = 1.5, 0.5, 0.35
+    GROW, SHRINK, RETREAT = 1.5, 0.5, 0.35
+    #: A step is grown to this at most: a factor of 4.5 in a positive hyperparameter.
     LONGEST = 1.5
 
-    def observe(self, x: Tensor, value: float, gradient: Tensor) -> None:
-        """Take in E(x), which may be non-finite, and dE/dx, which may not."""
-        if self._best is None:
-            self._delta = torch.full_like(x, self.step)
-            self._best = (x, value, gradient)
-            return
-        flipped = gradient * self._best[2] < 0
-        if value < self._best[1]:
-            grown = (self._delta * self.GROW).clamp(max=max(self.LONGEST, self.step))
-            self._delta = torch.where(flipped, self._delta * self.SHRINK, grown)
-            self._best = (x, value, gradient)
-        elif flipped.any():
-            shrunk = self._delta * self.SHRINK_WORSE
-            self._delta = torch.where(flipped, shrunk, self._delta)
+    def turn(self, gradient: Tensor) -> bool:
+        """Take in dE/dx where to step from, shape (n,); whether it is the first."""
+        slopes = self._along(gradient)
+        first = self._lengths is None
+        if self._lengths is None:
+            self._lengths = self._first(slopes)
         else:
-            self._delta = self._delta * self.SHRINK
+            grown = torch.minimum(
+                self._lengths * self.GROW, self._lengths.clamp(min=self.LONGEST)
+            )
+            flipped = slopes * self._slopes < 0
+            self._lengths = torch.where(flipped, self._lengths * self.SHRINK, grown)
+        self._slopes = slopes
+        return first
 
-    def forget(self) -> None:
-        """Take whatever value comes next for better: E itself has changed."""
-        assert self._best is not None, "observe a point first"
-        x, _, gradient = self._best
-        self._best = (x, math.inf, gradient)
+    def retreat(self, gradient: Tensor) -> bool:
+        """Shrink what changed its sign at the end of a step; whether anything did."""
+        assert self._lengths is not None, "turn to a gradient first"
+        flipped = self._along(gradient) * self._slopes < 0
+        shrunk = self._lengths * self.RETREAT
+        self._lengths = torch.where(flipped, shrunk, self._lengths)
+        return bool(flipped.any())
 
-    def propose(self) -> Tensor:
-        """The next point to look at."""
-        assert self._best is not None, "observe a point first"
-        x, _, gradient = self._best
-        return self.project(x - self._delta * gradient.sign())
+    def step(self) -> Tensor:
+        """What to add to x, shape (n,)."""
+        assert self._lengths is not None, "turn to a gradient first"
+        moves = -self._lengths * self._slopes.sign()
+        n = len(moves) - len(self.tensors)
+        step = moves[:n].clone()
+        for part, move in zip(self.tensors, moves[n:], strict=True):
+            step[part] += move
+        return step
+
+    def scale(self, factor: float) -> None:
+        """Change all lengths: a line search went another way than one step."""
+        assert self._lengths is not None, "turn to a gradient first"
+        self._lengths = self._lengths * factor
+
+    def _along(self, gradient: Tensor) -> Tensor:
+        shared = [gradient[part].sum() for part in self.tensors]
+        return torch.cat([gradient, gradient.new_tensor(shared)])
+
+    def _first(self, slopes: Tensor) -> Tensor:
+        lengths = torch.full_like(slopes, self.length)
+        for part in self.tensors:
+            lengths[part] = self.length / 2
+        lengths[len(slopes) - len(self.tensors) :] = self.length / 2
+        return lengths

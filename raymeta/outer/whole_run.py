@@ -2,202 +2,197 @@
 
 import math
 from collections.abc import Generator, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from raymeta.hypergrad import Estimator
 from raymeta.hypergrad.base import with_steps
-from raymeta.outer.coordinates import Coordinates
-from raymeta.outer.report import Ledger, Report, Schedule, plain_cost, plain_run
+from raymeta.outer.descent import Descent, Seen
+from raymeta.outer.line_search import LineSearch
+from raymeta.outer.report import Report
 from raymeta.outer.rprop import Rprop
-from raymeta.problem import BilevelProblem
 
-#: First length of a step in each unconstrained coordinate: a factor of e.
-STEP = 1.0
+#: First length of a step over short horizons in each coordinate: a factor of e. One
+#: that is given shorter grows to it by tenfold trials, as long as they help.
+STEP, TENFOLD = 1.0, 10.0
+#: First length where a descent is taken up again.
+STEP_AGAIN = 0.5
 #: The first estimates look at horizons T/8, T/4, T/2: they cost less than one of T, and
 #: leave the region where nothing is learnt in T steps.
 DOUBLINGS = 3
-#: A descent is stuck when this many estimates in a row improve by less than 2 %.
-PATIENCE, PROGRESS = 3, 0.98
-#: Standard deviation of a restart around the best point, and the shortest one.
-RESTART, RESTART_MIN, RESTART_DECAY = 0.7, 0.2, 0.9
-#: Beyond this many coordinates a restart keeps its length instead of growing with √n.
-RESTART_DIMENSIONS = 8
+#: A line search ends where no coordinate would move by more than this.
+SHORTEST = 0.05
 
 
-class WholeRunDescent:
-    """Rprop on E(s_T, λ), over doubling horizons first, restarted when it is stuck.
+class WholeRunDescent(Descent):
+    r"""Steps by signs, over doubling horizons first, then with a line search.
 
-    A restart perturbs the best point at random. Its value costs a third of a
-    hypergradient, so a point is first tried with a plain run, and only if that is
-    better than the best is the descent taken up there.
+    1. Over horizons T/8, T/4, T/2: one hypergradient and one step of `Rprop` each. The
+       point that the last one was taken at is looked at over T.
+    2. Over T: a hypergradient at the best point $x$, a step $s$ of `Rprop`, and a
+       `LineSearch` for $t$ along $x + t s$ by plain runs, which cost a third of a
+       hypergradient. And again from the point that it found.
+    3. Where the search finds nothing, plain runs at random points near the best one,
+       until one is better (see `Descent`): back to 2.
+
+    Only signs and values over the same horizon enter, so a problem with outer loss
+    $a E + b$, $a > 0$, is descended by the same path. A run that diverges is followed
+    by shorter ones, until one has a gradient that leads away.
     """
-
-    def __init__(
-        self,
-        problem: BilevelProblem,
-        coordinates: Coordinates,
-        estimator: Estimator,
-        *,
-        horizon: int,
-        budget: float,
-        seed: int,
-        hyper_lr: float | None,
-    ) -> None:
-        self._problem, self._coordinates = problem, coordinates
-        self._estimator, self._horizon = estimator, horizon
-        self._ledger = Ledger(budget)
-        self._random = torch.Generator().manual_seed(seed)
-        self._first_step = STEP if hyper_lr is None else hyper_lr
-        self._best: tuple[Tensor, float] | None = None
-        self._restart = RESTART
 
     @property
     def run_cost(self) -> float:
         """Charge for one complete estimate."""
-        return self._cost(self._coordinates.start(), self._horizon)
+        return self._cost(self.horizon)
 
     def reports(self) -> Iterator[Report]:
-        """Descend until the next estimate would exceed the budget."""
-        x, rprop = self._coordinates.start(), self._new_rprop(self._first_step)
-        restart: Tensor | None
-        restart = yield from self._approach(x, rprop, self._first_halvings())
-        while restart is not None:
-            restart = yield from self._descend(restart, rprop)
-            rprop = self._new_rprop(self._first_step / 2)
+        """Descend until nothing more is covered by the budget."""
+        rprop = self._rprop(min(self.hyper_lr or STEP, Rprop.LONGEST))
+        best: Seen | None = Seen(self.coordinates.start(), math.inf, None)
+        if halvings := self._first_halvings():
+            best = yield from self._approach(rprop, halvings)
+        while best is not None:
+            yield from self._descend(best, rprop)
+            best, rprop = (yield from self._look_around()), self._rprop(STEP_AGAIN)
+
+    # -------------------------------------------------------------- 1. short horizons
 
     def _approach(
+        self, rprop: Rprop, halvings: int
+    ) -> Generator[Report, None, Seen | None]:
+        """A point whose run over T is finite; None if the budget ends before."""
+        ahead = self.coordinates.start()
+        while self._ledger.covers(self._plain_cost(self.horizon)):
+            last = yield from self._double(ahead, rprop, halvings)
+            value = yield from self._plain(last.x, self.horizon)
+            if value < math.inf:
+                return last._replace(value=value)
+            ahead, halvings = self._ahead(last.x, rprop), 1
+        return None
+
+    def _double(
         self, x: Tensor, rprop: Rprop, halvings: int
-    ) -> Generator[Report, None, Tensor]:
-        """Follow short horizons, each twice the one before; return where they lead.
+    ) -> Generator[Report, None, Seen]:
+        """Follow short horizons, each twice the one before; the last point, over T/2.
 
         A diverged estimate has no gradient to follow: the horizon is halved instead,
         and where not even one step is finite, another point tried.
         """
-        length = RESTART
+        last, length = Seen(x, math.inf, None), STEP
         while halvings:
-            horizon = self._horizon >> halvings
-            cost = self._cost(x, horizon) + self._cost(x, self._horizon)
+            horizon = self.horizon >> halvings
+            cost = self._cost(horizon) + self._plain_cost(self.horizon)
             if not self._ledger.covers(cost):
                 break
-            report, gradient = self._estimate(x, horizon)
-            yield report
-            if math.isfinite(report.outer_loss):
-                rprop.observe(x, report.outer_loss, gradient)
-                rprop.forget()
-                x, halvings = rprop.propose(), halvings - 1
+            value, gradient = yield from self._estimate(x, horizon)
+            if value < math.inf:
+                last = Seen(x, value, gradient)
+                if rprop.turn(gradient) and rprop.length < STEP:
+                    yield from self._lengthen(x, value, rprop, horizon)
+                x, halvings = self._ahead(x, rprop), halvings - 1
             elif horizon > 1:
                 halvings += 1
             else:
                 length *= 2
                 x = self._perturbed(x, length)
-        return x
+        return last
 
-    def _descend(
-        self, x: Tensor, rprop: Rprop
-    ) -> Generator[Report, None, Tensor | None]:
-        """Descend from x until stuck; return where to take it up again."""
-        values: list[float] = []
-        while self._ledger.covers(self._cost(x, self._horizon)):
-            report, gradient = self._estimate(x, self._horizon)
-            yield report
-            values.append(_finite(report.outer_loss))
-            self._remember(x, values[-1])
-            if self._best is None and not self._most_halvings:
-                x = self._perturbed(x, RESTART * len(values))
-                continue
-            if self._best is None:
-                x = yield from self._approach(x, rprop, min(1, self._most_halvings))
-                continue
-            rprop.observe(x, values[-1], gradient)
-            proposal = rprop.propose()
-            if _stuck(values) or torch.equal(proposal, x):
-                return (yield from self._search_restart(x))
-            x = proposal
-        return None
-
-    def _search_restart(self, x: Tensor) -> Generator[Report, None, Tensor | None]:
-        """Try points around the best one with plain runs until one is better."""
-        assert self._best is not None
-        centre, best = self._best
-        while self._ledger.covers(self._plain_cost()):
-            x = self._perturbed(centre, self._restart)
-            hparams = self._coordinates.hparams(x)
-            state, value = plain_run(self._problem, hparams, self._horizon)
-            self._ledger.charge(self._plain_cost())
-            yield self._report(x, value, self._horizon, state)
-            if value < best:
-                self._remember(x, value)
-                self._restart = RESTART
-                return x
-            self._restart = max(self._restart * RESTART_DECAY, RESTART_MIN)
-        return None
-
-    def _estimate(self, x: Tensor, horizon: int) -> tuple[Report, Tensor]:
-        hparams = self._coordinates.hparams(x)
-        estimator = self._at(horizon)
-        rollout = estimator.init(self._problem, hparams)
-        try:
-            hyper, rollout = estimator.estimate(self._problem, hparams, rollout)
-        except OverflowError:  # arithmetic without ∞ (Reversible): the run diverged
-            self._ledger.charge(estimator.cost(self._problem, hparams))
-            report = self._report(x, math.inf, horizon, rollout.state)
-            return report, torch.zeros_like(x)
-        self._ledger.charge(hyper.gradient_evals)
-        report = self._report(x, float(hyper.outer_loss), horizon, rollout.state)
-        return report, self._coordinates.gradient(x, hyper.grads)
-
-    def _report(self, x: Tensor, value: float, horizon: int, state: Any) -> Report:
-        complete = horizon == self._horizon
-        schedule: Schedule = [(horizon, self._coordinates.flat(x))]
-        return self._ledger.report(
-            horizon,
-            value,
-            schedule[0][1],
-            (state, schedule) if complete else None,
-        )
-
-    def _remember(self, x: Tensor, value: float) -> None:
-        if value < (math.inf if self._best is None else self._best[1]):
-            self._best = (x, value)
-
-    def _perturbed(self, x: Tensor, length: float) -> Tensor:
-        length *= min(1.0, (RESTART_DIMENSIONS / x.numel()) ** 0.5)
-        noise = torch.randn(x.shape, generator=self._random, dtype=x.dtype)
-        return self._coordinates.project(x + length * noise)
-
-    @property
-    def _most_halvings(self) -> int:
-        return self._horizon.bit_length() - 1
+    def _lengthen(
+        self, x: Tensor, value: float, rprop: Rprop, horizon: int
+    ) -> Generator[Report, None, None]:
+        """Bring a first step that is very short to what the space's scale suggests."""
+        longest = STEP / rprop.length
+        search = LineSearch(value, 0.0, shortest=1.0, longest=longest, factor=TENFOLD)
+        step = rprop.step()
+        while search.length and self._ledger.covers(
+            self._plain_cost(horizon) + self._plain_cost(self.horizon)
+        ):
+            trial = self.coordinates.project(x + search.length * step)
+            search.observe((yield from self._plain(trial, horizon)))
+        rprop.scale(search.best or 1.0)
 
     def _first_halvings(self) -> int:
         """How short to begin: not at all if that and a full run exceed the budget."""
-        most = min(DOUBLINGS, self._most_halvings)
-        x = self._coordinates.start()
-        costs = [self._cost(x, self._horizon >> i) for i in range(most + 1)]
-        return most if self._ledger.covers(sum(costs)) else 0
+        most = min(DOUBLINGS, self.horizon.bit_length() - 1)
+        cost = sum(self._cost(self.horizon >> i) for i in range(1, most + 1))
+        return most if self._ledger.covers(cost + self._plain_cost(self.horizon)) else 0
 
-    def _new_rprop(self, step: float) -> Rprop:
-        return Rprop(step, self._coordinates.project)
+    # ------------------------------------------------------------- 2. the whole horizon
+
+    def _descend(self, best: Seen, rprop: Rprop) -> Generator[Report, None, None]:
+        """Step until no step leads to a better point.
+
+        The first step is that of the last short horizon, where there was one.
+        """
+        known = False  # whether the gradient at the best point is that over T
+        trial = best.x if best.gradient is None else self._ahead(best.x, rprop)
+        while self._ledger.covers(self._cost(self.horizon)):
+            value, gradient = yield from self._estimate(trial, self.horizon)
+            if value < best.value or trial is best.x:
+                rprop.turn(gradient)
+                best, known = Seen(trial, value, gradient), True
+                trial = self._ahead(trial, rprop)
+                if value == math.inf or torch.equal(trial, best.x):
+                    return
+            else:
+                failed = Seen(trial, value, gradient)
+                found = yield from self._search(best, failed, rprop)
+                if found is None and known:
+                    return
+                trial = best.x if found is None else found
+
+    def _search(
+        self, best: Seen, failed: Seen, rprop: Rprop
+    ) -> Generator[Report, None, Tensor | None]:
+        """A point better than the best one, on a shorter step than the failed one."""
+        assert best.gradient is not None
+        assert failed.gradient is not None
+        turned = rprop.retreat(failed.gradient)
+        step = self._ahead(best.x, rprop) - best.x
+        slope = min(float(best.gradient @ step), 0.0)
+        shortest = SHORTEST / max(float(step.abs().max()), SHORTEST)
+        search = LineSearch(best.value, slope, shortest=shortest)
+        if not turned:
+            search.observe(failed.value)
+        while search.length and not search.best:
+            if not self._ledger.covers(self._plain_cost(self.horizon)):
+                return None
+            trial = best.x + search.length * step
+            search.observe((yield from self._plain(trial, self.horizon)))
+        rprop.scale(search.best)
+        return best.x + search.best * step if search.best else None
+
+    # ---------------------------------------------------------------------- evaluations
+
+    def _estimate(
+        self, x: Tensor, horizon: int
+    ) -> Generator[Report, None, tuple[float, Tensor]]:
+        """E and dE/dx over a horizon; ∞ and zero where the run diverged."""
+        hparams = self.coordinates.hparams(x)
+        estimator = self._at(horizon)
+        rollout = estimator.init(self.problem, hparams)
+        try:
+            hyper, rollout = estimator.estimate(self.problem, hparams, rollout)
+        except OverflowError:  # arithmetic without ∞ (Reversible): the run diverged
+            self._ledger.charge(estimator.cost(self.problem, hparams))
+            yield self._at_constant(x, math.inf, horizon, rollout.state)
+            return math.inf, torch.zeros_like(x)
+        self._ledger.charge(hyper.gradient_evals)
+        value = float(hyper.outer_loss)
+        yield self._at_constant(x, value, horizon, rollout.state)
+        gradient = self.coordinates.gradient(x, hyper.grads)
+        return self._finite(x, value, horizon), gradient
+
+    def _ahead(self, x: Tensor, rprop: Rprop) -> Tensor:
+        return self.coordinates.project(x + rprop.step())
+
+    def _rprop(self, length: float) -> Rprop:
+        return Rprop(length, self.coordinates.tensors)
 
     def _at(self, horizon: int) -> Estimator:
-        return with_steps(self._estimator, horizon)
+        return with_steps(self.estimator, horizon)
 
-    def _cost(self, x: Tensor, horizon: int) -> float:
-        return self._at(horizon).cost(self._problem, self._coordinates.hparams(x))
-
-    def _plain_cost(self) -> float:
-        return plain_cost(self._problem, self._horizon)
-
-
-def _finite(value: float) -> float:
-    """The value, or ∞ for a diverged run: worse than any other."""
-    return value if math.isfinite(value) else math.inf
-
-
-def _stuck(values: list[float]) -> bool:
-    if len(values) <= PATIENCE:
-        return False
-    return min(values[-PATIENCE:]) > PROGRESS * min(values[:-PATIENCE])
+    def _cost(self, horizon: int) -> float:
+        hparams = self.coordinates.hparams(self.coordinates.start())
+        return self._at(horizon).cost(self.problem, hparams)

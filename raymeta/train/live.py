@@ -65,7 +65,7 @@ class Narrator:
     def __init__(self, outer_steps: int) -> None:
         self._outer_steps = outer_steps
         self._now: Event = {}
-        self._val, self._attempt = "", 0
+        self._val, self._attempt, self._workers = "", 0, 0
         self.failure: str | None = None
         self.stopped = False
 
@@ -105,8 +105,11 @@ class Narrator:
         processes = (
             "1 process" if event["workers"] == 1 else f"{event['workers']} processes"
         )
-        lines = ["workers were lost"] if event["attempt"] > self._attempt > 0 else []
-        self._attempt = event["attempt"]
+        lines = []
+        if event["attempt"] > self._attempt > 0:
+            more = event["workers"] > self._workers
+            lines = ["workers have come" if more else "workers were lost"]
+        self._attempt, self._workers = event["attempt"], event["workers"]
         what = "begins"
         if step:
             done = step == self._outer_steps

@@ -3,7 +3,6 @@
 from raymeta import session  # first: it prepares the import of Ray
 
 # isort: split
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -25,7 +24,10 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.placement_group import placement_group, remove_placement_group
 from torch import distributed as dist
 
+from raymeta import storage
+from raymeta.cluster import groups, require_possible, require_shared
 from raymeta.interrupt import Interrupt
+from raymeta.progress import count
 from raymeta.train.config import TrainConfig
 from raymeta.train.live import Log
 from raymeta.train.ranks import Ranks
@@ -34,9 +36,17 @@ from raymeta.train.worker import work
 POLL_S = 0.2
 #: Files by which the driver asks workers to stop, and a worker tells of a mistake.
 STOP, FAILED = ".stop", ".failed"
+#: What Ray Train writes; nobody reads it.
+SCRATCH = ".ray"
 #: Seconds that workers get to end their step after Ctrl-C.
 STOP_S = 30.0
 SAY_EVERY_S = 10.0
+WAIT_S = 60.0
+#: A machine starts, loads its image and installs packages.
+LAUNCH_S = 1200.0
+#: How often an elastic run looks for room for more workers; growing costs it the steps
+#: since its last checkpoint, and half a minute.
+RESIZE_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +54,18 @@ class Cluster:
     """What a run asks of the cluster.
 
     Attributes:
-        workers: processes, one CPU each.
-        gpus: GPUs of all of them together.
-        wait: seconds to wait for what is missing.
+        workers: processes, one CPU each; the least of them where there may be more.
+        most: of them; the same number by default.
+        gpus: GPUs of the most of them together.
+        wait: seconds to wait for what is missing; None: `WAIT_S`, or `LAUNCH_S` where
+            the cluster launches nodes itself.
         retries: how often the run goes on after workers died.
     """
 
     workers: int
+    most: int = 0
     gpus: int = 0
-    wait: float = 60.0
+    wait: float | None = None
     retries: int = 3
 
     def __post_init__(self) -> None:
@@ -61,12 +74,18 @@ class Cluster:
             raise ValueError(
                 f"a run on Ray needs workers >= 1, but got workers={self.workers}"
             )
-        if self.gpus < 0 or self.gpus % self.workers:
+        object.__setattr__(self, "most", self.most or self.workers)
+        if self.most < self.workers:
+            raise ValueError(
+                "a run on Ray needs (least, most) workers in this order, but got "
+                f"workers={(self.workers, self.most)}"
+            )
+        if self.gpus < 0 or self.gpus % self.most:
             raise ValueError(
                 f"every worker gets as many GPUs, but got gpus={self.gpus} for "
-                f"workers={self.workers}: give 0 or a multiple of {self.workers}"
+                f"workers={self.most}: give 0 or a multiple of {self.most}"
             )
-        if not (self.wait >= 0 and self.retries >= 0):
+        if not ((self.wait is None or self.wait >= 0) and self.retries >= 0):
             raise ValueError(
                 "a run on Ray needs wait >= 0 and retries >= 0, but got wait="
                 f"{self.wait}, retries={self.retries}"
@@ -75,7 +94,7 @@ class Cluster:
     @property
     def bundle(self) -> dict[str, float]:
         """Resources of one worker."""
-        gpus = self.gpus // self.workers
+        gpus = self.gpus // self.most
         return {"CPU": 1.0} | ({"GPU": float(gpus)} if gpus else {})
 
 
@@ -103,19 +122,24 @@ def run_on_ray(
         ray.train.TrainingFailedError: workers died or failed too often.
     """
     _require_picklable(config)
-    stop, failed, scratch = (path / name for name in (STOP, FAILED, ".ray"))
+    stop, failed, scratch = (path / name for name in (STOP, FAILED, SCRATCH))
     for left in (stop, failed):
         left.unlink(missing_ok=True)
     with session.running(cluster.workers), Interrupt() as interrupt:
         try:
+            require_possible(cluster.bundle, cluster.workers, "workers")
             _wait_for(cluster, say, interrupt)
+            if not storage.is_remote(storage.address(path)):
+                require_shared(path)
             _fit(config, path, cluster, interrupt, keep_house)
         except TrainingFailedError:
             if not failed.exists():
                 raise
         finally:
             stop.unlink(missing_ok=True)
-            shutil.rmtree(scratch, ignore_errors=True)
+            storage.discard(scratch)
+            storage.synced(path)
+            keep_house()
     if failed.exists():
         raise ValueError(failed.read_text())
 
@@ -127,23 +151,27 @@ def _fit(
     interrupt: Interrupt,
     keep_house: Callable[[], None],
 ) -> None:
+    place = storage.address(path.resolve())
+    elastic = cluster.workers < cluster.most
+    workers = (cluster.workers, cluster.most) if elastic else cluster.workers
     trainer = TorchTrainer(
         _rank,
         train_loop_config={
             "config": config,
-            "path": str(path.resolve()),
+            "path": place,
             "on_gpu": cluster.gpus > 0,
         },
         # Gloo carries losses and flags; gradients on GPUs have a group of their own.
         torch_config=TorchConfig(backend="gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=cluster.workers,
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
+            num_workers=workers,  # type: ignore[arg-type]
+            elastic_resize_monitor_interval_s=RESIZE_S,
             use_gpu=cluster.gpus > 0,
             resources_per_worker=cluster.bundle,
         ),
         run_config=RunConfig(
             name="train",
-            storage_path=str((path / ".ray").resolve()),
+            storage_path=f"{place}/{SCRATCH}",
             failure_config=FailureConfig(max_failures=cluster.retries),
         ),
     )
@@ -162,20 +190,25 @@ def _fit(
 
 def _rank(arguments: dict[str, Any]) -> None:
     """The training loop of a worker."""
-    path, context = Path(arguments["path"]), get_context()
+    context = get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device, gradients = torch.device("cpu"), None
     if arguments["on_gpu"] and torch.cuda.is_available():
         device, gradients = get_device(), dist.new_group(backend="nccl")
+        # Gradients of gradients in TF32 have three digits; torch takes it for
+        # convolutions unless told.
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
     ranks = Ranks(rank, world, device, gradients)
-    log, stop = Log(path / "events.jsonl"), _Watch(path / STOP)
-    if (path / FAILED).exists():
-        return  # every attempt would end like the one before
-    try:
-        work(arguments["config"], path, ranks, log.write, stop.exists)
-    except ValueError as error:
-        (path / FAILED).write_text(str(error))
-        raise
+    with storage.at(arguments["path"]) as path:
+        log, stop = Log(path / "events.jsonl"), _Watch(path / STOP)
+        if (path / FAILED).exists():
+            return  # every attempt would end like the one before
+        try:
+            work(arguments["config"], path, ranks, log.write, stop.exists)
+        except ValueError as error:
+            (path / FAILED).write_text(str(error))
+            raise
 
 
 class _Watch:
@@ -239,6 +272,9 @@ def _wait_for(
         ValueError: it has none in time.
         KeyboardInterrupt: Ctrl-C meanwhile.
     """
+    wait = cluster.wait
+    if wait is None:
+        wait = LAUNCH_S if groups() else WAIT_S
     room = placement_group([cluster.bundle] * cluster.workers)
     begun, said = time.monotonic(), -SAY_EVERY_S
     try:
@@ -246,15 +282,15 @@ def _wait_for(
             waited = time.monotonic() - begun
             if interrupt.requested:
                 raise KeyboardInterrupt
-            if waited > cluster.wait:
+            if waited > wait:
                 raise ValueError(
-                    f"{_missing(cluster)}; none came within wait={cluster.wait:g} s: "
+                    f"{_missing(cluster)}; none came within wait={wait:g} s: "
                     "ask for less, wait longer, or add nodes"
                 )
             # A free cluster takes a moment, too.
             if waited > 1 and waited - said > SAY_EVERY_S:
                 said = waited
-                say(f"{_missing(cluster)}; waiting {cluster.wait - waited:.0f} s more")
+                say(f"{_missing(cluster)}; waiting {wait - waited:.0f} s more")
     finally:
         remove_placement_group(room)
 
@@ -266,9 +302,11 @@ def _missing(cluster: Cluster) -> str:
     for name, each in cluster.bundle.items():
         needed = each * cluster.workers
         have, idle = total.get(name, 0.0), free.get(name, 0.0)
+        what = count(int(needed), name)
         if have < needed:
-            parts.append(f"{needed:g} {name}s, but the cluster has {have:g}")
+            parts.append(f"{what}, but the cluster has {have:g}")
         elif idle < needed:
-            parts.append(f"{needed:g} {name}s, but only {idle:g} of {have:g} are free")
+            parts.append(f"{what}, but only {idle:g} of {have:g} are free")
     what = " and ".join(parts) or "room that no combination of its nodes has"
-    return f"{cluster.workers} workers need {what}"
+    verb = "needs" if cluster.workers == 1 else "need"
+    return f"{count(cluster.workers, 'worker')} {verb} {what}"

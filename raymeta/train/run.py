@@ -13,6 +13,7 @@ from raymeta import folder
 from raymeta.folder import path_of
 from raymeta.interrupt import Interrupt
 from raymeta.progress import Progress, clock, count, wrap
+from raymeta.storage import address, at, is_remote
 from raymeta.train.checkpoints import BEST, last_step, load, step_file
 from raymeta.train.config import TrainConfig
 from raymeta.train.live import Event, Log, Narrator
@@ -51,9 +52,9 @@ class Folder(folder.Folder):
         """What the run had done when it finished last; None before."""
         return json.loads(self._settings.read_text()).get("finished")
 
-    def finish(self, what: dict[str, Any] | None) -> None:
-        """Note what the finished run has done, or that it goes on."""
-        self._write(json.loads(self._settings.read_text()) | {"finished": what})
+    def note(self, **facts: Any) -> None:
+        """Keep JSON values beside the settings."""
+        self._write(json.loads(self._settings.read_text()) | facts)
 
     def seed(self, seed: int) -> Path:
         """The folder of a seed's checkpoints and pictures."""
@@ -63,11 +64,11 @@ class Folder(folder.Folder):
 def train(
     config: TrainConfig,
     *,
-    workers: int | None = None,
+    workers: int | tuple[int, int] | None = None,
     gpus: int = 0,
     name: str | None = None,
     storage: str | Path = "results",
-    wait: float = 60.0,
+    wait: float | None = None,
     retries: int = 3,
     progress: bool | Callable[[str], None] = True,
 ) -> TrainResult:
@@ -80,11 +81,16 @@ def train(
 
     Args:
         config: what is learnt, and how.
-        workers: processes that share the tasks of a step; None: this one, without Ray.
+        workers: processes that share the tasks of a step; (least, most): as many of
+            them as there is room for, fewer when nodes go, more when they come; None:
+            this one, without Ray.
         gpus: GPUs of all workers together, as many for each; gradients travel by NCCL.
+            With (least, most) workers, of the most.
         name: of the folder of results; algorithm, family and time by default.
-        storage: the folder that holds it, which all nodes of a cluster must see.
-        wait: seconds to wait for CPUs and GPUs that the cluster does not have yet.
+        storage: the folder that holds it, which all nodes of a cluster must see; or its
+            address on an object store.
+        wait: seconds to wait for CPUs and GPUs that the cluster does not have yet; 60
+            by default, 1,200 where it launches nodes itself.
         retries: how often the run goes on from its checkpoint after workers died.
         progress: whether to print progress, or what takes its lines.
 
@@ -96,6 +102,19 @@ def train(
             to another run; too many outer steps in a row were not finite.
         KeyboardInterrupt: Ctrl-C; the frame and a checkpoint are in the folder.
     """
+    if is_remote(storage):
+        name = name or folder.new_name(storage, [config.algorithm, config.family.name])
+        with at(storage, name) as here:
+            return train(
+                config,
+                workers=workers,
+                gpus=gpus,
+                name=name,
+                storage=here,
+                wait=wait,
+                retries=retries,
+                progress=progress,
+            )
     cluster = _cluster(config, workers, gpus, wait, retries)
     device = _device(gpus) if cluster is None else None
     home = Folder(path_of(storage, name, [config.algorithm, config.family.name]))
@@ -106,14 +125,15 @@ def train(
     with (home.path / ".lock").open("ab") as lock:
         folder.hold(lock, "training")
         _require_fitting(config, home, theta)
+        home.note(published=[figure._asdict() for figure in config.published])
         if home.finished() == config.goal() and home.frame.exists():
             display.say(["it had finished before"])
         else:
-            home.finish(None)
+            home.note(finished=None)
             _Run(config, home, display).go(cluster or device)
-            home.finish(config.goal())
+            home.note(finished=config.goal())
         frame = home.read()
-    display.say([f"finished in {clock(display.elapsed)}: {home.frame}"])
+    display.say([f"finished in {clock(display.elapsed)}: {address(home.frame)}"])
     return TrainResult(
         frame=frame,
         theta={seed: _theta(config, home, seed, theta) for seed in config.seeds},
@@ -187,7 +207,11 @@ class _Run:
 
 
 def _cluster(
-    config: TrainConfig, workers: int | None, gpus: int, wait: float, retries: int
+    config: TrainConfig,
+    workers: int | tuple[int, int] | None,
+    gpus: int,
+    wait: float | None,
+    retries: int,
 ) -> Any:
     """What is asked of the cluster, or None for this process."""
     if workers is None:
@@ -195,10 +219,11 @@ def _cluster(
     # Only who asks for workers pays for the import of Ray.
     from raymeta.train.on_ray import Cluster
 
-    cluster = Cluster(workers=workers, gpus=gpus, wait=wait, retries=retries)
-    if workers > min(config.tasks_per_step, config.val_tasks, config.test_tasks):
+    least, most = workers if isinstance(workers, tuple) else (workers, workers)
+    cluster = Cluster(workers=least, most=most, gpus=gpus, wait=wait, retries=retries)
+    if most > min(config.tasks_per_step, config.val_tasks, config.test_tasks):
         raise ValueError(
-            f"every worker needs a task, but got workers={workers} for "
+            f"every worker needs a task, but got workers={most} for "
             f"tasks_per_step={config.tasks_per_step}, val_tasks={config.val_tasks}, "
             f"test_tasks={config.test_tasks}: give more tasks or fewer workers"
         )
@@ -215,9 +240,15 @@ def _device(gpus: int) -> torch.device:
     return torch.device("cuda" if gpus else "cpu")
 
 
-def _opening(config: TrainConfig, workers: int | None, home: Folder) -> list[str]:
+def _opening(
+    config: TrainConfig, workers: int | tuple[int, int] | None, home: Folder
+) -> list[str]:
     """What will run, and where the results go."""
-    where = "this process" if workers is None else count(workers, "worker")
+    where = "this process"
+    if isinstance(workers, tuple) and workers[0] < workers[1]:
+        where = "{} to {} workers".format(*workers)
+    elif workers is not None:
+        where = count(workers[0] if isinstance(workers, tuple) else workers, "worker")
     head = f"meta-training {config.algorithm} on {config.family.name}:"
     parts = [
         f"{config.outer_steps:,} outer steps",
@@ -225,7 +256,7 @@ def _opening(config: TrainConfig, workers: int | None, home: Folder) -> list[str
         f"{count(len(config.seeds), 'seed')} ({', '.join(map(str, config.seeds))})",
         *(f"{name} {value}" for name, value in config.knobs.items()),
     ]
-    return [*wrap(head, parts), f"results go to {home.path}"]
+    return [*wrap(head, parts), f"results go to {address(home.path)}"]
 
 
 def _require_fitting(config: TrainConfig, home: Folder, theta: Tensors) -> None:

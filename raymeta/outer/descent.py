@@ -1,0 +1,124 @@
+"""What every hypergradient descent is made from."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from raymeta.hypergrad import Estimator
+from raymeta.outer.coordinates import Coordinates
+from raymeta.outer.report import Ledger, Report, Schedule, plain_cost, plain_run
+from raymeta.problem import BilevelProblem
+from raymeta.types import State
+
+#: Standard deviation of a trial near the best point; the next is nearer, to the least.
+NEARBY, NEARER, NEAREST = 0.3, 0.9, 0.1
+#: Beyond this many coordinates trials are not farther away, for all n of them together.
+NEARBY_DIMENSIONS = 8
+
+
+class Seen(NamedTuple):
+    """A point, and what is known about it.
+
+    Attributes:
+        x: where it is.
+        value: E there.
+        gradient: dE/dx there, None where it is not known.
+    """
+
+    x: Tensor
+    value: float
+    gradient: Tensor | None
+
+
+@dataclass(kw_only=True)
+class Descent(ABC):
+    """A walk in a search space by hypergradients, within a budget.
+
+    Where hypergradients lead no further, `_look_around` tries random points near the
+    best one by plain runs, which cost a third of a hypergradient, until one is better.
+
+    Attributes:
+        problem: one sample of a task.
+        coordinates: where to walk.
+        estimator: how to differentiate.
+        horizon: T, the training steps of a full run.
+        budget: gradient evaluations; never exceeded.
+        seed: of everything random.
+        hyper_lr: first length of a step in each coordinate; None for the default.
+    """
+
+    problem: BilevelProblem
+    coordinates: Coordinates
+    estimator: Estimator
+    horizon: int
+    budget: float
+    seed: int
+    hyper_lr: float | None
+
+    def __post_init__(self) -> None:
+        """Open the ledger, seed the random numbers, know nothing better than x_0."""
+        self._ledger = Ledger(self.budget)
+        self._random = torch.Generator().manual_seed(self.seed)
+        self._best = Seen(self.coordinates.start(), math.inf, None)
+        self._nearby = NEARBY
+
+    @property
+    @abstractmethod
+    def run_cost(self) -> float:
+        """Charge for one complete training run with hypergradients."""
+
+    @abstractmethod
+    def reports(self) -> Iterator[Report]:
+        """Descend until nothing more is covered by the budget."""
+
+    def _look_around(
+        self, tries: float = math.inf
+    ) -> Generator[Report, None, Seen | None]:
+        """A point that is better than the best one; None if none is found in time."""
+        centre, best, _ = self._best
+        shared = min(1.0, (NEARBY_DIMENSIONS / centre.numel()) ** 0.5)
+        while tries > 0 and self._ledger.covers(self._plain_cost(self.horizon)):
+            tries -= 1
+            x = self._perturbed(centre, self._nearby * shared)
+            value = yield from self._plain(x, self.horizon)
+            if value < best:
+                self._nearby = NEARBY
+                return Seen(x, value, None)
+            nearer = max(self._nearby * NEARER, NEAREST)
+            self._nearby = nearer if best < math.inf else 2 * self._nearby
+        return None
+
+    def _perturbed(self, x: Tensor, length: float) -> Tensor:
+        """A point near x, normally distributed with this standard deviation."""
+        noise = torch.randn(x.shape, generator=self._random, dtype=x.dtype)
+        return self.coordinates.project(x + length * noise)
+
+    def _plain(self, x: Tensor, horizon: int) -> Generator[Report, None, float]:
+        """E over a horizon, without gradient; ∞ where the run diverged."""
+        hparams = self.coordinates.hparams(x)
+        state, value = plain_run(self.problem, hparams, horizon)
+        self._ledger.charge(self._plain_cost(horizon))
+        yield self._at_constant(x, value, horizon, state)
+        return self._finite(x, value, horizon)
+
+    def _finite(self, x: Tensor, value: float, horizon: int) -> float:
+        """The value, ∞ for a diverged run; the best point over T is remembered."""
+        value = value if math.isfinite(value) else math.inf
+        if horizon == self.horizon and value < self._best.value:
+            self._best = Seen(x, value, None)
+        return value
+
+    def _at_constant(
+        self, x: Tensor, value: float, horizon: int, state: State
+    ) -> Report:
+        schedule: Schedule = [(horizon, self.coordinates.flat(x))]
+        result = (state, schedule) if horizon == self.horizon else None
+        return self._ledger.report(horizon, value, schedule[0][1], result)
+
+    def _plain_cost(self, horizon: int) -> float:
+        return plain_cost(self.problem, horizon)

@@ -1,0 +1,63 @@
+"""How far to go along a step, by values alone."""
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass
+class LineSearch:
+    r"""Finds $t$ with $\phi(t) = E(x + t s) < \phi(0)$, asking for one value at a time.
+
+    The first trial is t = 1. As long as trials are better than all before, t doubles.
+    If the first one is not better than t = 0, the next is the minimum of the parabola
+    through $\phi(0)$, $\phi'(0)$ and $\phi(t)$,
+
+    $$ t' = \frac{-\phi'(0)\,t^2}{2\,(\phi(t) - \phi(0) - \phi'(0)\,t)}, $$
+
+    within [0.15, 0.6] t, and t / 4 where φ(t) is not finite: until a trial is better or
+    t is below the shortest. Multiples of E, or E plus a constant, give the same trials.
+
+    Attributes:
+        value: φ(0).
+        slope: φ'(0); not positive.
+        shortest: t is not tried below it.
+        longest: t is not tried above it.
+        factor: of a longer trial.
+        length: the t to try next; None when the search is over.
+        best: the best t tried, 0 if none was better than x.
+
+    Source: Nocedal & Wright 2006, section 3.5 (interpolation).
+    """
+
+    value: float
+    slope: float
+    shortest: float = 0.0
+    longest: float = math.inf
+    factor: float = 2.0
+    length: float | None = field(default=1.0, init=False)
+    best: float = field(default=0.0, init=False)
+
+    NARROWEST, WIDEST, UNKNOWN = 0.15, 0.6, 0.25
+
+    def observe(self, value: float) -> None:
+        """Take in φ(length), which may be non-finite."""
+        assert self.length is not None, "the search is over"
+        t = self.length
+        if value < self.value:
+            self.best, self.value = t, value
+            # A step that had to be shortened is not lengthened again.
+            longer = t * self.factor
+            self.length = longer if t >= 1 and longer <= self.longest else None
+        elif self.best:
+            self.length = None
+        else:
+            shorter = t * self._shrink(value, t)
+            self.length = shorter if shorter >= self.shortest else None
+
+    def _shrink(self, value: float, t: float) -> float:
+        if not math.isfinite(value):
+            return self.UNKNOWN
+        bend = value - self.value - self.slope * t
+        if bend <= 0:  # only where the slope is zero
+            return self.UNKNOWN
+        return min(max(-self.slope * t / (2 * bend), self.NARROWEST), self.WIDEST)

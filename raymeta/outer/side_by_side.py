@@ -1,0 +1,96 @@
+"""Many runs of a problem side by side, as one program where `vmap` can."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from raymeta.hypergrad.base import advance, with_steps
+from raymeta.outer.adam import ClippedAdam
+from raymeta.outer.report import plain_run
+from raymeta.outer.stacked import outer_losses, stack, stackable, stacked, unstack
+from raymeta.outer.within_run import HYPER_LR, WithinRun
+from raymeta.problem import BilevelProblem
+from raymeta.space import Space
+from raymeta.types import Hparams, State
+
+
+class Ran(NamedTuple):
+    """How one of the runs ended.
+
+    Attributes:
+        value: E(s_T), maybe not finite.
+        flat: λ of the last steps, natural values by flat name.
+        state: s_T.
+    """
+
+    value: float
+    flat: dict[str, Any]
+    state: State
+
+
+def at_constants(
+    problem: BilevelProblem, space: Space, runs: list[Hparams], horizon: int
+) -> Iterator[Ran]:
+    """Train to the horizon at each λ.
+
+    Args:
+        problem: what is trained.
+        space: of λ, for the flat names.
+        runs: λ of each, of the same choices, where the problem needs them.
+        horizon: T.
+    """
+    flats = [space.flatten(hparams) for hparams in runs]
+    if not stackable(problem, runs):
+        for hparams, flat in zip(runs, flats, strict=True):
+            state, value = plain_run(problem, hparams, horizon)
+            yield Ran(value, flat, state)
+        return
+    many, hparams = stacked(problem), stack(runs)
+    state = advance(many, hparams, many.init(hparams), 0, horizon)
+    yield from _apart(problem, flats, hparams, state)
+
+
+def descending(one: WithinRun, starts: list[Hparams]) -> Iterator[Ran]:
+    """Train to the horizon from each λ, each run descending by itself (`WithinRun`).
+
+    Args:
+        one: how one of them descends.
+        starts: λ where each begins, of the same choices, in double precision.
+    """
+    coordinates, problem = one.coordinates, one.problem
+    xs = [coordinates.at(start) for start in starts]
+    runs = [coordinates.hparams(x) for x in xs]
+    if not stackable(problem, runs):
+        for start in starts:
+            ((report, _),) = one.go_on(one.begin(start), (one.horizon,))
+            yield Ran(report.outer_loss, report.hparams, report.state)
+        return
+    many, hparams = stacked(problem), stack(runs)
+    flats: list[dict[str, Any]] = []
+    adams = [ClippedAdam(HYPER_LR) for _ in runs]
+    rollout = one.estimator.init(many, hparams)
+    while rollout.step < one.horizon:
+        flats = [coordinates.flat(x) for x in xs]
+        hparams = stack([coordinates.hparams(x) for x in xs])
+        left = min(one.estimator.steps, one.horizon - rollout.step)
+        estimator = with_steps(one.estimator, left)
+        hyper, rollout = estimator.estimate(many, hparams, rollout)
+        each = unstack(hyper.grads, len(runs))
+        for i, (adam, grads) in enumerate(zip(adams, each, strict=True)):
+            gradient = coordinates.gradient(xs[i], grads)
+            xs[i] = coordinates.project(adam.step(xs[i], gradient))
+    yield from _apart(problem, flats, hparams, rollout.state)
+
+
+def _apart(
+    problem: BilevelProblem,
+    flats: list[dict[str, Any]],
+    hparams: Hparams,
+    state: State,
+) -> Iterator[Ran]:
+    with torch.no_grad():
+        values = outer_losses(problem, state, hparams).tolist()
+    states = unstack(state, len(flats))
+    for value, flat, own in zip(values, flats, states, strict=True):
+        yield Ran(value, flat, own)

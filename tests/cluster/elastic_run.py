@@ -1,0 +1,55 @@
+"""A run with one or two workers, on a cluster that grows and shrinks under it.
+
+A program, for a test: `python elastic_run.py <folder>`.
+"""
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+import train_toys
+from ray import cloudpickle
+from ray.cluster_utils import Cluster
+
+from raymeta.session import ray
+from raymeta.train import on_ray, train
+
+STORE = {"object_store_memory": 80 << 20}
+SETTINGS = {"outer_steps": 400, "checkpoint_every": 20}
+
+
+def main(folder):
+    cloudpickle.register_pickle_by_value(train_toys)
+    on_ray.RESIZE_S = 3.0
+    slow = train_toys.config(**SETTINGS, family=train_toys.Points(step_s=0.05))
+    lines = []
+
+    def say(line):
+        lines.append(line)
+        print(line, flush=True)
+
+    def wait_for(said):
+        while not any(said in line for line in lines):
+            time.sleep(0.2)
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **STORE})
+    ray.init(cluster.address, log_to_driver=False)
+    place = {"name": "far", "storage": folder, "workers": (1, 2), "progress": say}
+    run = threading.Thread(target=train, args=[slow], kwargs=place)
+    run.start()
+    wait_for("begins on 1 process")
+    node = cluster.add_node(num_cpus=1, **STORE)
+    wait_for("on 2 processes")
+    events = Path(folder, "far", "events.jsonl")
+    while events.read_text().rpartition('"start"')[2].count('"checkpoint"') < 2:
+        time.sleep(0.2)
+    cluster.remove_node(node, allow_graceful=False)
+    run.join()
+    ray.shutdown()
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,154 @@
+"""What a cluster cannot do is said in one line, before anything waits for it."""
+
+import errno
+import resource
+import subprocess
+import sys
+from collections import deque
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import simulated
+
+from raymeta import cli
+from raymeta import cluster as cluster_module
+from raymeta.cluster import Group, require_possible, require_shared
+from raymeta.folder import write_frame
+from raymeta.search import compare
+from raymeta.search.journal import open_journal
+from raymeta.session import ray, running
+
+GROUPS = [Group("cpu", {"CPU": 8.0}, 16), Group("gpu", {"CPU": 4.0, "GPU": 1.0}, 8)]
+
+
+@pytest.fixture
+def autoscaling(monkeypatch):
+    """The groups of an autoscaling cluster without nodes, in place of one."""
+    monkeypatch.setattr(cluster_module, "groups", lambda: GROUPS)
+    monkeypatch.setattr(ray, "nodes", lambda: [])
+
+
+def test_groups_are_those_that_ray_up_left_on_the_head(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cluster_module.groups() == []
+    text = (simulated.ROOT / "cluster.yaml").read_text()
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(text)
+    found = {group.name: group for group in cluster_module.groups()}
+    assert set(found) == {"cpu", "gpu_spot", "gpu_on_demand"}
+    assert found["gpu_spot"] == Group("gpu_spot", {"CPU": 4, "GPU": 1}, 8)
+
+
+def test_what_the_groups_have_room_for_is_possible(autoscaling):
+    require_possible({"CPU": 1.0}, 16 * 8 + 8 * 4, "workers")
+    require_possible({"CPU": 1.0, "GPU": 0.25}, 32, "trials")
+
+
+@pytest.mark.parametrize(
+    ("bundle", "count", "match"),
+    [
+        (
+            {"CPU": 1.0, "GPU": 2.0},
+            1,
+            r"each of the workers needs 1 CPU and 2 GPU on one node, but no group of "
+            r"nodes has that \(cpu: 8 CPU and 0 GPU; gpu: 4 CPU and 1 GPU\)",
+        ),
+        (
+            {"CPU": 1.0, "GPU": 1.0},
+            9,
+            r"9 workers need 1 CPU and 1 GPU each, but the cluster has room for 8 of "
+            r"them at most \(gpu 8\)",
+        ),
+    ],
+)
+def test_what_no_group_could_hold_is_refused(autoscaling, bundle, count, match):
+    with pytest.raises(ValueError, match=match):
+        require_possible(bundle, count, "workers")
+
+
+@pytest.mark.ray
+def test_trials_that_no_node_could_hold_are_refused(cluster, tmp_path):
+    match = "each of the trials needs 1 CPU and 0.5 GPU on one node, but no node has"
+    with pytest.raises(ValueError, match=match):
+        compare("quadratic", "random", gpus_per_trial=0.5, storage=tmp_path, name="x")
+
+
+@pytest.mark.ray
+def test_a_folder_that_a_node_does_not_see_is_refused(cluster, tmp_path, monkeypatch):
+    require_shared(tmp_path)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(cluster_module, "_reads", lambda path, token: False)
+    with pytest.raises(ValueError, match=rf"does not see {tmp_path}: pass a storage"):
+        require_shared(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_address_where_nothing_answers_is_refused():
+    script = "from raymeta.session import running\nwith running(1): pass"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"RAY_ADDRESS": "127.0.0.1:1", "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ValueError: RAY_ADDRESS=127.0.0.1:1 must be that of a")
+
+
+def test_other_versions_are_named(monkeypatch):
+    """What Ray says of them, over several lines."""
+    said = (
+        "Version mismatch: The cluster was started with:\n    Ray: 2.9\n    Python: 3.9"
+    )
+
+    def init(**options):
+        raise RuntimeError(said)
+
+    fake = SimpleNamespace(
+        init=init,
+        is_initialized=lambda: False,
+        shutdown=lambda: None,
+        exceptions=ray.exceptions,
+    )
+    monkeypatch.setattr("raymeta.session.ray", fake)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    match = r"started with: Ray: 2.9 Python: 3.9: take its versions"
+    with pytest.raises(ValueError, match=match), running(1):
+        pass
+
+
+@pytest.fixture
+def full_disk():
+    """A disk that takes 400 bytes a file: (call it when it is to be full)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path, full_disk):
+    event = {"event": "start", "text": "x" * 100}
+    with open_journal(tmp_path / "journal.jsonl") as journal:
+        full_disk()
+        with pytest.raises(OSError, match="too large"):
+            deque(map(journal.write, [event] * 5))
+        assert journal.read() == [event] * 3
+
+
+def test_a_full_disk_leaves_the_frame_before(tmp_path, full_disk):
+    path, frame = tmp_path / "frame.parquet", pd.DataFrame({"x": [1.0]})
+    write_frame(frame, path)
+    full_disk()
+    with pytest.raises(OSError, match="too large"):
+        write_frame(pd.DataFrame({"x": range(1000)}), path)
+    pd.testing.assert_frame_equal(pd.read_parquet(path), frame)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_said_in_one_line(monkeypatch, capsys):
+    def full(arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", "/shared/x")
+
+    monkeypatch.setattr(cli, "_list", full)
+    assert cli.main(["list"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("raymeta: error: the disk of the results is full ([Errno")

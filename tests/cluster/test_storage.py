@@ -1,0 +1,139 @@
+"""Results on an object store."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import simulated
+
+from raymeta import storage
+from raymeta.search import compare
+from raymeta.storage import Mirror, at
+from raymeta.train import recipe, train
+
+
+def test_a_folder_is_yielded_as_it_is(tmp_path):
+    with at(tmp_path) as place:
+        assert place == tmp_path
+    assert storage.address(tmp_path) == str(tmp_path)
+    assert storage.fetched(tmp_path) == tmp_path
+
+
+def test_two_processes_see_what_the_other_writes(bucket, tmp_path):
+    one, two = (Mirror(bucket, tmp_path / name) for name in ("one", "two"))
+    for mirror in (one, two):
+        mirror.local.mkdir()
+    (one.local / "parts").mkdir()
+    (one.local / "parts" / "a").write_text("a1")
+    (one.local / "own.tmp").write_text("half")
+    one.sync()
+    two.sync()
+    assert (two.local / "parts" / "a").read_text() == "a1"
+    assert not (two.local / "own.tmp").exists()
+
+    (one.local / "parts" / "a").write_text("a22")
+    (two.local / "b").write_text("b")
+    two.push(two.local / "b")
+    one.sync()
+    assert (one.local / "b").read_text() == "b"
+    two.pull(two.local / "parts" / "a")
+    assert (two.local / "parts" / "a").read_text() == "a22"
+
+    (one.local / "parts" / "a").unlink()
+    one.sync()
+    two.sync()
+    assert not (two.local / "parts" / "a").exists()
+    assert (two.local / "b").exists()
+
+
+def test_what_is_written_in_it_is_there_afterwards_and_the_next_time(bucket):
+    with at(bucket, "x") as place:
+        (place / "x" / "early").write_text("1")
+        time.sleep(1.5 * storage.SYNC_EVERY_S)
+        with at(bucket, "x") as other:
+            assert (other / "x" / "early").read_text() == "1"
+        (place / "x" / "late").write_text("2")
+        assert storage.address(place / "x" / "late") == f"{bucket}/x/late"
+    assert not place.exists()
+    with at(bucket, "x") as place:
+        assert (place / "x" / "late").read_text() == "2"
+
+
+def test_what_the_store_refuses_is_said_in_one_line(bucket):
+    missing = "s3://nobody-has-this"
+    match = rf"{missing}/x, but .*: create it first$"
+    with pytest.raises(ValueError, match=match), at(missing, "x") as place:
+        (place / "x" / "a").write_text("a")
+
+
+@pytest.mark.ray
+def test_a_comparison_on_an_object_store_is_the_one_on_a_disk(
+    cluster, bucket, tmp_path
+):
+    settings = {"budget": 60, "seeds": 1, "name": "x"}
+    said = []
+    far = compare(
+        *("quadratic", "random"), **settings, storage=bucket, progress=said.append
+    )
+    here = compare("quadratic", "random", **settings, storage=tmp_path, progress=False)
+    pd.testing.assert_frame_equal(
+        far.drop(columns="wall_s"), here.drop(columns="wall_s")
+    )
+    assert f"results go to {bucket}/x" in said
+    assert said[-1].endswith(f"{bucket}/x/frame.parquet")
+    with at(bucket, "x") as place:
+        kept = pd.read_parquet(place / "x" / "frame.parquet")
+        names = {path.name for path in (place / "x").iterdir()}
+    assert names == {path.name for path in (tmp_path / "x").iterdir()}
+    pd.testing.assert_frame_equal(kept, far)
+    again = compare("quadratic", "random", **settings, storage=bucket, progress=False)
+    pd.testing.assert_frame_equal(again, far)  # it is known that it had finished
+
+
+@pytest.mark.ray
+def test_workers_share_an_object_store(aws, bucket, tmp_path):
+    """By hand: with a Ray of its own, on which nothing but the store is shared."""
+    settings = {
+        "outer_steps": 4,
+        "tasks_per_step": 4,
+        "val_tasks": 4,
+        "test_tasks": 4,
+        "test_steps": 1,
+        "checkpoint_every": 2,
+        "dtype": "float64",
+    }
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        [
+            *(sys.executable, "jobs/meta_train.py", *flags),
+            *("--workers=2", "--name=x", f"--storage={bucket}"),
+        ],
+        env=clean | simulated.aws_environment(aws),
+        cwd=simulated.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert f"results go to {bucket}/x" in done.stdout
+    config = recipe("maml", "sinusoid", **settings)
+    here = train(config, storage=tmp_path, name="x", progress=False)
+    with at(bucket, "x") as place:
+        found = sorted(path.name for path in (place / "x" / "seed-0").iterdir())
+        frame = pd.read_parquet(place / "x" / "frame.parquet")
+        assert not (place / "x" / ".ray").exists()
+    assert found == ["best.pt", "pictures.npz"] + [
+        f"step-{step:08}.pt" for step in (0, 2, 4)
+    ]
+    test = frame.query("split == 'test'")
+    assert test["outer_loss"].tolist() == pytest.approx(
+        here.evaluation["outer_loss"].tolist(), rel=1e-9
+    )
+    drawn = re.findall(r"drawn: (\S+)", done.stdout)
+    assert drawn
+    assert all(path.startswith(f"{bucket}/x/") for path in drawn)
