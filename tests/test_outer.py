@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -226,9 +227,8 @@ def test_a_line_search_tries_the_same_for_multiples_of_e_plus_a_constant():
     plain = trials(LineSearch(0.0, -1 / 8), phi)
     for a, b in ((2.0**40, 0.0), (2.0**-30, 0.0), (1.0, 0.5), (4.0, -2.0)):
         search = LineSearch(b, -a / 8)
-        assert trials(search, lambda t: a * phi(t) + b) == pytest.approx(
-            plain, rel=1e-12
-        )  # noqa: B023
+        along = partial(lambda a, b, t: a * phi(t) + b, a, b)
+        assert trials(search, along) == pytest.approx(plain, rel=1e-12)
 
 
 # ------------------------------------------------------------------------- coordinates
