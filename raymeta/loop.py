@@ -100,8 +100,10 @@ def descend(
         estimator: how to differentiate.
         seed: of the restarts.
         budget: gradient evaluations; never exceeded.
-        hyper_lr: first length of a hyper-step in each unconstrained coordinate (log λ
-            for `Positive`); the method's own by default.
+        hyper_lr: first length of a hyper-step in each unconstrained coordinate: log λ
+            for `Positive`, logit λ for `Unit`, λ for `Real`, in eighths of the range
+            where that has bounds. It adapts, and is at most the method's own (1 for
+            whole runs, 0.2 while training goes on), which is the default.
 
     Raises:
         ValueError: the budget does not cover one complete run; the estimator restarts
@@ -315,7 +317,7 @@ def optimize(
             reports.append(report._replace(state=None))
             seconds.append(time.perf_counter() - start)
             if progress is not None:
-                progress(report, math.inf if best is None else best.outer_loss)
+                progress(reports[-1], math.inf if best is None else best.outer_loss)
     except KeyboardInterrupt:
         if best is None:
             raise

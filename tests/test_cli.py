@@ -1,5 +1,7 @@
 """The command line: parsing, errors in one line, exit codes."""
 
+import itertools
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,7 +9,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from raymeta import config
+from raymeta import config, progress
 from raymeta.cli import CompareSettings, TrainSettings, _flags, _parser, main
 
 
@@ -40,6 +42,43 @@ def test_optimize_writes_a_frame_and_the_loss_curves(tmp_path, capsys):
     assert (folder / "loss_curves.png").stat().st_size > 10_000
     assert (folder / "loss_curves.svg").exists()
     assert "lr = " in capsys.readouterr().out
+
+
+def test_optimize_says_where_it_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LOG_S", 0.0)
+    assert main(["optimize", "--storage", str(tmp_path), "--budget", "400"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "raymeta: quadratic by forward, 400 gradient evaluations"
+    shown = [re.fullmatch(SHOWN, line) for line in lines]
+    shares = [int(match["share"]) for match in shown if match]
+    assert len(shares) == len(pd.read_parquet(tmp_path / "optimize/frame.parquet")) - 1
+    assert shares == sorted(shares)
+    assert shares[-1] > 80
+
+
+#: One line of live progress.
+SHOWN = (
+    r"0:\d\d +(?P<share>\d+)% of the budget, outer loss \S+ at step \d+, "
+    r"best of a full run \S+"
+)
+
+
+def test_ctrl_c_keeps_what_optimize_found(tmp_path, capsys, monkeypatch):
+    calls = itertools.count()
+
+    def update(self, lines_of):
+        if next(calls) == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress.Progress, "update", update)
+    assert main(["optimize", "--storage", str(tmp_path)]) == 130
+    path = tmp_path / "optimize" / "frame.parquet"
+    frame = pd.read_parquet(path)
+    assert len(frame) == 7 + 1
+    assert frame["status"].iloc[-1] == "final"
+    printed = capsys.readouterr()
+    assert "best outer loss" in printed.out
+    assert f"interrupted: what was found is in {path}" in printed.err
 
 
 def test_report_computes_a_surface_and_writes_a_page(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Plain training, and hypergradient descent: replay, the result, refusals."""
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -153,6 +154,48 @@ def test_a_result_is_the_best_complete_run():
 
 def test_a_task_without_metrics_has_none():
     assert optimize(OneStep(), Reverse(1), budget=20).metrics == {}
+
+
+def interrupted_after(count: int):
+    """What presses Ctrl-C at that report."""
+    calls = itertools.count(1)
+
+    def progress(report: Report, best: float) -> None:
+        if next(calls) == count:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_ctrl_c_gives_what_was_found_until_then():
+    task = Small()
+    whole = optimize(task, Reverse(13), budget=500)
+    cut = optimize(task, Reverse(13), budget=500, progress=interrupted_after(6))
+    assert (whole.interrupted, cut.interrupted) == (False, True)
+    assert len(cut.reports) == 6
+    assert cut.reports == whole.reports[:6]
+    complete = [r.outer_loss for r in cut.reports if r.complete]
+    assert cut.outer_loss == min(complete)
+    assert cut.frame["status"].iloc[-1] == "final"
+    assert cut.metrics.keys() == whole.metrics.keys()
+
+
+def test_ctrl_c_before_any_full_run_is_an_interrupt():
+    with pytest.raises(KeyboardInterrupt):
+        optimize(Small(), Reverse(13), budget=500, progress=interrupted_after(3))
+
+
+def test_progress_hears_every_report_and_the_best_of_full_runs():
+    heard: list[tuple[Report, float]] = []
+    result = optimize(
+        Small(), ShortTerm(5), budget=200, progress=lambda *said: heard.append(said)
+    )
+    assert [report for report, _ in heard] == result.reports
+    best = math.inf
+    for report, told in heard:
+        best = min(best, report.outer_loss) if report.complete else best
+        assert told == best
+    assert heard[0][1] == math.inf
 
 
 def test_the_default_budget_is_the_tasks():

@@ -33,8 +33,8 @@ class OnlineDescent(Descent):
 
     and a longer one is cut to it, so that η hardly matters. A better run moves the
     start of the next one to its own mean λ; after a worse one the 0.2 shrinks, so that
-    runs tend to training at the best λ found. After two, six plain runs at most look for
-    another start nearby (see `Descent`). As long as no run has ended better than it
+    runs tend to training at the best λ found. After two, six plain runs at most look
+    for another start nearby (see `Descent`). As long as no run has ended better than it
     began, the next one goes on from where the last one led.
 
     Source: Baydin et al. 2018 and Franceschi et al. 2017 (RTHO) for the descent. That η

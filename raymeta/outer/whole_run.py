@@ -13,8 +13,8 @@ from raymeta.outer.line_search import LineSearch
 from raymeta.outer.report import Report
 from raymeta.outer.rprop import Rprop
 
-#: First length of a step over short horizons in each coordinate: a factor of e. One
-#: that is given shorter grows to it by tenfold trials, as long as they help.
+#: First length of a step in each coordinate: a factor of e. One that is given longer is
+#: cut to it; a shorter one grows to it by tenfold trials, as long as they help.
 STEP, TENFOLD = 1.0, 10.0
 #: First length where a descent is taken up again.
 STEP_AGAIN = 0.5
@@ -26,15 +26,16 @@ SHORTEST = 0.05
 
 
 class WholeRunDescent(Descent):
-    r"""Steps by signs, over doubling horizons first, then with a line search.
+    r"""Steps by signs, over doubling horizons first, then over the whole one.
 
     1. Over horizons T/8, T/4, T/2: one hypergradient and one step of `Rprop` each. The
        point that the last one was taken at is looked at over T.
-    2. Over T: a hypergradient at the best point $x$, a step $s$ of `Rprop`, and a
-       `LineSearch` for $t$ along $x + t s$ by plain runs, which cost a third of a
-       hypergradient. And again from the point that it found.
-    3. Where the search finds nothing, plain runs at random points near the best one,
-       until one is better (see `Descent`): back to 2.
+    2. Over T, from the step of T/2 on: each step of `Rprop` ends in a hypergradient. If
+       E fell, the next step starts there. If not, lengths shrink where signs changed on
+       the way, and a `LineSearch` tries the shorter step by plain runs, which cost a
+       third of a hypergradient.
+    3. Where that finds nothing, plain runs at random points near the best one, until
+       one is better (see `Descent`): back to 2.
 
     Only signs and values over the same horizon enter, so a problem with outer loss
     $a E + b$, $a > 0$, is descended by the same path. A run that diverges is followed
@@ -48,7 +49,7 @@ class WholeRunDescent(Descent):
 
     def reports(self) -> Iterator[Report]:
         """Descend until nothing more is covered by the budget."""
-        rprop = self._rprop(min(self.hyper_lr or STEP, Rprop.LONGEST))
+        rprop = self._rprop(min(self.hyper_lr or STEP, STEP))
         best: Seen | None = Seen(self.coordinates.start(), math.inf, None)
         if halvings := self._first_halvings():
             best = yield from self._approach(rprop, halvings)

@@ -12,7 +12,7 @@ import train_toys
 
 from raymeta.train import train
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.simulation, pytest.mark.timeout(900)]
 
 
 def test_a_run_grows_and_shrinks_with_its_cluster(tmp_path):

@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 from collections import deque
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pandas as pd
@@ -117,28 +118,32 @@ def test_other_versions_are_named(monkeypatch):
         pass
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """A disk that takes 400 bytes a file: (call it when it is to be full)."""
+    """A disk that takes 400 bytes a file.
+
+    Of all files: it must be over before pytest writes its own output.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_leaves_whole_lines(tmp_path, full_disk):
+def test_a_full_disk_leaves_whole_lines(tmp_path):
     event = {"event": "start", "text": "x" * 100}
     with open_journal(tmp_path / "journal.jsonl") as journal:
-        full_disk()
-        with pytest.raises(OSError, match="too large"):
+        with pytest.raises(OSError, match="too large"), full_disk():
             deque(map(journal.write, [event] * 5))
         assert journal.read() == [event] * 3
 
 
-def test_a_full_disk_leaves_the_frame_before(tmp_path, full_disk):
+def test_a_full_disk_leaves_the_frame_before(tmp_path):
     path, frame = tmp_path / "frame.parquet", pd.DataFrame({"x": [1.0]})
     write_frame(frame, path)
-    full_disk()
-    with pytest.raises(OSError, match="too large"):
+    with pytest.raises(OSError, match="too large"), full_disk():
         write_frame(pd.DataFrame({"x": range(1000)}), path)
     pd.testing.assert_frame_equal(pd.read_parquet(path), frame)
     assert list(tmp_path.iterdir()) == [path]

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from simulated import Cloud, until
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.ray, pytest.mark.simulation, pytest.mark.timeout(1500)]
 
 TRAINING = "--outer-steps 20 --val-tasks 4 --test-tasks 4 --test-steps 1 --name far"
 
