@@ -93,6 +93,21 @@ class Folder:
         saved(self._settings)
 
 
+class Optimization(Folder):
+    """The folder of `raymeta optimize`: each run replaces what the one before left."""
+
+    kind: ClassVar[str] = "optimization"
+    record: ClassVar[str] = "optimization.json"
+
+    def _record(self, settings: dict[str, Any]) -> dict[str, Any]:
+        if any(self.path.iterdir()) and not self._settings.exists():
+            raise ValueError(
+                f"an optimization replaces what one before it left, but {self.path} "
+                "holds something else: use another name"
+            )
+        return {**settings, "runs": []}
+
+
 def path_of(storage: str | Path, name: str | None, words: Sequence[str]) -> Path:
     """The folder of that name, or a new one named after the words and the time.
 

@@ -1,6 +1,7 @@
 """The command line: parsing, errors in one line, exit codes."""
 
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -10,7 +11,11 @@ import pandas as pd
 import pytest
 
 from raymeta import config, progress
-from raymeta.cli import CompareSettings, TrainSettings, _flags, _parser, main
+from raymeta.cli import main, parser
+from raymeta.commands.compare import CompareSettings
+from raymeta.commands.settings import flags
+from raymeta.commands.train import TrainSettings
+from raymeta.optim import load_schedule
 
 
 def test_help_names_every_flag_with_its_default(capsys):
@@ -42,6 +47,21 @@ def test_optimize_writes_a_frame_and_the_loss_curves(tmp_path, capsys):
     assert (folder / "loss_curves.png").stat().st_size > 10_000
     assert (folder / "loss_curves.svg").exists()
     assert "lr = " in capsys.readouterr().out
+    (run,) = json.loads((folder / "optimization.json").read_text())["runs"]
+    assert run["command"] == sys.argv
+    assert sum(steps for steps, _ in load_schedule(folder / "schedule.json")) == 20
+
+
+def test_optimize_overwrites_its_own_results_only(tmp_path, capsys):
+    flags = ["optimize", "--storage", str(tmp_path), "--budget"]
+    assert main([*flags, "400"]) == 0
+    before = len(pd.read_parquet(tmp_path / "optimize" / "frame.parquet"))
+    assert main([*flags, "200"]) == 0
+    assert len(pd.read_parquet(tmp_path / "optimize" / "frame.parquet")) < before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    assert main([*flags, "200", "--name", "mine"]) == 2
+    assert "holds something else: use another name" in capsys.readouterr().err
 
 
 def test_optimize_says_where_it_is(tmp_path, capsys, monkeypatch):
@@ -171,12 +191,12 @@ def test_a_wrong_file_is_named_with_the_field(text, message, tmp_path, capsys):
 def test_flags_reproduce_the_settings(monkeypatch):
     settings = CompareSettings(tasks=("a", "b"), seeds=5, budget=10.0)
     monkeypatch.setattr(sys, "argv", ["bin/raymeta"])
-    flags = _flags("compare", settings, name="x")
-    assert flags == [
+    line = flags("compare", settings, name="x")
+    assert line == [
         "compare", "--tasks", "a", "b", "--budget", "10.0", "--seeds", "5",
         "--name", "x", "--storage", "results",
     ]  # fmt: skip
-    assert config.read(_parser().parse_args(flags), CompareSettings) == replace(
+    assert config.read(parser().parse_args(line), CompareSettings) == replace(
         settings, name="x"
     )
 
@@ -192,11 +212,11 @@ def test_flags_reproduce_the_settings(monkeypatch):
 def test_flags_of_a_job_do_not_name_its_command(program, start, monkeypatch):
     settings = TrainSettings(workers=3, compile=True, inner_lr=0.5)
     monkeypatch.setattr(sys, "argv", [program])
-    flags = _flags("train", settings, name="x")
-    assert flags[: len(start) + 1] == [*start, "--algorithm"]
-    assert "--compile" in flags
+    line = flags("train", settings, name="x")
+    assert line[: len(start) + 1] == [*start, "--algorithm"]
+    assert "--compile" in line
     read = config.read(
-        _parser().parse_args(["train", *flags[len(start) :]]), TrainSettings
+        parser().parse_args(["train", *line[len(start) :]]), TrainSettings
     )
     assert read == replace(settings, name="x")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raymeta.cli import _parser
+from raymeta.cli import parser
 from raymeta.hypergrad.registry import ESTIMATORS
 from raymeta.tasks import names
 
@@ -45,4 +45,4 @@ COMMANDS = re.findall(r"raymeta ((?:compare|optimize|report)\b[^`\n]*)", README)
 def test_every_command_line_parses(command):
     arguments = [*command.split(), *(["folder"] if command == "report" else [])]
     if "--help" not in arguments:
-        assert callable(_parser().parse_args(arguments).run)
+        assert callable(parser().parse_args(arguments).run)

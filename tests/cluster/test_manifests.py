@@ -142,7 +142,7 @@ def test_the_manifest_has_the_groups_of_the_cluster_and_flags_that_the_job_takes
     assert f"ray=={cluster['rayVersion']}" in pinned
     python, script, *flags = spec["entrypoint"].split()
     assert (python, script) == ("python", "jobs/compare.py")
-    cli._parser().parse_args(["compare", *flags])
+    cli.parser().parse_args(["compare", *flags])
     RuntimeEnv(**yaml.safe_load(spec["runtimeEnvYAML"]) | {"working_dir": "."})
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from raymeta import config
-from raymeta.cli import TrainSettings, _parser
+from raymeta.cli import parser
+from raymeta.commands.train import TrainSettings
 from raymeta.train import recipe
 from raymeta.train.published import Published
 
@@ -20,7 +21,7 @@ PLACE = ("workers", "gpus", "wait", "retries", "name", "storage", "tasks_per_wor
 def from_file(name, *flags):
     """(settings, recipe) as `raymeta train --config` makes them."""
     arguments = ["train", "--config", str(PROTOCOLS / name), *flags]
-    parsed: argparse.Namespace = _parser().parse_args(arguments)
+    parsed: argparse.Namespace = parser().parse_args(arguments)
     settings = config.read(parsed, TrainSettings)
     own = {k: v for k, v in asdict(settings).items() if k not in PLACE}
     own["seeds"] = tuple(range(settings.seeds))

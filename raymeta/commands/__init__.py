@@ -1,0 +1,1 @@
+"""What each command of `raymeta` does: one file a command."""

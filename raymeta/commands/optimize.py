@@ -1,0 +1,117 @@
+"""`raymeta optimize`."""
+
+import argparse
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from raymeta import config
+from raymeta.commands.settings import setting
+from raymeta.storage import address, at, saved
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizeSettings:
+    """Settings of `raymeta optimize`."""
+
+    task: str = setting("quadratic", "task, by name, or your own as path.py:Name")
+    estimator: str = setting("forward", "estimator of the hypergradient, by name")
+    hyper_lr: float | None = setting(
+        None, "first hyper-step, in log units of a positive hyperparameter"
+    )
+    budget: float | None = setting(None, "gradient evaluations; automatic: the task's")
+    seed: int = setting(0, "of the task's sample")
+    name: str = setting("optimize", "folder of the results; overwritten")
+    storage: str = setting("results", "where the folder is")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Descend with live progress; print what was learnt, write frame and figures."""
+    settings = config.read(arguments, OptimizeSettings)
+    from raymeta import tasks
+    from raymeta.folder import Optimization, path_of
+    from raymeta.hypergrad.registry import by_name
+    from raymeta.loop import Report, optimize
+    from raymeta.progress import Progress, clock
+
+    task = tasks.get(settings.task)
+    estimator = by_name(settings.estimator, task.horizon)
+    budget = task.budget if settings.budget is None else settings.budget
+    shown_at = Progress(True)
+    title = f"{task.name} by {settings.estimator}"
+    shown_at.say([f"raymeta: {title}, {budget:,g} gradient evaluations"])
+
+    def show(report: Report, best: float) -> None:
+        spent, now = report.gradient_evals, report.outer_loss
+        line = (
+            f"{clock(shown_at.elapsed)} {spent / budget:4.0%} of the budget, outer "
+            f"loss {now:.5g} at step {report.inner_steps}, "
+            f"best of a full run {best:.5g}"
+        )
+        shown_at.update(lambda width: [line[:width]])
+
+    with at(settings.storage, settings.name) as storage:
+        folder = Optimization(path_of(storage, settings.name, []))
+        folder.claim({k: v for k, v in asdict(settings).items() if k != "storage"})
+        folder.record_run()
+        result = optimize(
+            task,
+            estimator,
+            hyper_lr=settings.hyper_lr,
+            budget=settings.budget,
+            seed=settings.seed,
+            progress=show,
+        )
+        folder.write(result.frame)
+        result.export(folder.path / "schedule.json")
+        saved(folder.path / "schedule.json")
+        _print(task, result)
+        if result.interrupted:
+            raise KeyboardInterrupt(f": what was found is in {address(folder.frame)}")
+        _draw_loss_curves(task, result, settings, folder.path)
+
+
+def _print(task: Any, result: Any) -> None:
+    """Every report, the best λ and its metrics."""
+    hidden = ["task", "method", "family", "seed", "trial", "failure"]
+    shown = result.frame.drop(columns=hidden)
+    print(shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4g}"))
+    print(f"\nbest outer loss {result.outer_loss:.6g} at")
+    for name, value in task.space.flatten(result.hparams).items():
+        text = f"{value:.6g}" if isinstance(value, float) else value
+        print(f"  {name} = {text}")
+    for name, value in result.metrics.items():
+        print(f"{name} = {value:.6g}")
+
+
+def _draw_loss_curves(
+    task: Any, result: Any, settings: OptimizeSettings, folder: Path
+) -> None:
+    """Training along the λ of the runs that improved on the ones before, at most 12."""
+    import pandas as pd
+
+    from raymeta import analysis
+    from raymeta.loop import better, loss_curve
+
+    problem = task.sample(settings.seed)
+    start = result.reports[0]
+    better_runs = [start._replace(schedule=[(task.horizon, start.hparams)])]
+    best = None
+    for report in result.reports:
+        if better(report, best):
+            best = report
+            better_runs.append(report)
+    # Backwards, so that the best run stays whatever is left out between.
+    thinned = better_runs[:: -math.ceil(len(better_runs) / 12)][::-1]
+    rows = [
+        (report.outer_step, t, loss)
+        for report in thinned
+        for t, loss in enumerate(loss_curve(problem, task.space, report.schedule))
+    ]
+    frame = pd.DataFrame(rows, columns=["outer_step", "inner_steps", "outer_loss"])
+    count = f"{len(better_runs) - 1} of {len(result.reports)}"
+    title = f"{task.name}: the start, and the {count} estimates that improved on it"
+    figure = analysis.draw_loss_curves(frame, title=title)
+    for path in analysis.save(figure, folder / "loss_curves"):
+        print(f"drawn: {address(path)}")
