@@ -1,9 +1,26 @@
 """Shared fixtures: double precision, one thread, one cluster, no leftovers."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+#: Tests that start Ray, or whole clusters of it.
+CLUSTERS = Path(__file__).parent / "cluster"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n`, one process has all tests that start Ray, as they share a cluster.
+
+    They are the longest, so they come first; a file of other tests stays together, as
+    its tests share fixtures.
+    """
+    for item in items:
+        starts_ray = item.get_closest_marker("ray") or CLUSTERS in item.path.parents
+        group = "ray" if starts_ray else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("ray",))
 
 
 @pytest.fixture
