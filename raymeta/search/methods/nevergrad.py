@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from ray.tune import TuneConfig
 
+from raymeta.search.dice import Dice
 from raymeta.search.methods.base import METRIC, MODE, BlackBox
 from raymeta.search.units import InUnits, first_units
 from raymeta.tasks.base import Task
@@ -27,7 +28,8 @@ class Nevergrad(BlackBox):
 
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """The initial point, then its mutations."""
-        import nevergrad
+        with Dice(seed):  # its first import draws from the streams of the cell
+            import nevergrad
         from ray.tune.search.nevergrad import NevergradSearch
 
         inner = NevergradSearch(
