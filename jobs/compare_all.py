@@ -2,29 +2,34 @@
 
 `python jobs/compare_all.py --seeds 5` reproduces the README's table: for every task, in
 each seed, the gradient evaluations until the final validation loss of the best
-black-box method; medians over seeds. It prints a markdown table and writes it as
-table.parquet beside the frame. The same --name resumes.
+black-box method; medians over seeds, of the best pure hypergradient method and of the
+best hybrid. It prints a markdown table and writes it as table.parquet beside the frame.
+The same --name resumes.
 """
 
 import argparse
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from raymeta import analysis, tasks
+from raymeta.cli import exit_code
 from raymeta.folder import write_frame
 from raymeta.search import compare
+from raymeta.storage import address, at
 
 #: From so many continuous hyperparameters on, the share of black-box search's
 #: evaluations that hypergradients should need at most.
 AIMS = ((50, 0.1), (5, 1 / 3), (0, 1.0))
 
+#: Which are compared with black-box search, each for itself.
+FAMILIES = ("hypergradient", "hybrid")
+
 
 def table(frame: pd.DataFrame, counts: dict[str, int]) -> pd.DataFrame:
-    """One row per task that has both families.
+    """One row per task that black-box search and gradients were run on.
 
     Args:
         frame: of a comparison.
@@ -32,53 +37,74 @@ def table(frame: pd.DataFrame, counts: dict[str, int]) -> pd.DataFrame:
 
     Returns:
         `task`, `hyperparameters`; `black_box` (the best method) and its median
-        `black_box_evals`; `hypergradient` (the method that needs the fewest) and its
-        median `evals`, inf where most seeds never arrive; `ratio` of the two medians;
-        `reached` of `seeds`; `aim`, the largest ratio hoped for.
+        `black_box_evals`; of pure hypergradient methods, which search nothing,
+        `hypergradient` (the one that needs the fewest), its median
+        `hypergradient_evals`, inf where most seeds never arrive, `hypergradient_ratio`
+        of the two medians and the seeds that it `hypergradient_reached` the target in;
+        the same four of hybrids; `seeds`; `aim`, the largest ratio hoped for. A family
+        that was not run has "" and NaN.
     """
-    reached = analysis.to_target(frame)
-    summary = analysis.target_summary(reached)
+    summary = analysis.target_summary(analysis.to_target(frame))
     best = analysis.blackbox_target(frame).groupby("task")["method"].first()
     rows = []
     for task, name in best.items():
         of_task = summary[summary["task"] == task].set_index("method")
-        descents = of_task[of_task["family"] == "hypergradient"]
-        if descents.empty:
+        if not of_task["family"].isin(FAMILIES).any():
             continue
-        # Where none has a median, the one that arrives most often, then soonest.
-        order = descents.sort_values(
-            ["median", "reached", "expected"], ascending=[True, False, True]
-        )
-        found, needed = order.iloc[0], float(of_task.loc[name, "median"])
-        rows.append(
-            {
-                "task": task,
-                "hyperparameters": counts[task],
-                "black_box": name,
-                "black_box_evals": needed,
-                "hypergradient": order.index[0],
-                "evals": float(found["median"]),
-                "ratio": float(found["median"]) / needed,
-                "reached": int(found["reached"]),
-                "seeds": int(found["reached"] + found["censored"]),
-                "aim": next(aim for least, aim in AIMS if counts[task] >= least),
-            }
-        )
+        needed = float(of_task.loc[name, "median"])
+        row = {
+            "task": task,
+            "hyperparameters": counts[task],
+            "black_box": name,
+            "black_box_evals": needed,
+        }
+        for family in FAMILIES:
+            row |= _best_of(of_task[of_task["family"] == family], family, needed)
+        of_best = of_task.loc[name]
+        row["seeds"] = int(of_best["reached"] + of_best["censored"])
+        row["aim"] = next(aim for least, aim in AIMS if counts[task] >= least)
+        rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _best_of(methods: pd.DataFrame, family: str, needed: float) -> dict[str, Any]:
+    """The method of a family that needs the fewest evaluations."""
+    # Where none has a median, the one that arrives most often, then soonest.
+    order = methods.sort_values(
+        ["median", "reached", "expected"], ascending=[True, False, True]
+    )
+    name = order.index[0] if len(order) else ""
+    evals = float(order["median"].iloc[0]) if len(order) else math.nan
+    return {
+        family: name,
+        f"{family}_evals": evals,
+        f"{family}_ratio": evals / needed,
+        f"{family}_reached": int(order["reached"].iloc[0]) if len(order) else 0,
+    }
 
 
 def markdown(rows: pd.DataFrame) -> str:
     """The table for people."""
-    head = ("task", "λ", "best black-box", "evals", "best hypergradient", "evals")
-    lines = [_line([*head, "ratio", "at most", "seeds"]), _line(["---"] * 9)]
+    head = ["task", "λ", "best black-box", "evals", "at most"]
+    for family in FAMILIES:
+        head += [f"best {family}", "evals", "ratio", "seeds"]
+    lines = [_line(head), _line(["---"] * len(head))]
     for row in rows.to_dict("records"):
         cells = [
             *(f"`{row['task']}`", f"{row['hyperparameters']}"),
             *(f"`{row['black_box']}`", f"{row['black_box_evals']:,.0f}"),
-            *(f"`{row['hypergradient']}`", _number(row["evals"], ",.0f")),
-            *(_number(row["ratio"], ".2f"), f"{row['aim']:.2g}"),
-            f"{row['reached']} of {row['seeds']}",
+            f"{row['aim']:.2g}",
         ]
+        for family in FAMILIES:
+            if not row[family]:
+                cells += ["–"] * 4
+                continue
+            cells += [
+                f"`{row[family]}`",
+                _number(row[f"{family}_evals"], ",.0f"),
+                _number(row[f"{family}_ratio"], ".2f"),
+                f"{row[f'{family}_reached']} of {row['seeds']}",
+            ]
         lines.append(_line(cells))
     return "\n".join(lines)
 
@@ -115,10 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     rows = table(frame, counts)
     print("\n" + markdown(rows) + "\n")
-    path = Path(given["storage"]) / given["name"] / "table.parquet"
-    write_frame(rows, path)
-    print(f"written: {path}")
+    with at(given["storage"], given["name"]) as storage:
+        path = storage / given["name"] / "table.parquet"
+        write_frame(rows, path)
+        print(f"written: {address(path)}")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(exit_code(main))

@@ -12,10 +12,18 @@ from raymeta.commands import compare, listing, optimize, report, train
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (2 for bad input, 130 for Ctrl-C)."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
     parsed = parser().parse_args(arguments)
+    return exit_code(lambda: parsed.run(parsed))
+
+
+def exit_code(program: Callable[[], None]) -> int:
+    """Run a program; what went wrong is said in one line.
+
+    Returns:
+        2 for bad input, 130 for Ctrl-C, otherwise 0.
+    """
     try:
-        parsed.run(parsed)
+        program()
         sys.stdout.flush()
     except ValueError as error:
         print(f"raymeta: error: {error}", file=sys.stderr)

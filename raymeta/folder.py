@@ -52,12 +52,17 @@ class Folder:
                 f"cannot ({error.strerror}): pass another storage"
             ) from error
 
-    def record_run(self) -> None:
-        """Note when, where, by which command and with which versions it runs."""
+    def record_run(self, task_files: Mapping[str, str] | None = None) -> None:
+        """Note when, where, by which command and with which versions it runs.
+
+        Args:
+            task_files: where tasks are from that are in files: `path.py:Name` by name.
+        """
         record = json.loads(self._settings.read_text())
         run = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": sys.argv,
+            "task_files": dict(task_files or {}),
             "commit": _commit(),
             "machine": _machine(),
             "versions": _versions(),

@@ -44,7 +44,7 @@ def loss_surface(
     Returns:
         A row per grid point and about 40 times of its run: `task`, `seed`,
         `inner_steps` (0 … T), `outer_loss` (not finite where training diverged),
-        `hp/<name>` of every hyperparameter.
+        `hp/<name>` of every hyperparameter; `x` and `y`, the two names.
 
     Raises:
         ValueError: the names are not two different continuous hyperparameters with
@@ -55,9 +55,8 @@ def loss_surface(
     first, second = (_grid(task, name, points) for name in _two(task, names))
     flat = task.space.flatten(task.space.initial()) if at is None else dict(at)
     grid = [{**flat, names[0]: x, names[1]: y} for y in second for x in first]
-    return learning_curves(task, grid, seed=seed, progress=progress).drop(
-        columns="outer_step"
-    )
+    rows = learning_curves(task, grid, seed=seed, progress=progress)
+    return rows.drop(columns="outer_step").assign(x=names[0], y=names[1])
 
 
 def learning_curves(
@@ -109,12 +108,12 @@ def _curve(task: Task, flat: Mapping[str, Any], seed: int) -> list[tuple[int, fl
 
 def _with_options(task: Task, flat: Mapping[str, Any]) -> dict[str, Any]:
     """λ by flat name, in which what a frame says of a choice is an option again."""
-    options = {
-        (name, str(option)): option
-        for name, domain in task.space.choices.items()
-        for option in domain.options
-    }
-    return {name: options.get((name, str(v)), v) for name, v in flat.items()}
+    found = dict(flat)
+    for name, domain in task.space.choices.items():
+        said = found[name]
+        same = (o for o in domain.options if o == said or str(o) == str(said))
+        found[name] = next(same, said)
+    return found
 
 
 def _two(task: Task, names: Sequence[str]) -> Sequence[str]:

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -79,7 +81,7 @@ def test_optimize_says_where_it_is(tmp_path, capsys, monkeypatch):
 #: One line of live progress.
 SHOWN = (
     r"0:\d\d +(?P<share>\d+)% of the budget, outer loss \S+ at step \d+, "
-    r"best of a full run \S+"
+    r"best of a full run (?P<best>\S+)"
 )
 
 
@@ -99,6 +101,39 @@ def test_ctrl_c_keeps_what_optimize_found(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr()
     assert "best outer loss" in printed.out
     assert f"interrupted: what was found is in {path}" in printed.err
+
+
+def test_a_real_ctrl_c_ends_optimize_with_what_it_found(tmp_path):
+    """SIGINT to a process of its own, while it computes, after its first full run."""
+    arguments = ["optimize", "--storage", str(tmp_path), "--budget", "1e7"]
+    program = (
+        "import sys; from raymeta import cli, progress; progress.LOG_S = 0.0; "
+        f"sys.exit(cli.main({arguments}))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    shown = (re.fullmatch(SHOWN, line.rstrip()) for line in process.stdout)
+    assert any(match and match["best"] != "inf" for match in shown)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    path = tmp_path / "optimize" / "frame.parquet"
+    assert err == f"\nraymeta: interrupted: what was found is in {path}\n"
+    frame = pd.read_parquet(path)
+    *running, final = frame["status"]
+    assert final == "final"
+    assert "complete" in running
+    complete = frame["outer_loss"][frame["status"] == "complete"]
+    assert frame["outer_loss"].iloc[-1] == complete.min()
+    assert f"best outer loss {complete.min():.6g} at" in out
+    schedule = json.loads((path.parent / "schedule.json").read_text())
+    assert schedule
 
 
 def test_report_computes_a_surface_and_writes_a_page(tmp_path, capsys):

@@ -8,7 +8,7 @@ import pytest
 from jobs import compare_all
 from raymeta.search.folder import Folder
 
-FAMILIES = {"tpe": "black-box", "random": "black-box"}
+FAMILIES = {"tpe": "black-box", "random": "black-box", "restarts": "hybrid"}
 
 
 def cell(task, method, seed, losses):
@@ -38,6 +38,7 @@ def frame():
         rows += cell("few", "tpe", seed, [5.0, 4.0, 3.0, 3.0, 2.0])  # after 50
         rows += cell("few", "long_term", seed, [5.0, 1.0 + seed, 1.9])  # 20, 20, 30
         rows += cell("few", "forward", seed, [5.0, 4.0, 3.0])  # never
+        rows += cell("few", "restarts", seed, [1.0])  # after 10
         rows += cell("many", "tpe", seed, [5.0, 4.0])
         rows += cell("many", "forward", seed, [5.0, 4.5, 4.0 if seed else 4.2])
         rows += cell("throw", "tpe", seed, [5.0])
@@ -49,19 +50,27 @@ def test_the_ratio_is_that_of_the_medians_and_seeds_are_counted(frame):
 
     assert list(rows.index) == ["few", "many"]
     few, many = rows.loc["few"], rows.loc["many"]
-    assert (few.black_box, few.hypergradient) == ("tpe", "long_term")
-    assert (few.black_box_evals, few.evals, few.ratio) == (50, 20, 0.4)
-    assert (few.reached, few.seeds, few.aim) == (3, 3, 1.0)
-    assert (many.evals, many.ratio, many.reached, many.aim) == (30, 1.5, 2, 0.1)
+    assert (few.black_box, few.hypergradient, few.hybrid) == (
+        *("tpe", "long_term", "restarts"),
+    )
+    assert few.black_box_evals == 50
+    assert (few.hypergradient_evals, few.hypergradient_ratio) == (20, 0.4)
+    assert (few.hybrid_evals, few.hybrid_ratio, few.hybrid_reached) == (10, 0.2, 3)
+    assert (few.hypergradient_reached, few.seeds, few.aim) == (3, 3, 1.0)
+    assert (many.hypergradient_evals, many.hypergradient_ratio) == (30, 1.5)
+    assert (many.hypergradient_reached, many.aim, many.hybrid) == (2, 0.1, "")
+    assert math.isnan(many.hybrid_ratio)
 
 
 def test_who_never_arrives_is_said_so(frame):
     late = frame[frame.method != "long_term"]
     lines = compare_all.markdown(compare_all.table(late, {"few": 7, "many": 9}))
-    assert (
-        "| `few` | 7 | `tpe` | 50 | `forward` | never | never | 0.33 | 0 of 3 |"
-        in lines.splitlines()
-    )
+    assert lines.splitlines()[2:] == [
+        "| `few` | 7 | `tpe` | 50 | 0.33 | `forward` | never | never | 0 of 3 "
+        "| `restarts` | 10 | 0.20 | 3 of 3 |",
+        "| `many` | 9 | `tpe` | 20 | 0.33 | `forward` | 30 | 1.50 | 2 of 3 "
+        "| – | – | – | – |",
+    ]
 
 
 def test_it_writes_the_table_beside_the_frame(frame, tmp_path, monkeypatch, capsys):

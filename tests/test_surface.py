@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from raymeta import tasks
@@ -115,3 +116,11 @@ def test_progress_counts_the_runs():
         progress=lambda done, total: told.append((done, total)),
     )
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_options_are_found_however_a_frame_holds_them():
+    task = tasks.get("digits-choices")
+    flat = task.space.flatten(task.space.initial()) | {"width": 128}
+    held = flat | {"width": np.float64(128.0), "activation": np.str_("tanh")}
+    curves = [learning_curves(task, [one])["outer_loss"] for one in (flat, held)]
+    assert curves[0].tolist() == curves[1].tolist()

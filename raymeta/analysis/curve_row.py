@@ -17,6 +17,7 @@ from raymeta.analysis.text import number
 
 DECADES = 100.0  # losses that span more are shown as logarithms
 ONLINE = 4  # reports of one run: more say that λ changed while training went on
+WAYS = 2  # of each kind that are drawn: more could not be followed
 
 
 def best_run(rows: pd.DataFrame) -> pd.DataFrame:
@@ -27,13 +28,15 @@ def best_run(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The reports from the run's first to its complete one, in order; none when no run
-        was completed.
+        was completed. Where runs have more than four reports, of those: between them, a
+        descent looks around by plain runs.
     """
     rows = rows.sort_values("gradient_evals", kind="stable").reset_index(drop=True)
-    best = incumbents(rows)
+    run = (rows["inner_steps"] <= rows["inner_steps"].shift(fill_value=0)).cumsum()
+    within = run.map(run.value_counts()) > ONLINE
+    best = incumbents(rows[within]) if within.any() else incumbents(rows)
     if not len(best):
         return rows.iloc[:0]
-    run = (rows["inner_steps"] <= rows["inner_steps"].shift(fill_value=0)).cumsum()
     end = best.index[-1]
     return rows[(run == run[end]) & (rows.index <= end)]
 
@@ -43,7 +46,8 @@ def draw_curve_row(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
 
     The second one stands still, near the best run of hypergradient methods. A method
     that changes hyperparameters while training goes on hops across the curves; one that
-    changes them between full runs walks along their end points.
+    changes them between full runs walks along their end points. The two best of each
+    kind are drawn.
 
     Args:
         rows: Of `raymeta.surface.loss_surface`, one task.
@@ -70,7 +74,8 @@ def draw_curve_row(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
         title = f"{surface.task}: loss curves over {name}"
         figure.text(0.02, 0.955, title, fontsize=10, fontweight="bold")
         _draw_curves(axes, curves, surface, scales)
-        for method, walk in walks.groupby("method"):
+        for method in _followed(walks):
+            walk = walks[walks["method"] == method]
             _draw_walk(axes, method, walk, f"{PREFIX}{name}", scales)
         _frame_axes(axes, name, scales)
         if len(axes.lines) > len(surface.x):
@@ -80,11 +85,26 @@ def draw_curve_row(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
     return figure
 
 
+def _followed(walks: pd.DataFrame) -> list[str]:
+    """The methods of lowest loss, some that change λ within a run, some between.
+
+    Of two that compute the same hypergradient, and so go the same way, one.
+    """
+    kinds: dict[bool, list[str]] = {True: [], False: []}
+    best = walks.groupby("method")["best_outer_loss"].min().dropna().sort_values()
+    same = np.isclose(best, best.shift(), rtol=1e-3, atol=0.0)
+    for method in best.index[~same]:
+        run = best_run(walks[walks["method"] == method])
+        kinds[len(run) > ONLINE].append(str(method))
+    return sorted(method for names in kinds.values() for method in names[:WAYS])
+
+
 def _kept(surface: Surface, walks: pd.DataFrame) -> float:
     """The grid's value of the second hyperparameter nearest to the best run's."""
     full = walks[walks["status"] == "complete"].dropna(subset=["outer_loss"])
     if len(full):
-        best = full.loc[full["outer_loss"].idxmin(), f"{PREFIX}{surface.names[1]}"]
+        lowest = full.sort_values("outer_loss", kind="stable")
+        best = lowest[f"{PREFIX}{surface.names[1]}"].iloc[0]
         return float(surface.y[np.abs(surface.y - best).argmin()])
     rows = np.nanmin(surface.loss, axis=1, initial=np.inf)
     return float(surface.y[rows.argmin()])

@@ -1,7 +1,7 @@
 """Every figure of a comparison, written into one folder."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -21,12 +21,17 @@ SURFACE, CURVES = "surface.parquet", "curves.parquet"
 FLAT, DEEP, ANIMATION = "surface", "curve_row", "learning"
 
 
-def write_figures(frame: pd.DataFrame, folder: str | Path) -> list[Path]:
+def write_figures(
+    frame: pd.DataFrame,
+    folder: str | Path,
+    domains: Mapping[str, Mapping[str, str]] | None = None,
+) -> list[Path]:
     """Draw all figures of a comparison.
 
     Args:
         frame: One row per report.
         folder: Where to write; made when missing.
+        domains: By task, see `draw_trajectories`.
 
     Returns:
         The files, PNG and SVG each: `anytime_gradient_evals`, `anytime_wall_s`, and
@@ -40,7 +45,8 @@ def write_figures(frame: pd.DataFrame, folder: str | Path) -> list[Path]:
     for x in UNITS:
         files += style.save(draw_anytime(frame, x), folder / f"anytime_{x}")
     for task, stem in stems("trajectories", frame["task"].unique()).items():
-        files += style.save(draw_trajectories(frame, task), folder / stem)
+        figure = draw_trajectories(frame, task, (domains or {}).get(task))
+        files += style.save(figure, folder / stem)
     return [*files, *style.save(draw_ranks(frame), folder / "ranks")]
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 CELL = ["task", "method", "seed"]
-HYPERGRADIENT, BLACKBOX = "hypergradient", "black-box"
+HYPERGRADIENT, HYBRID, BLACKBOX = "hypergradient", "hybrid", "black-box"
 REQUIRED_COLUMNS = (
     *("task", "method", "family", "seed", "trial", "outer_step", "inner_steps"),
     *("gradient_evals", "wall_s", "outer_loss", "best_outer_loss"),

@@ -4,6 +4,8 @@
 come by the dozen (`hp/lr[0]` … `hp/lr[99]`) in quantiles over the entries.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 
@@ -21,16 +23,20 @@ TRIAL = ["method", "family", "seed", "trial"]
 QUANTILES = {"q10": 0.1, "median": 0.5, "q90": 0.9}
 
 
-def hparam_paths(frame: pd.DataFrame, task: str) -> pd.DataFrame:
+def hparam_paths(
+    frame: pd.DataFrame, task: str, choices: Collection[str] = ()
+) -> pd.DataFrame:
     """Follow every single hyperparameter of a task.
 
-    Hypergradient methods give one point per report. Black-box methods give their
-    incumbent, the trial that holds the best full-horizon loss: one point where it
+    Hypergradient methods give one point per report. Black-box methods and hybrids give
+    their incumbent, the trial that holds the best full-horizon loss: one point where it
     changes, and one where the cell ends.
 
     Args:
         frame: One row per report.
         task: Which task.
+        choices: Names of choices among numbers; options of other types are told by
+            themselves.
 
     Returns:
         Columns `hyperparameter` (`lr[0]`), `method`, `family`, `seed`, `trial`,
@@ -49,7 +55,8 @@ def hparam_paths(frame: pd.DataFrame, task: str) -> pd.DataFrame:
     for name in names:
         table = walks[[*TRIAL, "gradient_evals", "representative"]].copy()
         table.insert(0, "hyperparameter", name.removeprefix(PREFIX))
-        table["value"], table["choice"] = _as_numbers(walks[name])
+        chosen = name.removeprefix(PREFIX) in choices
+        table["value"], table["choice"] = _as_numbers(walks[name], chosen)
         tables.append(table[np.isfinite(table["value"])])
     columns = ["hyperparameter", *TRIAL, "gradient_evals", "value", "choice"]
     columns.append("representative")
@@ -162,13 +169,18 @@ def _groups(walks: pd.DataFrame) -> dict[str, list[str]]:
     return groups
 
 
-def _as_numbers(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Return a column as numbers and names: positions and names when it has strings."""
+def _as_numbers(
+    column: pd.Series, choice: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a column as numbers and names: positions and names of a choice."""
     numbers = pd.to_numeric(column, errors="coerce")
-    if numbers.notna().sum() == column.notna().sum():
+    numeric = numbers.notna().sum() == column.notna().sum()
+    if numeric and not choice:
         return numbers.to_numpy(float), np.full(len(column), "", object)
-    codes, names = pd.factorize(column.astype("str"), sort=True, use_na_sentinel=True)
-    labels = np.append(names.to_numpy(object), "")[codes]
+    options = numbers if numeric else column.astype("str")
+    codes, names = pd.factorize(options, sort=True, use_na_sentinel=True)
+    texts = [f"{name:g}" if numeric else name for name in names]
+    labels = np.array([*texts, ""], object)[codes]
     return np.where(codes < 0, np.nan, codes), labels
 
 

@@ -9,11 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+)
 
 from raymeta.analysis import style
 
 DECADE = 10.0
+UNIT_EDGE = 1e-4  # values of a unit interval are shown no nearer to its ends
 STOPPED = 0.98  # a line that ends before this share of the x-axis was interrupted
 
 
@@ -43,7 +50,9 @@ def panels(
     return figure, list(grid[:count])
 
 
-def scale(axis: Axis, low: float, high: float, *, pad: float = 0.04) -> None:
+def scale(
+    axis: Axis, low: float, high: float, *, pad: float = 0.04, log: bool = True
+) -> None:
     """Set an axis's limits: logarithmic when positive and more than a decade wide.
 
     Args:
@@ -51,10 +60,11 @@ def scale(axis: Axis, low: float, high: float, *, pad: float = 0.04) -> None:
         low: The lowest value to show.
         high: The highest value to show.
         pad: Room beyond both, as a share of the axis.
+        log: Whether it may be logarithmic.
     """
     is_y, axes = axis is axis.axes.yaxis, axis.axes
     set_limits = axes.set_ylim if is_y else axes.set_xlim
-    if low > 0 and low * DECADE < high:
+    if log and low > 0 and low * DECADE < high:
         (axes.set_yscale if is_y else axes.set_xscale)("log")
         room = (high / low) ** pad
         set_limits(low / room, high * room)
@@ -66,6 +76,36 @@ def scale(axis: Axis, low: float, high: float, *, pad: float = 0.04) -> None:
         set_limits(low - room, high + room)
         axis.set_major_locator(MaxNLocator(5, steps=(1, 2, 2.5, 5, 10)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+
+
+def domain_scale(axis: Axis, low: float, high: float, kind: str) -> None:
+    """Set a y-axis's limits, on the scale in which its domain is walked.
+
+    Args:
+        axis: `axes.yaxis`.
+        low: The lowest value to show.
+        high: The highest value to show.
+        kind: `Unit` gets a logit scale, `Real` a linear one, all else that of `scale`.
+    """
+    if kind == "Unit":
+        low, high = (min(max(end, UNIT_EDGE), 1 - UNIT_EDGE) for end in (low, high))
+        ends = np.log([low / (1 - low), high / (1 - high)])
+        room = max(0.04 * np.ptp(ends), 0.1)
+        axis.axes.set_yscale("logit", nonpositive="clip")
+        axis.axes.set_ylim(*(1 / (1 + np.exp(-ends - [-room, room]))))
+        axis.set_major_locator(FixedLocator(unit_ticks(low, high)))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+    else:
+        scale(axis, low, high, log=kind != "Real")
+
+
+def unit_ticks(low: float, high: float) -> list[float]:
+    """Choose at most six ticks of a logit scale; the ends where fewer than two fit."""
+    half = [UNIT_EDGE, 0.001, 0.01, 0.05, 0.1, 0.25]
+    known = [*half, 0.5, *(1 - value for value in reversed(half))]
+    inside = [value for value in known if low <= value <= high]
+    return inside[:: math.ceil(len(inside) / 6)] if len(inside) > 1 else [low, high]
 
 
 def tick(value: float) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from raymeta.analysis.frames import BLACKBOX, CELL, cells
+from raymeta.analysis.frames import BLACKBOX, CELL, HYBRID, cells
 from raymeta.analysis.hparams import PREFIX, incumbents
 
 MOST = 24  # runs
@@ -44,7 +44,7 @@ def learnt_hparams(
         The method's name, and λ by flat name at its first report, at those of shorter
         runs, and at each full run that was better than those before: at most 24. Of
         hypergradient methods, if any has full runs in at least half of its reports
-        (others change λ within a run); else of black-box ones.
+        (others, and hybrids, change λ within a run); else of black-box ones.
 
     Raises:
         ValueError: No such method has a run that ended with a finite loss.
@@ -56,6 +56,7 @@ def learnt_hparams(
     share = full / full.add(running, fill_value=0)
     index = pd.MultiIndex.from_frame(table[CELL])
     constant = (share.reindex(index) >= 0.5).to_numpy() | (table["family"] == BLACKBOX)
+    constant &= (table["family"] != HYBRID).to_numpy()
     table = table[constant].sort_values("best_outer_loss")
     if not len(table):
         raise ValueError(

@@ -85,6 +85,11 @@ def _told(rows: pd.DataFrame, line: np.ndarray) -> list[str]:
     names = [name for name in names if pd.api.types.is_numeric_dtype(rows[name])]
     names = [name for name in names if rows[name].notna().all()][:NAMED]
     values = [
-        f"{name.removeprefix(PREFIX)} {number(rows[name].iloc[0])}" for name in names
+        f"{name.removeprefix(PREFIX)} {_value(rows[name].iloc[0])}" for name in names
     ]
     return [f"final loss {number(line[-1, 1])}", *values]
+
+
+def _value(value: float) -> str:
+    """A width of 64 is not 64.00."""
+    return f"{value:g}" if value == round(value) else number(value)

@@ -7,10 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from raymeta.analysis import layout, style
+from raymeta.analysis.curves import KEYS
 from raymeta.analysis.ranks import Ranks, mean_ranks, task_scores
 from raymeta.analysis.text import number, shorten
 
 ROW = 0.24  # inches between two names
+FOOT = 0.57  # inches for the verdict
 
 
 def draw_ranks(frame: pd.DataFrame, *, level: float = 0.05) -> Figure:
@@ -44,16 +46,16 @@ def draw_mean_ranks(
     count = len(ranks.mean)
     bars = 0.16 * len(ranks.cliques)
     names = ROW * math.ceil(count / 2)
-    height = 1.5 + bars + names
+    height = 1.65 + bars + names
     with style.context():
         figure = Figure(figsize=(7.2, height))
-        axes = figure.add_axes((0.2, 0.42 / height, 0.6, 1 - 0.42 / height))
+        axes = figure.add_axes((0.2, FOOT / height, 0.6, 1 - FOOT / height))
         axes.axis("off")
         if count < 2:
             layout.blank(axes, "ranks need two methods that ran on every task")
             return figure
         axes.set_xlim(1, count)
-        axes.set_ylim(-(bars + names + 0.25), height - 0.42 - bars - names - 0.25)
+        axes.set_ylim(-(bars + names + 0.25), height - FOOT - bars - names - 0.25)
         _draw_scale(axes, count)
         _draw_difference(axes, ranks.critical_difference, count)
         _draw_methods(axes, ranks, families or {}, bars)
@@ -69,12 +71,22 @@ def draw_mean_ranks(
                 gid=f"clique {' '.join(clique)}",
             )
         figure.text(
-            *(0.5, 0.1 / height, verdict(ranks, level=level)),
+            *(
+                0.5,
+                0.1 / height,
+                f"{verdict(ranks, level=level)}{_key(families or {})}",
+            ),
             ha="center",
             fontsize=8,
             color=style.MUTED,
         )
     return figure
+
+
+def _key(families: dict[str, str]) -> str:
+    """What the lines' dashes mean, on a line of its own; nothing for one family."""
+    notes = [note for family, note in KEYS.items() if family in families.values()]
+    return f"\n{'; '.join(notes)}" if len(notes) > 1 else ""
 
 
 def verdict(ranks: Ranks, *, level: float = 0.05) -> str:

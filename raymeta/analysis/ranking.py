@@ -8,6 +8,7 @@ import pandas as pd
 
 from raymeta.analysis.frames import (
     BLACKBOX,
+    HYBRID,
     HYPERGRADIENT,
     cells,
     seed_quantile,
@@ -16,6 +17,7 @@ from raymeta.analysis.frames import (
 from raymeta.analysis.text import MISSING, align, number, per_cent, ratio, shorten, span
 
 WIDTH = 100  # columns of the terminal
+MARKS = {HYPERGRADIENT: "∂ ", HYBRID: "+ "}  # before a method's name
 COLUMNS = (
     *("task", "method", "family", "seeds", "valued", "finished"),
     *("best_outer_loss", "best_outer_loss_q25", "best_outer_loss_q75"),
@@ -133,19 +135,21 @@ def _block(task: str, group: pd.DataFrame) -> str:
     if dropped:
         said.append(f"also in the table: {', '.join(dropped)}")
     said = [fill(note, WIDTH, subsequent_indent="  ") for note in said]
-    head = f"{task}: medians over seeds; ∂ = hypergradient method"
+    legend = [f"{mark}= {family}" for family, mark in MARKS.items()]
+    head = "; ".join([f"{task}: medians over seeds", *legend])
     return "\n".join([head, *lines, *said])
 
 
 def notes(group: pd.DataFrame) -> list[str]:
     """Say what the target of one task is, who reaches it, and what is missing."""
-    said = [_target_line(group), _verdict_line(group), *_gap_lines(group)]
+    verdicts = [_verdict_line(group, family) for family in MARKS]
+    said = [_target_line(group), *verdicts, *_gap_lines(group)]
     return [note for note in said if note]
 
 
 def text_columns(group: pd.DataFrame) -> dict[str, list[str]]:
     """Return each printed column: two header lines, then one cell per method."""
-    marks = ["∂ " if f == HYPERGRADIENT else "  " for f in group["family"]]
+    marks = [MARKS.get(family, "  ") for family in group["family"]]
     names = map("".join, zip(marks, map(shorten, group["method"]), strict=True))
     columns = {"method": ["", "  method", *names]}
     columns["best"] = ["valid.", "loss", *map(number, group["best_outer_loss"])]
@@ -185,19 +189,19 @@ def _target_line(group: pd.DataFrame) -> str:
     )
 
 
-def _verdict_line(group: pd.DataFrame) -> str:
-    """Compare the fastest hypergradient method with the one that set the target."""
+def _verdict_line(group: pd.DataFrame, family: str) -> str:
+    """Compare the fastest method of a family with the one that set the target."""
     setter = group[group["method"] == group["target_method"]]
-    ours = group[group["family"] == HYPERGRADIENT].dropna(subset=["evals_to_target"])
+    ours = group[group["family"] == family].dropna(subset=["evals_to_target"])
     if not len(setter) or not len(ours):
         return ""
     ours = ours.sort_values(["evals_to_target", "reached"], ascending=[True, False])
     best, black = ours.iloc[0], setter.iloc[0]
     if not ours["reached"].any():
-        return "no hypergradient method reaches it in any seed"
+        return f"no {family} method reaches it in any seed"
     if math.isinf(best.evals_to_target):
         return (
-            f"no hypergradient method reaches it in the median seed; most often "
+            f"no {family} method reaches it in the median seed; most often "
             f"{best.method}, in {best.reached} of {best.targeted} seeds"
         )
     needed = ratio(best.evals_to_target, black.evals_to_target)

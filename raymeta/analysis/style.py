@@ -13,9 +13,10 @@ import matplotlib as mpl
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from raymeta.analysis.frames import BLACKBOX
+from raymeta.analysis.frames import BLACKBOX, HYBRID
 
 INK, MUTED = "#222222", "#6b6b6b"  # text; notes and the target line
+OTHERS = "#c4c4c4"  # methods that a crowded panel does not name
 DPI = 160
 
 # After Okabe and Ito (2008) and Tol (2021): told apart with any colour vision.
@@ -31,7 +32,26 @@ COLOURS = {
     "checkpointed": "#882255",  # wine
     "reversible": "#999933",  # olive
     "implicit": "#56b4e9",  # sky blue
+    "forward_online": "#009e73",  # another name of forward
+    "forward_long": "#66a61e",  # leaf green
+    "es": "#3f51d8",  # indigo
+    "pes": "#00838f",  # petrol
+    "tpe_descent": "#e4002b",  # red
+    "pbt_descent": "#ff6fae",  # pink
+    "restarts": "#7b2fbe",  # violet
     "pbt": "#cc79a7",  # rose
+    "pb2": "#a0522d",  # sienna
+    "grid": "#c2a25c",  # sand
+    "sobol": "#4f7f5f",  # moss
+    "hyperband": "#cc6677",  # brick
+    "median": "#b7a0a0",  # ash
+    "cmaes": "#3b6ea5",  # steel blue
+    "gp": "#7f6000",  # umber
+    "bohb": "#5b2a86",  # plum
+    "hyperopt": "#5f6b6d",  # slate
+    "nevergrad": "#2f8f9d",  # teal
+    "bayesopt": "#6d4c41",  # coffee
+    "random_batch": "#b3b300",  # mustard
 }
 
 _SETTINGS = {
@@ -74,13 +94,15 @@ def colour(method: str) -> str:
     """Return a method's colour, the same in every figure and whatever else is drawn.
 
     Args:
-        method: Any name; one that is not in `COLOURS` gets a hue made from its letters.
+        method: Any name (an estimator's class is its method's); one that is not in
+            `COLOURS` gets a hue made from its letters.
 
     Returns:
         A hexadecimal colour.
     """
-    if method in COLOURS:
-        return COLOURS[method]
+    known = COLOURS.get(method) or COLOURS.get(method.lower())
+    if known:
+        return known
     number = zlib.crc32(method.encode())
     hue, lightness = (number % 1009) / 1009, (0.35, 0.5)[number // 1009 % 2]
     return to_hex(colorsys.hls_to_rgb(hue, lightness, 0.65))
@@ -93,9 +115,10 @@ def text_colour(method: str) -> str:
     return to_hex([c * min(1.0, 0.42 / max(luminance, 1e-9)) for c in rgb])
 
 
-def dashes(family: str) -> str | tuple[float, tuple[float, float]]:
-    """Return a family's line style: black-box dashed, hypergradient solid."""
-    return (0, (4, 1.6)) if family == BLACKBOX else "-"
+def dashes(family: str) -> str | tuple[float, tuple[float, ...]]:
+    """Return a line style: black-box dashed, hybrid dash-dotted, else solid."""
+    styles = {BLACKBOX: (0, (4, 1.6)), HYBRID: (0, (7, 1.4, 1.4, 1.4))}
+    return styles.get(family, "-")
 
 
 def save(figure: Figure, path_stem: str | Path) -> list[Path]:

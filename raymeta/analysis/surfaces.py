@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from raymeta.analysis import layout, style
-from raymeta.analysis.frames import HYPERGRADIENT
+from raymeta.analysis.foremost import OF_EACH, foremost
+from raymeta.analysis.frames import HYPERGRADIENT, cells
 from raymeta.analysis.hparams import PREFIX, incumbents
 from raymeta.analysis.text import number, shorten
 
@@ -58,6 +59,8 @@ def surface_of(rows: pd.DataFrame) -> Surface:
             f"a surface has two hyperparameters that vary, but this one has {names}: "
             "compute it again"
         )
+    if "x" in rows and f"{PREFIX}{rows['x'].iloc[0]}" == varied[1]:
+        varied.reverse()  # as it was asked for
     first, second = varied
     last = rows[rows["inner_steps"] == rows["inner_steps"].max()]
     grid = last.pivot(index=second, columns=first, values="outer_loss")
@@ -81,10 +84,11 @@ def draw_surface(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
     """Draw the loss as contours, and each method's way over it.
 
     Solid lines are the walks of hypergradient methods, a dot per report; small dots are
-    the trials of black-box methods, dashed lines lead from one best trial to the next.
-    A star is where a method's best run was. All belong to the surface's seed. The
-    surface is a slice: hyperparameters that are not shown stand still on it, but moved
-    on the way.
+    the trials of black-box methods and hybrids, dashed and dash-dotted lines lead from
+    one best trial to the next. A star is where a method's best run was. All belong to
+    the surface's seed. Of more than ten methods the ten of `foremost` there are drawn.
+    The surface is a slice: hyperparameters that are not shown stand still on it, but
+    moved on the way.
 
     Args:
         rows: Of `raymeta.surface.loss_surface`, one task.
@@ -98,33 +102,33 @@ def draw_surface(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
     """
     surface = surface_of(rows)
     same = (frame["task"] == surface.task) & (frame["seed"] == surface.seed)
-    reports = frame[same & (frame["status"] != "final")]
+    named = foremost(cells(frame[same]))
+    reports = frame[same & (frame["status"] != "final") & frame["method"].isin(named)]
     with style.context():
         figure, (axes,) = layout.panels(1, across=1, width=7.2, height=5.0)
         axes.set_title(f"{surface.task}: validation loss after a full run")
         axes.grid(visible=False)
         _draw_contours(figure, axes, surface)
+        ways = {family: reports[reports["family"] == family] for family in OF_EACH}
         handles = [
             _draw_way(axes, surface.names, method, rows)
-            for method, rows in reports.groupby("method")
+            for of_family in ways.values()
+            for method, rows in of_family.groupby("method")
         ]
         _frame_axes(axes, surface)
         if handles:
-            handles.sort(
-                key=lambda line: (line.get_linestyle() != "-", line.get_label())
-            )
             axes.legend(
                 handles=handles,
                 loc="upper center",
                 bbox_to_anchor=(0.5, -0.13),
-                ncols=min(6, len(handles)),
-                handlelength=2.4,
+                ncols=min(5, len(handles)),
+                handlelength=3.2,
                 columnspacing=1.4,
             )
         notes = [
             "star: best run",
             "dots: reports, or black-box trials",
-            "dashed: from best trial to best trial",
+            "dashed, dash-dotted: from best trial to best trial",
             f"seed {surface.seed}",
         ]
         layout.caption(figure, notes, wide=True)

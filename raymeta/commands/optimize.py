@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     with at(settings.storage, settings.name) as storage:
         folder = Optimization(path_of(storage, settings.name, []))
         folder.claim({k: v for k, v in asdict(settings).items() if k != "storage"})
-        folder.record_run()
+        folder.record_run(tasks.own.sources([task.name]))
         result = optimize(
             task,
             estimator,

@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from raymeta.storage import address, at, is_remote
 
@@ -46,51 +45,20 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _survey(path: Path, names: Sequence[str], task: str | None, points: int) -> None:
-    """Compute surfaces and loss curves of a comparison; write them beside its frame."""
-    import pandas as pd
-
-    from raymeta import analysis, tasks
-    from raymeta.folder import write_frame
-    from raymeta.progress import Progress
-    from raymeta.surface import learning_curves, loss_surface
-
-    frame, display = analysis.read(path), Progress(True)
-    chosen = [tasks.get(name) for name in ([task] if task else _ran(frame))]
-    chosen = [t for t in chosen if task or set(names) <= set(t.space.flat_domains())]
-    if not chosen:
-        raise ValueError(
-            f"--surface needs a task with both {' and '.join(names)}, but {path} has "
-            "none that is known by name: name two hyperparameters of one, or --task"
-        )
-    surfaces, curves = [], []
-    for one in chosen:
-        seed = int(frame.loc[frame["task"] == one.name, "seed"].min())
-        around = analysis.best_hparams(frame, one.name, seed)
-        method, learnt = analysis.learnt_hparams(frame, one.name, seed)
-        display.say([f"{one.name}: {points * points + len(learnt)} runs, not charged"])
-
-        def show(done: int, total: int, name: str = one.name) -> None:
-            display.update(lambda width: [f"{name}: {done} of {total} runs"[:width]])
-
-        curves.append(learning_curves(one, learnt, seed=seed).assign(method=method))
-        surfaces.append(
-            loss_surface(one, names, at=around, seed=seed, points=points, progress=show)
-        )
-    folder = path if path.is_dir() else path.parent
-    for file, tables in (("surface", surfaces), ("curves", curves)):
-        target = folder / f"{file}.parquet"
-        if target.is_file():  # of other tasks
-            before = pd.read_parquet(target)
-            known = {one.name for one in chosen}
-            tables.insert(0, before[~before["task"].isin(known)])
-        write_frame(pd.concat(tables), target)
-
-
-def _ran(frame: Any) -> list[str]:
-    """The tasks of a frame that are known by name."""
+    """Compute surfaces and loss curves of a comparison, with live progress."""
     from raymeta import tasks
+    from raymeta.progress import Progress
+    from raymeta.survey import survey
 
-    return [name for name in sorted(set(frame["task"])) if name in tasks.names()]
+    display = Progress(True)
+
+    def show(name: str, done: int, total: int) -> None:
+        if not done:
+            display.say([f"{name}: {total} runs, not charged"])
+        display.update(lambda width: [f"{name}: {done} of {total} runs"[:width]])
+
+    given = [tasks.get(task)] if task else None
+    survey(path, names, given, points=points, progress=show)
 
 
 def summarize(path: Path) -> None:

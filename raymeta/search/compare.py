@@ -11,6 +11,7 @@ import pandas as pd
 from ray import cloudpickle, tune
 from ray.tune import RunConfig, TuneConfig, TuneError, Tuner
 
+from raymeta.board import Board, show_comparison
 from raymeta.cluster import require_possible
 from raymeta.folder import new_name
 from raymeta.interrupt import Interrupt
@@ -28,7 +29,7 @@ from raymeta.search.quiet import silence
 from raymeta.search.states import States
 from raymeta.search.worker import run_trial
 from raymeta.session import running
-from raymeta.storage import address, at, is_remote
+from raymeta.storage import address, at, hold, is_remote
 from raymeta.tasks import own
 
 SAVE_EVERY_S = 30.0
@@ -108,6 +109,7 @@ def compare(
     display.say(opening(plan, address(folder.path)))
     with silence():
         courses = [course_of(cell) for cell in plan.cells()]
+    hold(folder.path, "comparison")
     folder.claim(plan.settings())
     with open_journal(folder.journal) as journal, silence():
         events = journal.read()
@@ -174,7 +176,7 @@ def _run(
         )
         saver.save_if_due()
 
-    folder.record_run()
+    folder.record_run(own.sources(task.name for task in plan.tasks))
     done = fmean(standing.share for standing in ledger.standings())
     display.say(
         [f"starting Ray, to continue from {done:.0%}" if done else "starting Ray"]
@@ -250,10 +252,11 @@ def _trainable(
 
 
 class _Saver:
-    """Writes the frame now and then; a large one less often."""
+    """Writes the frame now and then, a large one less often, and shows it."""
 
     def __init__(self, ledger: Ledger, folder: Folder) -> None:
         self._ledger, self._folder = ledger, folder
+        self._board = Board(folder.path)
         self._due = time.monotonic() + SAVE_EVERY_S
 
     def save_if_due(self) -> None:
@@ -264,6 +267,8 @@ class _Saver:
     def save(self) -> None:
         """Save, and plan the next time so that saving takes at most 5 % of it all."""
         start = time.monotonic()
-        self._folder.write(to_frame(self._ledger.courses.values()))
+        frame = to_frame(self._ledger.courses.values())
+        self._folder.write(frame)
+        show_comparison(self._board, frame)
         took = time.monotonic() - start
         self._due = start + max(SAVE_EVERY_S, 20 * took)

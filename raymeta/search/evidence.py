@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from raymeta.problem import BilevelProblem
@@ -20,6 +21,9 @@ from raymeta.types import Hparams
 if TYPE_CHECKING:
     from raymeta.search.courses import Course
 
+
+#: Elementwise operators of torch that compute nothing.
+COPIES = (torch.ops.aten.clone.default, torch.ops.aten.alias.default)
 
 #: Between digests that ought to be one.
 DIFFERS = " != "
@@ -58,16 +62,37 @@ def step_flops(problem: BilevelProblem, hparams: Hparams) -> float:
     """Floating-point operations of one training step: what one gradient evaluation is.
 
     Multiplications and additions of matrix products, convolutions and attention, as
-    `torch.utils.flop_counter` counts them; nothing elementwise is counted, so a step
-    without products costs 0. NaN where the step raises: its trials will say why.
+    `torch.utils.flop_counter` counts them; one operation for every element of an
+    elementwise result (whether a sum, a tanh or a fused multiply-add), and one for
+    every element that a sum or a mean takes in. Other operators of torch (softmax,
+    normalization, pooling, lookup, loss functions) and copies count nothing.
+    NaN where the step raises: its trials will say why.
     """
-    counter = FlopCounterMode(display=False)
+    products, others = FlopCounterMode(display=False), _Elementwise()
     with suppress(Exception):
         state, batch = problem.init(hparams), problem.batch(0)
-        with counter:
+        with products, others:
             problem.step(state, hparams, batch)
-        return float(counter.get_total_flops())
+        return float(products.get_total_flops() + others.total)
     return math.nan
+
+
+class _Elementwise(TorchDispatchMode):
+    """Counts the elements that elementwise operators give and reductions take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: Any = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if torch.Tag.reduction in func.tags:
+            self.total += args[0].numel()
+        elif torch.Tag.pointwise in func.tags and func not in COPIES:
+            self.total += found.numel()
+        return found
 
 
 def _leaves(tree: Any) -> list[Any]:

@@ -36,7 +36,8 @@ def to_frame(courses: Iterable[Course]) -> pd.DataFrame:
     Returns:
         `gradient_evals` and `wall_s` (seconds) are cumulative over the trials of a
         cell; the `final` row, the look at the test set, adds nothing to them. `flops`
-        is `gradient_evals` times `step_flops` of the task.
+        is `gradient_evals` times `step_flops` of the task: those of plain training
+        steps of equal charge, without validation.
         `best_outer_loss` is the lowest finite outer loss of a full run of the cell so
         far. `parent` is the trial whose training the report continues: its own, or the
         one that it has copied; so the schedule of hyperparameters behind a report can

@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+from collections.abc import Iterable
 from importlib import metadata
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -16,11 +17,17 @@ GROUP = "raymeta.tasks"
 
 _files: dict[Path, ModuleType] = {}
 _beside: list[ModuleType] = []
+_sources: dict[str, str] = {}
 
 
 def modules() -> list[ModuleType]:
     """What was loaded from files, which workers cannot import by name."""
     return [*_files.values(), *_beside]
+
+
+def sources(names: Iterable[str]) -> dict[str, str]:
+    """Where tasks of these names are from: `path.py:Name`, of those from files."""
+    return {name: _sources[name] for name in names if name in _sources}
 
 
 def is_file(name: str) -> bool:
@@ -48,7 +55,9 @@ def from_file(name: str) -> Task:
     ]
     if not hasattr(module, attribute or " "):
         raise unknown(f"task in {path}:", attribute, offered)
-    return _made(getattr(module, attribute), name)
+    task = _made(getattr(module, attribute), name)
+    _sources[task.name] = f"{path.resolve()}:{attribute}"
+    return task
 
 
 def entry_points() -> dict[str, metadata.EntryPoint]:

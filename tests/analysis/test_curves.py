@@ -4,6 +4,7 @@ import pytest
 
 from raymeta.analysis import anytime, draw_anytime
 from raymeta.analysis.curves import GRID, y_range
+from raymeta.analysis.style import OTHERS
 
 NAN = np.nan
 
@@ -130,7 +131,7 @@ def test_the_figure_shows_the_data(frame, x, unit):
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["digits", "other"]
     for axes in figure.axes:
         assert axes.get_xlabel() == unit
-        assert axes.get_ylabel() == "best validation loss"
+        assert axes.get_ylabel().startswith("best validation loss")
         lines = drawn(axes)
         assert set(lines) == {"forward", "random", "tpe"}
         for method, artist in lines.items():
@@ -160,8 +161,11 @@ def test_without_black_box_methods_there_is_no_target(frame):
 def test_a_panel_says_which_methods_have_no_value(frame, report):
     silent = pd.DataFrame([report("asha", 0, 10, NAN, status="running")])
     (axes,) = draw_anytime(pd.concat([frame, silent])).axes
-    texts = [text.get_text() for text in axes.texts]
-    assert "no value in half of its seeds: asha" in texts
+    unit, said = axes.get_xlabel().split("\n")
+    assert (unit, said) == (
+        "gradient evaluations",
+        "no value in half of its seeds: asha",
+    )
     (alone,) = draw_anytime(silent).axes
     assert [t.get_text() for t in alone.texts] == [
         "no value in half of its seeds: asha"
@@ -181,6 +185,52 @@ def test_an_interrupted_line_ends_in_a_cross(frame):
 def curve(method, points):
     table = pd.DataFrame(points, columns=["x", "median"])
     return table.assign(method=method, q25=table["median"], q75=table["median"])
+
+
+def crowd(report, final, count=9):
+    """Black-box methods that end at .1, .2, …, a descent at .15, a hybrid at 5."""
+    ends = {f"search_{i}": (0.1 * (i + 1), "black-box") for i in range(count)}
+    ends |= {"forward": (0.15, "hypergradient"), "tpe_descent": (5.0, "hybrid")}
+    rows = []
+    for method, (end, family) in ends.items():
+        rows.append(report(method, 0, 10, 10.0, family=family))
+        rows.append(report(method, 0, 30, end, family=family))
+        rows.append(final(method, 0, 100, end, NAN, NAN, family=family))
+    return pd.DataFrame(rows)
+
+
+def test_of_many_methods_the_best_of_each_family_are_named(report, final):
+    figure = draw_anytime(crowd(report, final))
+    (axes,) = figure.axes
+    lines = {line.get_gid(): line for line in axes.lines}
+    named = {text.get_text().removesuffix(" ↑") for text in axes.texts}
+    assert named == {"forward", "tpe_descent", *(f"search_{i}" for i in range(8))}
+    assert "other search_8" in lines  # the worst: drawn, and not named
+    assert lines["other search_8"].get_color() == OTHERS
+    assert "grey: the other methods" in figure.get_supxlabel()
+    (ten,) = draw_anytime(crowd(report, final, count=8)).axes
+    assert not any(line.get_gid().startswith("other") for line in ten.lines)
+
+
+def test_families_have_line_styles_of_their_own(report, final):
+    figure = draw_anytime(crowd(report, final, count=3))
+    (axes,) = figure.axes
+    lines = drawn(axes)
+    of = {name: lines[name]._dash_pattern for name in lines}
+    assert of["forward"] == (0, None)
+    assert of["search_0"] == of["search_1"]
+    assert len(of["tpe_descent"][1]) == 4  # a dash and a dot
+    for key in ("solid: hyperg", "dash-dotted: hybrids", "dashed: black-box"):
+        assert key in figure.get_supxlabel()
+
+
+def test_a_cut_axis_says_so_and_names_stay_beside_it(report, final):
+    (axes,) = draw_anytime(crowd(report, final, count=3)).axes
+    top = axes.get_ylim()[1]
+    assert 0.3 < top < 1.0  # all ends but the hybrid's are in sight
+    cut = float(axes.get_ylabel().removeprefix("best validation loss, cut above "))
+    assert cut == pytest.approx(top, rel=0.1)
+    assert "tpe_descent ↑" in [text.get_text() for text in axes.texts]
 
 
 def test_an_awful_start_does_not_set_the_limits():

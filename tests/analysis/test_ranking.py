@@ -128,6 +128,20 @@ def test_text_states_the_target_and_both_ratios(report, final):
     assert forward.split()[-4:] == ["200", "20.00", "1/1", "0"]
 
 
+def test_text_marks_families_and_judges_hybrids_apart(report):
+    rows = [
+        report("tpe", 0, 800, 0.5),
+        report("forward", 0, 200, 0.45),
+        report("restarts", 0, 100, 0.4, family="hybrid"),
+    ]
+    text = format_ranking(ranking(pd.DataFrame(rows)))
+    assert "\n∂ forward " in text
+    assert "\n+ restarts " in text
+    assert "∂ = hypergradient; + = hybrid" in text
+    assert "forward reaches it after 200 evaluations: 0.25×" in text
+    assert "restarts reaches it after 100 evaluations: 0.12×" in text
+
+
 def test_text_says_when_no_hypergradient_method_arrives(frame):
     text = format_ranking(ranking(frame))
     assert (

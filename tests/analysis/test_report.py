@@ -89,7 +89,11 @@ def folder(frame, tmp_path):
     frame.to_parquet(tmp_path / "frame.parquet")
     (tmp_path / "comparison.json").write_text(json.dumps(RECORD))
     hashes = {"weights": "a" * 64, "data": "b" * 64, "batches": "c" * 64}
-    evidence = {"digits": {"0": hashes, "1": hashes}}
+    of_all = {**hashes, "methods": ["tpe", "random", "forward"]}
+    evidence = {"digits": {"0": of_all, "1": of_all}}
+    skipped = {"task": "digits", "method": "implicit", "reason": "needs <inner> loss"}
+    spending = {"skipped": [skipped], "mismatches": [], "flops": {"digits": 48.0}}
+    (tmp_path / "spending.json").write_text(json.dumps(spending))
     (tmp_path / "evidence.json").write_text(json.dumps(evidence))
     grid = [
         {"task": "digits", "seed": 0, "inner_steps": t, "outer_loss": 1 + t * (x + y)}
@@ -127,6 +131,7 @@ def test_the_page_of_a_comparison(folder):
         "Loss curves while learning",
         "Budget",
         "Failures",
+        "Skipped",
         "Evidence of equal starts",
         "Reproduce it",
     ):
@@ -139,9 +144,12 @@ def test_the_page_of_a_comparison(folder):
     assert "<b>loss</b> is not finite" in text
     assert "charged to no method" in text
     assert "No method spent more than was asked." in text
-    ledger = ["digits", "tpe", "200", "200", "200", "100.0%", "2", "20.00"]
-    assert ledger in found.rows
-    assert ["digits", "1", "a" * 12, "b" * 12, "c" * 12] in found.rows
+    ledger = ["digits", "tpe", "black-box", "200", "200", "200", "100.0%", "2"]
+    assert [*ledger, "20.00"] in found.rows
+    assert ["digits", "1", "3", "a" * 12, "b" * 12, "c" * 12] in found.rows
+    assert ["digits", "implicit", "needs <inner> loss"] in found.rows
+    assert "They are the same for all methods." in text
+    assert "digits 48.00" in text
     differences = next(row for row in found.rows if "difference" in row)
     row = next(r for r in found.rows if r[0] == "tpe" and len(r) == len(differences))
     cells = dict(zip(differences, row, strict=True))
@@ -172,6 +180,18 @@ def test_a_page_says_what_it_is_not_told(frame, tmp_path):
 def test_an_empty_frame_has_a_page(frame, tmp_path):
     frame.iloc[:0].to_parquet(tmp_path / "frame.parquet")
     assert "No report yet" in write_report(tmp_path)[-1].read_text()
+
+
+def test_unequal_starts_are_named(folder):
+    hashes = {"weights": f"{'a' * 64} != {'d' * 64}", "methods": ["tpe", "random"]}
+    (folder / "evidence.json").write_text(json.dumps({"digits": {"0": hashes}}))
+    unfair = {"mismatches": ["digits, seed 0: weights differ"]}
+    (folder / "spending.json").write_text(json.dumps(unfair))
+    found = read(write_report(folder)[-1].read_text())
+    assert "the same for all methods: digits, seed 0: weights differ." in "".join(
+        found.text
+    )
+    assert ["digits", "0", "2", f"{'a' * 12} != {'d' * 12}"] in found.rows
 
 
 def test_overspending_is_named(folder):
@@ -267,3 +287,16 @@ def test_a_browser_shows_the_page(folder, tmp_path_factory, scheme, width):
         png = shown.screenshot()
     assert png.startswith(b"\x89PNG")
     assert len(png) > 50_000
+
+
+def test_the_page_of_an_optimization_says_what_was_asked(frame, tmp_path):
+    frame[frame["method"] == "forward"].to_parquet(tmp_path / "frame.parquet")
+    record = {"task": "digits", "estimator": "forward", "budget": None, "runs": [RUN]}
+    (tmp_path / "optimization.json").write_text(json.dumps(record))
+    found = read(write_report(tmp_path)[-1].read_text())
+    text = " ".join(" ".join(found.text).split())
+    assert "Optimization: 1 method" in text
+    assert "estimator forward budget automatic" in text
+    assert "raymeta compare --tasks 'a b'" in text  # the command that was recorded
+    assert slug("Differences, targets, areas") not in found.ids
+    assert "black-box" not in text

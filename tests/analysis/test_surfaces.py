@@ -85,6 +85,13 @@ def test_the_surface_is_a_grid_of_last_losses(surface):
     np.testing.assert_allclose(found.loss, expected)
 
 
+def test_x_and_y_are_as_they_were_asked_for(surface):
+    turned = surface_of(surface.assign(x="momentum", y="lr"))
+    assert turned.names == ("momentum", "lr")
+    assert turned.loss.shape == (len(LR), len(MOMENTUM))
+    assert surface_of(surface.assign(x="lr", y="momentum")).names == ("lr", "momentum")
+
+
 def test_a_surface_has_two_hyperparameters(surface):
     with pytest.raises(ValueError, match="but this one has lr: compute"):
         surface_of(surface[surface["hp/momentum"] == 0])
@@ -119,6 +126,25 @@ def test_the_best_run_of_an_online_descent(walks):
     assert run["inner_steps"].tolist() == [20, 40, 60, 80, 100]
     assert run["gradient_evals"].tolist() == [120, 140, 160, 180, 200]
     assert len(best_run(rows[rows["status"] == "running"])) == 0
+
+
+def test_a_plain_run_between_is_not_the_best_run_of_an_online_descent(walks, report):
+    plain = report("short_term", 0, 300, 0.1, **{"hp/lr": 0.1, "hp/momentum": 0.2})
+    rows = pd.concat([walks[walks["method"] == "short_term"], pd.DataFrame([plain])])
+    assert best_run(rows)["gradient_evals"].tolist() == [120, 140, 160, 180, 200]
+
+
+def test_two_of_a_kind_are_followed_and_equal_ones_once(surface, walks):
+    whole = walks[walks["method"] == "long_term"]
+    losses = ["outer_loss", "best_outer_loss"]
+    more = [whole.assign(method="same")]  # the same hypergradient
+    for number in (1, 2):
+        other = whole.assign(method=f"worse_{number}")
+        other[losses] = other[losses] + number
+        more.append(other)
+    axes = draw_curve_row(surface, pd.concat([walks, *more])).axes[0]
+    ways = {gid for gid in lines_of(axes) if gid.startswith("way ")}
+    assert ways == {"way short_term", "way long_term", "way worse_1"}
 
 
 def test_the_row_of_curves(surface, walks):

@@ -163,6 +163,60 @@ def test_positive_values_over_more_than_a_decade_get_a_log_axis(frame, offset, s
     assert axes.get_yscale() == scale
 
 
+# Values from .01 to 1 are in sight, or those over 2.1.
+@pytest.mark.parametrize(
+    ("kind", "over", "scale"),
+    [
+        ("Positive", 1.0, "log"),
+        ("Real", 1.0, "linear"),
+        ("Unit", 2.1, "logit"),
+    ],
+)
+def test_an_axis_is_that_in_which_its_domain_is_walked(frame, kind, over, scale):
+    frame["hp/lr"] = frame["hp/lr"] / over
+    (axes,) = draw_trajectories(frame, "digits", {"lr": kind}).axes
+    assert axes.get_yscale() == scale
+    low, high = axes.get_ylim()
+    assert low < 0.01 / over < 1 / over < high
+    assert len([tick for tick in axes.get_yticks() if low <= tick <= high]) > 1
+
+
+def test_a_unit_at_its_ends_stays_on_the_axis(frame):
+    frame["hp/lr"] = np.where(frame["hp/lr"] > 0.4, 1.0, 0.0)
+    (axes,) = draw_trajectories(frame, "digits", {"lr": "Unit"}).axes
+    low, high = axes.get_ylim()
+    assert 0 < low < 1e-4 < 1 - 1e-4 < high < 1
+
+
+def test_choices_among_numbers_are_named(frame):
+    frame["hp/width"] = np.where(frame["hp/lr"] > 0.05, 128, 32)
+    axes = draw_trajectories(frame, "digits", {"width": "Choice"}).axes[1]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["32", "128"]
+
+
+def test_hybrids_go_from_best_run_to_best_run(report):
+    ends = [(100, 0.5, 0.1), (200, 0.6, 0.4), (300, 0.2, 0.3)]
+    rows = [
+        report("restarts", 0, at, loss, family="hybrid", **{"hp/lr": lr})
+        for at, loss, lr in ends
+    ]
+    figure = draw_trajectories(pd.DataFrame(rows), "digits")
+    (line,) = figure.axes[0].lines
+    assert line.get_xydata().tolist() == [[100, 0.1], [300, 0.3], [300, 0.3]]
+    assert line.get_drawstyle() == "steps-post"
+    (legend,) = figure.legends
+    assert "dash-dotted" in legend.get_title().get_text()
+
+
+def test_of_many_methods_the_best_are_drawn(report):
+    rows = [report(f"m{i:02}", 0, 10, 1.0 + i, **{"hp/lr": 0.1 + i}) for i in range(12)]
+    figure = draw_trajectories(pd.DataFrame(rows), "digits")
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == [f"m{i:02}" for i in range(10)]
+    assert "10 of 12 methods" in " ".join(legend.get_title().get_text().split())
+
+
 def test_the_first_random_incumbents_do_not_set_the_limits():
     rows = [
         ("black-box", "tpe", 0, 1, 1e6, True),

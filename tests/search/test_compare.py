@@ -82,7 +82,7 @@ def test_a_method_that_a_task_is_too_dear_for_is_skipped_with_a_line():
     plan = make_plan([Bowl(), Bowl(name="b", budget=11.5)], ["random", "asha"], None, 2)
 
     assert plan.unfit() == {
-        ("b", "asha"): "one run takes 12 gradient evaluations, and the budget is 11.5"
+        ("b", "asha"): "it takes at least 12 gradient evaluations, and the budget is 11.5"
     }
     names = [tuple(cell.name) for cell in plan.cells()]
     assert names == [
@@ -101,7 +101,7 @@ def test_a_method_that_a_task_is_too_dear_for_is_skipped_with_a_line():
         (Throw(), "short_term", "the outer loss does not depend on .* 'speed'"),
         (Throw(), "reversible", "Reversible needs a problem whose step is a `Descent`"),
         (Quadratic(), "implicit", "the outer loss does not depend on .* 'lr'"),
-        (LearningRateSchedule(), "forward", "one run takes 20,13. gradient eval"),
+        (LearningRateSchedule(), "forward", "it takes at least 20,13. gradient eval"),
     ],
     ids=lambda value: getattr(value, "name", value),
 )

@@ -1,6 +1,7 @@
 """Evidence of fairness: what is hashed, and what is said where it differs."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -87,17 +88,44 @@ def test_a_seed_is_the_same_problem_again_and_another_is_not(task):
     assert fingerprint(task, 0) != fingerprint(task, 1)
 
 
-def test_a_step_costs_its_matrix_products():
-    task = Linear()
-    # Forward 2·4·3, and the gradient of the weights as much; inputs need none.
-    assert step_flops(task.sample(0), task.space.initial()) == 2 * 2 * 4 * 3
-    bowl = Bowl()
-    assert step_flops(bowl.sample(0), bowl.space.initial()) == 0
+def test_a_step_costs_the_operations_that_one_counts_by_hand():
+    linear = Linear()
+    # Forward 2·4·3, and the gradient of the weights as much; inputs need none. The
+    # bias sums over 4; each of 4 numbers is scaled and subtracted; a step is counted.
+    products, others = 2 * 2 * 4 * 3, 4 + 2 * 4 + 1
+    assert step_flops(linear.sample(0), linear.space.initial()) == products + others
+
+    net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+    data = TensorDataset(torch.randn(4, 3), torch.tensor([0, 1, 1, 0]))
+    mlp = module_problem(
+        net,
+        loss=nn.functional.cross_entropy,
+        train=data,
+        val=data,
+        optimizer=lambda hparams: sgd(hparams["lr"]),
+        batch_size=4,
+        seed=0,
+    )
+    forward = 2 * 4 * (3 * 5 + 5 * 2)
+    backward = forward + 2 * 4 * 5 * 2  # all weights, and the second layer's input
+    tanh, biases, weights = 2 * 4 * 5, 4 * (5 + 2), 3 * 5 + 5 + 5 * 2 + 2
+    elementwise = tanh + biases + 2 * weights + 1
+    found = step_flops(mlp, {"lr": torch.tensor(0.1)})
+    assert found == forward + backward + elementwise == 613
 
 
-def test_a_frame_charges_the_products_of_its_gradient_evaluations(bench):
+def test_a_step_that_raises_has_no_count():
+    class Broken(Linear):
+        def sample(self, seed):
+            return dataclasses.replace(super().sample(seed), step=None)
+
+    task = Broken()
+    assert math.isnan(step_flops(task.sample(0), task.space.initial()))
+
+
+def test_a_frame_charges_the_operations_of_its_gradient_evaluations(bench):
     frame = bench(Linear(), Descent("d", "reverse"), seeds=1).run().frame()
-    assert (frame.flops == 48 * frame.gradient_evals).all()
+    assert (frame.flops == 61 * frame.gradient_evals).all()
     assert frame.flops.iloc[-1] > 0
 
 

@@ -16,13 +16,14 @@ from raymeta.analysis.pages.html import (
     paragraph,
     picture,
 )
-from raymeta.analysis.pages.ledger import failures, ledger
+from raymeta.analysis.pages.ledger import failures, ledger, skipped
 from raymeta.analysis.pages.record import (
     Record,
     environment,
     evidence,
     pairs,
     read_record,
+    read_settings,
 )
 from raymeta.analysis.pages.results import rank_table, statistics
 from raymeta.analysis.rank_figure import verdict
@@ -40,7 +41,8 @@ def comparison_page(frame: pd.DataFrame, folder: Path) -> str:
         frame: One row per report.
         folder: Of the comparison; its figures are drawn.
     """
-    record = read_record(folder, "comparison.json")
+    record = read_settings(folder)
+    spending = read_record(folder, "spending.json")
     tasks = sorted(frame["task"].unique())
     cells = len(frame.drop_duplicates(CELL))
     finished = len(frame[frame["status"] == "final"].drop_duplicates(CELL))
@@ -63,11 +65,13 @@ def comparison_page(frame: pd.DataFrame, folder: Path) -> str:
         Section("Loss curves while learning", _curves(tasks, folder)),
         Section("Budget", ledger(frame, record.get("budgets", {}))),
         Section("Failures", failures(frame)),
-        evidence(read_record(folder, "evidence.json")),
+        Section("Skipped", skipped(spending)),
+        evidence(read_record(folder, "evidence.json"), spending),
         environment(record),
     ]
     title = ", ".join(tasks) or "No report yet"
-    subtitle = f"Comparison: {', '.join(counts)}; {state}. {folder.name}"
+    kind = "Optimization" if "estimator" in record else "Comparison"
+    subtitle = f"{kind}: {', '.join(counts)}; {state}. {folder.name}"
     return page(title, subtitle, sections)
 
 
@@ -77,6 +81,8 @@ def _count(number: int, what: str) -> str:
 
 def _asked(record: Record, frame: pd.DataFrame) -> Body:
     """Tasks, methods, seeds and budgets, from the record or else from the frame."""
+    if "estimator" in record:
+        return [pairs(_settings(record))]
     seeds = record.get("seeds", sorted(map(int, frame["seed"].unique())))
     methods = record.get("methods", dict.fromkeys(frame["method"].unique(), ""))
     said = {
@@ -105,11 +111,21 @@ def _asked(record: Record, frame: pd.DataFrame) -> Body:
     return body
 
 
+def _settings(record: Record) -> dict[str, str]:
+    """What an optimization was told; what it was not is the default of its task."""
+    told = {name: value for name, value in record.items() if name != "runs"}
+    return {
+        name: "automatic" if value is None else str(value)
+        for name, value in told.items()
+    }
+
+
 def _ranking(table_: pd.DataFrame) -> Body:
     body: Body = []
     for task, group in table_.groupby("task"):
         body += [heading(task), rank_table(group)]
-        body += [paragraph(_sentence(note, group)) for note in notes(group)]
+        if len(group) > 1:
+            body += [paragraph(_sentence(note, group)) for note in notes(group)]
     return body or [paragraph("No report yet.")]
 
 

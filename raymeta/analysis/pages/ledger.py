@@ -1,6 +1,7 @@
 """The budget's ledger, and what failed."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -20,6 +21,7 @@ def ledger(frame: pd.DataFrame, budgets: Mapping[str, float]) -> list[Markup]:
         return []
     ends = frame.groupby(["task", "method", "seed"])
     spent = ends["gradient_evals"].max().unstack("seed")
+    family = frame.groupby(["task", "method"])["family"].first()
     trials = ends["trial"].nunique().groupby(["task", "method"]).median()
     seconds = ends["wall_s"].max().groupby(["task", "method"]).median()
     tasks = spent.index.get_level_values("task")
@@ -28,6 +30,7 @@ def ledger(frame: pd.DataFrame, budgets: Mapping[str, float]) -> list[Markup]:
     columns: dict[str, list[str]] = {
         "task": list(tasks),
         "method": [named(m) for m in spent.index.get_level_values("method")],
+        "family": list(family),
         "asked": [number(value) for value in asked],
         **{f"seed {seed}": [number(x) for x in spent[seed]] for seed in spent},
         "most": [MISSING if pd.isna(x) else f"{x:.1%}" for x in most],
@@ -47,6 +50,23 @@ def ledger(frame: pd.DataFrame, budgets: Mapping[str, float]) -> list[Markup]:
         f"seconds that they computed are medians over seeds. {verdict}"
     )
     return [paragraph(text), table(columns)]
+
+
+def skipped(spending: Mapping[str, Any]) -> list[Markup]:
+    """Methods that were asked for and not compared on a task, with the reason.
+
+    Args:
+        spending: What spending.json holds; empty without it.
+    """
+    rows = spending.get("skipped", [])
+    if not rows:
+        return []
+    columns: dict[str, list[str]] = {
+        "task": [row["task"] for row in rows],
+        "method": [named(row["method"]) for row in rows],
+        "reason": [row["reason"] for row in rows],
+    }
+    return [table(columns, "Asked for, and not possible: nothing was spent on these.")]
 
 
 def failures(frame: pd.DataFrame) -> list[Markup]:

@@ -1,6 +1,7 @@
 """What a folder records besides its frame: settings, runs, evidence."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -16,14 +17,33 @@ from raymeta.analysis.pages.html import (
     table,
     words,
 )
+from raymeta.analysis.text import number
 
 Record = dict[str, Any]
+
+#: A hyperparameter in the text of a `Space`.
+DOMAIN = re.compile(r"(\w+)=(Positive|Unit|Real|Choice)\(")
 
 
 def read_record(folder: Path, name: str) -> Record:
     """Read a JSON file of the folder; empty where there is none."""
     file = folder / name
     return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def read_settings(folder: Path) -> Record:
+    """Read the record of a comparison, or else of an optimization."""
+    return read_record(folder, "comparison.json") or read_record(
+        folder, "optimization.json"
+    )
+
+
+def domains(record: Record) -> dict[str, dict[str, str]]:
+    """Kind of domain of every hyperparameter, by task and name, as recorded."""
+    return {
+        name: dict(DOMAIN.findall(task["space"]))
+        for name, task in record.get("tasks", {}).items()
+    }
 
 
 def pairs(items: Mapping[str, str]) -> Markup:
@@ -65,8 +85,13 @@ def environment(record: Record) -> Section:
     return Section("Reproduce it", [*body, heading("Environment"), pairs(said)])
 
 
-def evidence(record: Record) -> Section:
-    """That all methods began alike: hashes per task and seed."""
+def evidence(record: Record, spending: Record) -> Section:
+    """That all methods began alike: hashes per task and seed.
+
+    Args:
+        record: What evidence.json holds; empty without it.
+        spending: What spending.json holds; likewise.
+    """
     rows = [
         (task, seed, hashes)
         for task, seeds in record.items()
@@ -74,19 +99,38 @@ def evidence(record: Record) -> Section:
     ]
     if not rows:
         return Section("Evidence of equal starts", [])
-    kinds = list(dict.fromkeys(kind for _, _, hashes in rows for kind in hashes))
+    kinds = dict.fromkeys(kind for _, _, found in rows for kind in found)
+    kinds.pop("methods", None)
     columns = {
         "task": [task for task, _, _ in rows],
         "seed": [str(seed) for _, seed, _ in rows],
-        **{kind: [_hash(h.get(kind)) for _, _, h in rows] for kind in kinds},
+        "methods": [str(len(found.get("methods", []))) for _, _, found in rows],
+        **{kind: [_hash(found.get(kind)) for _, _, found in rows] for kind in kinds},
     }
+    unfair = spending.get("mismatches", [])
+    verdict = (
+        f"They are not the same for all methods: {'; '.join(unfair)}."
+        if unfair
+        else "They are the same for all methods."
+    )
     text = (
         "Hashes of the initial weights, of the data's split and of the order of "
-        "batches, as every method found them under that seed."
+        f"batches, as the workers of every method found them. {verdict}"
     )
-    return Section("Evidence of equal starts", [paragraph(text), table(columns)])
+    body = [paragraph(text), table(columns)]
+    if flops := spending.get("flops"):
+        each = "; ".join(f"{task} {number(count)}" for task, count in flops.items())
+        body.append(
+            paragraph(
+                "Floating-point operations of one training step, which is one gradient "
+                f"evaluation (matrix products and elementwise operations): {each}."
+            )
+        )
+    return Section("Evidence of equal starts", body)
 
 
 def _hash(value: Any) -> str:
-    """Twelve digits of it."""
-    return "not recorded" if value is None else words(str(value)[:12])
+    """Twelve digits of it, or of each where they differ."""
+    if value is None:
+        return "not recorded"
+    return words(" != ".join(digest[:12] for digest in str(value).split(" != ")))

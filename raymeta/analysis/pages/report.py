@@ -7,6 +7,7 @@ from raymeta.analysis.frames import read
 from raymeta.analysis.meta_figures import write_training_figures
 from raymeta.analysis.meta_frames import is_training, read_training
 from raymeta.analysis.pages.comparison import comparison_page
+from raymeta.analysis.pages.record import domains, read_settings
 from raymeta.analysis.pages.training import training_page
 
 REPORT = "report.html"
@@ -34,7 +35,8 @@ def write_report(path: str | Path) -> list[Path]:
         page = training_page(frame, folder)
     else:
         frame = read(path)
-        figures = write_figures(frame, folder) + write_surface_figures(frame, folder)
+        figures = write_figures(frame, folder, domains(read_settings(folder)))
+        figures += write_surface_figures(frame, folder)
         page = comparison_page(frame, folder)
     report = folder / REPORT
     report.write_text(page, encoding="utf-8")

@@ -30,15 +30,17 @@ def rank_table(group: pd.DataFrame) -> Markup:
     for above, below, *column in text_columns(group).values():
         columns[f"{above} {below}".strip()] = column
     columns["method"] = [named(method) for method in group["method"]]
-    family = ["gradient" if f == "hypergradient" else f for f in group["family"]]
-    first = {"method": columns.pop("method"), "family": family}
-    return table({**first, **columns}, "Medians over seeds, the best first.")
+    first = {"method": columns.pop("method"), "family": list(group["family"])}
+    counts = group["family"].value_counts()
+    families = ", ".join(f"{count} {family}" for family, count in counts.items())
+    caption = f"Medians over seeds, the best first. Methods: {families}."
+    return table({**first, **columns}, caption)
 
 
 def statistics(frame: pd.DataFrame) -> list[Markup]:
     """For each task, how far apart methods are, and how early they were good."""
     tasks = sorted(frame["task"].unique())
-    if not tasks:
+    if frame["method"].nunique() < 2:
         return []
     explained = {
         "difference": "Mean over seeds of a method's final loss minus that of the "

@@ -1,0 +1,79 @@
+"""Surfaces of a finished comparison, of tasks by name, by file and as objects."""
+
+import pandas as pd
+import pytest
+
+from raymeta import optimize
+from raymeta.folder import Optimization
+from raymeta.hypergrad import Forward
+from raymeta.survey import CURVES, SURFACE, survey, tasks_of
+from raymeta.tasks import Quadratic, get, own
+
+TEXT = """
+from raymeta.tasks import Quadratic
+
+def make():
+    return Quadratic(name="theirs", horizon=5)
+"""
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """A user's file with a task."""
+    for name, empty in (("_files", {}), ("_beside", []), ("_sources", {})):
+        monkeypatch.setattr(own, name, empty)
+    path = tmp_path / "my_file.py"
+    path.write_text(TEXT)
+    return path
+
+
+def learnt(folder, task):
+    """The folder of an optimization of the task."""
+    result = optimize(task, Forward(task.horizon), budget=300)
+    made = Optimization(folder)
+    made.claim({"task": task.name})
+    made.record_run(own.sources([task.name]))
+    made.write(result.frame)
+    return folder
+
+
+def test_a_task_is_found_in_the_file_that_was_recorded(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = learnt(tmp_path / "results", get("my_file.py:make"))
+    monkeypatch.chdir("/")  # the record says where the file is
+    said = []
+    written = survey(
+        folder, ["lr", "momentum"], points=2, progress=lambda *at: said.append(at)
+    )
+    assert written == [folder / SURFACE, folder / CURVES]
+    rows = pd.read_parquet(folder / SURFACE)
+    assert set(rows["task"]) == {"theirs"}
+    assert rows["inner_steps"].max() == 5
+    assert rows.groupby(["hp/lr", "hp/momentum"]).ngroups == 4
+    total = 4 + pd.read_parquet(folder / CURVES)["outer_step"].nunique()
+    assert said == [("theirs", done, total) for done in range(total + 1)]
+
+
+def test_a_recorded_file_that_is_gone_is_named(file, tmp_path):
+    folder = learnt(tmp_path / "results", get(f"{file}:make"))
+    file.unlink()
+    own._files.clear()
+    with pytest.raises(ValueError, match=r"there is no file .*my_file\.py"):
+        survey(folder, ["lr", "momentum"])
+
+
+def test_a_task_object_is_given_and_rows_of_others_stay(tmp_path):
+    mine = Quadratic(name="mine", horizon=5)
+    folder = learnt(tmp_path / "results", mine)
+    frame = pd.read_parquet(folder / "frame.parquet")
+    assert tasks_of(frame, folder) == []
+    with pytest.raises(ValueError, match=r"both lr and momentum, but .* or give the t"):
+        survey(folder, ["lr", "momentum"])
+    with pytest.raises(ValueError, match="has no 'quadratic': give one of mine"):
+        survey(folder, ["lr", "momentum"], [Quadratic()])
+    other = pd.DataFrame({"task": ["other", "mine"], "seed": [0, 77]})
+    other.to_parquet(folder / SURFACE)
+    survey(folder, ["lr", "momentum"], [mine], points=2)
+    rows = pd.read_parquet(folder / SURFACE)
+    assert set(rows["task"]) == {"other", "mine"}
+    assert 77 not in set(rows["seed"])  # of this task, from before
