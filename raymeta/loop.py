@@ -16,6 +16,7 @@ from raymeta.hypergrad.base import advance
 from raymeta.optim import export_schedule
 from raymeta.outer.coordinates import Coordinates, device_of, place
 from raymeta.outer.descent import Descent
+from raymeta.outer.evaluations import DIRECT, Evaluations
 from raymeta.outer.online import OnlineDescent
 from raymeta.outer.report import (
     Ledger,
@@ -88,6 +89,7 @@ def descend(
     seed: int,
     budget: float,
     hyper_lr: float | None = None,
+    evaluations: Evaluations = DIRECT,
 ) -> Iterator[Report]:
     """Hypergradient descent in a task's space, one report per estimate.
 
@@ -104,6 +106,7 @@ def descend(
             for `Positive`, logit λ for `Unit`, λ for `Real`, in eighths of the range
             where that has bounds. It adapts, and is at most the method's own (1 for
             whole runs, 0.2 while training goes on), which is the default.
+        evaluations: compute what is evaluated, or remember it.
 
     Raises:
         ValueError: the budget does not cover one complete run; the estimator restarts
@@ -112,7 +115,7 @@ def descend(
     """
     if hyper_lr is not None and not hyper_lr > 0:
         raise ValueError(f"descend needs hyper_lr > 0, but got {hyper_lr}")
-    descent = _descent(task, problem, estimator, seed, budget, hyper_lr)
+    descent = _descent(task, problem, estimator, seed, budget, hyper_lr, evaluations)
     if not descent.run_cost <= budget < math.inf:
         raise ValueError(
             f"{type(estimator).__name__} on {task.name!r} needs a finite budget of at "
@@ -152,6 +155,7 @@ def _descent(
     seed: int,
     budget: float,
     hyper_lr: float | None,
+    evaluations: Evaluations = DIRECT,
 ) -> Descent:
     whole = estimator.steps >= task.horizon
     if not whole and not estimator.continues:
@@ -173,6 +177,7 @@ def _descent(
         budget=budget,
         seed=seed,
         hyper_lr=hyper_lr,
+        evaluations=evaluations,
     )
 
 

@@ -2,7 +2,8 @@
 
 from raymeta.outer.adam import ClippedAdam
 from raymeta.outer.coordinates import Coordinates
+from raymeta.outer.curvature import Curvature
 from raymeta.outer.line_search import LineSearch
 from raymeta.outer.rprop import Rprop
 
-__all__ = ["ClippedAdam", "Coordinates", "LineSearch", "Rprop"]
+__all__ = ["ClippedAdam", "Coordinates", "Curvature", "LineSearch", "Rprop"]

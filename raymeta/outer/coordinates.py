@@ -45,7 +45,7 @@ class Coordinates:
         self._choices = {k: d.initial for k, d in space.choices.items()}
         self._units = self._join(
             {
-                k: torch.full(d.shape, _unit(d), dtype=torch.float64)
+                k: torch.full(d.shape, unit_of(d), dtype=torch.float64)
                 for k, d in space.continuous.items()
             }
         )
@@ -108,7 +108,8 @@ class Coordinates:
         }
 
 
-def _unit(domain: object) -> float:
+def unit_of(domain: object) -> float:
+    """How much of a domain's own coordinate is a unit of x."""
     if isinstance(domain, Real) and math.isfinite(domain.high - domain.low):
         return (domain.high - domain.low) / UNITS_OF_RANGE
     return 1.0

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import torch
 
 from raymeta.hypergrad.base import advance, with_steps
-from raymeta.outer.adam import ClippedAdam
-from raymeta.outer.report import plain_run
+from raymeta.outer.adam import HYPER_LR, ClippedAdam
+from raymeta.outer.evaluations import DIRECT, Evaluations, Trained
 from raymeta.outer.stacked import outer_losses, stack, stackable, stacked, unstack
-from raymeta.outer.within_run import HYPER_LR, WithinRun
+from raymeta.outer.within_run import WithinRun
 from raymeta.problem import BilevelProblem
 from raymeta.space import Space
 from raymeta.types import Hparams, State
@@ -30,7 +30,11 @@ class Ran(NamedTuple):
 
 
 def at_constants(
-    problem: BilevelProblem, space: Space, runs: list[Hparams], horizon: int
+    problem: BilevelProblem,
+    space: Space,
+    runs: list[Hparams],
+    horizon: int,
+    evaluations: Evaluations = DIRECT,
 ) -> Iterator[Ran]:
     """Train to the horizon at each λ.
 
@@ -39,16 +43,21 @@ def at_constants(
         space: of λ, for the flat names.
         runs: λ of each, of the same choices, where the problem needs them.
         horizon: T.
+        evaluations: compute what is evaluated, or remember it.
     """
     flats = [space.flatten(hparams) for hparams in runs]
     if not stackable(problem, runs):
         for hparams, flat in zip(runs, flats, strict=True):
-            state, value = plain_run(problem, hparams, horizon)
+            state, value = evaluations.plain_run(problem, hparams, horizon)
             yield Ran(value, flat, state)
         return
     many, hparams = stacked(problem), stack(runs)
-    state = advance(many, hparams, many.init(hparams), 0, horizon)
-    yield from _apart(problem, flats, hparams, state)
+
+    def train() -> Trained:
+        state = advance(many, hparams, many.init(hparams), 0, horizon)
+        return state, _values(problem, state, hparams)
+
+    yield from _apart(flats, *evaluations.run(hparams, horizon, train))
 
 
 def descending(one: WithinRun, starts: list[Hparams]) -> Iterator[Ran]:
@@ -75,22 +84,27 @@ def descending(one: WithinRun, starts: list[Hparams]) -> Iterator[Ran]:
         hparams = stack([coordinates.hparams(x) for x in xs])
         left = min(one.estimator.steps, one.horizon - rollout.step)
         estimator = with_steps(one.estimator, left)
-        hyper, rollout = estimator.estimate(many, hparams, rollout)
+        hyper, rollout = one.evaluations.estimate(estimator, many, hparams, rollout)
         each = unstack(hyper.grads, len(runs))
         for i, (adam, grads) in enumerate(zip(adams, each, strict=True)):
             gradient = coordinates.gradient(xs[i], grads)
             xs[i] = coordinates.project(adam.step(xs[i], gradient))
-    yield from _apart(problem, flats, hparams, rollout.state)
+
+    def evaluate() -> Trained:
+        return rollout.state, _values(problem, rollout.state, hparams)
+
+    ended = one.evaluations.run(hparams, one.horizon, evaluate, rollout)
+    yield from _apart(flats, *ended)
+
+
+def _values(problem: BilevelProblem, state: State, hparams: Hparams) -> list[float]:
+    with torch.no_grad():
+        return outer_losses(problem, state, hparams).tolist()
 
 
 def _apart(
-    problem: BilevelProblem,
-    flats: list[dict[str, Any]],
-    hparams: Hparams,
-    state: State,
+    flats: list[dict[str, Any]], state: State, values: list[float]
 ) -> Iterator[Ran]:
-    with torch.no_grad():
-        values = outer_losses(problem, state, hparams).tolist()
-    states = unstack(state, len(flats))
+    states = [None] * len(flats) if state is None else unstack(state, len(flats))
     for value, flat, own in zip(values, flats, states, strict=True):
         yield Ran(value, flat, own)

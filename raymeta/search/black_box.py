@@ -221,6 +221,8 @@ def _coded(cell: Cell, config: dict[str, Any]) -> Coded:
 def _inner(cell: Cell) -> tuple[Searcher, Any, int]:
     """The method's searcher and scheduler, set up as Tune would do it."""
     method = cast(BlackBoxMethod, cell.method)
+    if hasattr(method, "sized"):
+        method = method.sized(cell.budget / cell.full_run)
     space = to_tune(cell.task.space)
     config = method.tune_config(cell.task, cell.seed)
     searcher, scheduler = config.search_alg, config.scheduler or FIFOScheduler()

@@ -94,7 +94,7 @@ class Course(ABC):
         return over
 
     def disused(self) -> list[int]:
-        """Trials whose saved states nobody needs any more, each told once."""
+        """Trials that nobody needs anything of any more, each told once."""
         return []
 
     def cut(self, number: int) -> None:
@@ -161,7 +161,14 @@ class DescentCourse(Course):
 
     def __init__(self, cell: Cell) -> None:
         super().__init__(cell)
-        self._asked = False
+        self._asked = self._dropped = False
+
+    def disused(self) -> list[int]:
+        """The trial, once it is over."""
+        if self._dropped or not self.finished:
+            return []
+        self._dropped = True
+        return [0]
 
     def _next(self) -> Run | None:
         if self._asked:

@@ -90,7 +90,8 @@ class Ledger:
     def replay(self, events: Iterable[Event]) -> None:
         """Bring fresh courses to where a journal ends.
 
-        What is in flight then will run again from its start.
+        What is in flight then will run again: a descent goes on where its tape was
+        saved last, other trials from their start.
 
         Raises:
             ValueError: a course asks for something else than the journal recorded.

@@ -141,23 +141,29 @@ def _misfit(cell: Cell, problem: BilevelProblem) -> Misfit | None:
         least = _least_budget(cell, problem)
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        return Misfit(" ".join(f"{kind}{error}".split()))
+        return Misfit(_without_addresses(" ".join(f"{kind}{error}".split())))
     if least * (1 - 1e-9) <= cell.budget:
         return None
     return Misfit(
-        f"one run takes {math.ceil(least):,} gradient evaluations, and the budget is "
+        f"it takes at least {_whole(least)} gradient evaluations, and the budget is "
         f"{cell.budget:,g}",
         least,
     )
 
 
+def _whole(evaluations: float) -> str:
+    """Rounded up; a number of astronomical size in short."""
+    large = evaluations >= 1e9
+    return f"{evaluations:.3g}" if large else f"{math.ceil(evaluations):,}"
+
+
 def _least_budget(cell: Cell, problem: BilevelProblem) -> float:
-    """Gradient evaluations of one full training run, by the cell's own method.
+    """Gradient evaluations without which the cell's method cannot begin.
 
     Raises:
         ValueError: the method refuses the task.
     """
-    if cell.is_black_box:
+    if cell.is_black_box and not hasattr(cell.method, "least_budget"):
         return cell.full_run  # a hybrid may refuse the task, as a descent may
     return cast(HypergradientMethod, cell.method).least_budget(cell.task, problem)
 
@@ -269,5 +275,9 @@ def _describe_task(task: Task) -> dict[str, Any]:
 
 
 def _describe(thing: Any) -> str:
-    """Its repr, without the memory addresses that differ in every process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
+    return _without_addresses(repr(thing))
+
+
+def _without_addresses(text: str) -> str:
+    """Without the memory addresses of objects, which differ in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", text)

@@ -1,4 +1,4 @@
-"""Training states of trials that pause, in the folder of the comparison."""
+"""What workers leave in the folder of the comparison: training states, and tapes."""
 
 import os
 import shutil
@@ -8,15 +8,17 @@ import torch
 from torch.utils import _pytree
 
 from raymeta.search.cells import CellName
+from raymeta.search.reel import Reel
 from raymeta.types import State
 
 
 class States:
-    """Where workers leave training states for each other.
+    """Where workers leave for each other what they have computed.
 
-    Nothing depends on them but time: a state that is not there is found again by
-    training along the hyperparameters that led to it, so the folder may lie on a disk
-    that not every node sees, and may be deleted.
+    Nothing depends on it but time: a state that is not there is found again by training
+    along the hyperparameters that led to it, and a descent without its reel starts from
+    its beginning; so the folder may lie on a disk that not every node sees, and may be
+    deleted.
 
     Args:
         folder: where they are; nothing is kept without one.
@@ -56,10 +58,15 @@ class States:
         _, structure = _pytree.tree_flatten(like)
         return _pytree.tree_unflatten(leaves, structure)
 
+    def reel(self, cell: CellName, number: int, signature: str) -> Reel:
+        """What a descent has evaluated so far; see `Reel`."""
+        folder = None if self._folder is None else self._folder_of(cell, number)
+        return Reel(folder, signature)
+
     def drop(self, cell: CellName, number: int) -> None:
-        """Remove all states of a trial."""
+        """Remove everything of a trial."""
         if self._folder is not None:
-            shutil.rmtree(self._path(cell, number, 0).parent, ignore_errors=True)
+            shutil.rmtree(self._folder_of(cell, number), ignore_errors=True)
 
     def clear(self) -> None:
         """Remove everything."""
@@ -67,7 +74,10 @@ class States:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _path(self, cell: CellName, number: int, steps: int) -> Path:
+        return self._folder_of(cell, number) / f"{steps}.pt"
+
+    def _folder_of(self, cell: CellName, number: int) -> Path:
         assert self._folder is not None
         return self._folder.joinpath(
-            cell.task, cell.method, str(cell.seed), str(number), f"{steps}.pt"
+            cell.task, cell.method, str(cell.seed), str(number)
         )

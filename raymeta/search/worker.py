@@ -4,13 +4,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import Any, cast
 
 import torch
 from ray import tune
 
 from raymeta import loop
 from raymeta.loop import Report
+from raymeta.outer.coordinates import device_of, place
 from raymeta.problem import BilevelProblem
 from raymeta.search.cells import Message, Run, Stretch, broken
 from raymeta.search.domains import Coded, decode, encode
@@ -22,6 +24,8 @@ from raymeta.search.methods import (
     Method,
 )
 from raymeta.search.states import States
+from raymeta.search.tape import Foreign, Tape, signature_of
+from raymeta.search.watch import Watch
 from raymeta.space import Space
 from raymeta.tasks.base import Task, picked, problem_at
 from raymeta.types import State
@@ -37,8 +41,6 @@ MAX_REASON = 300
 
 _problems: dict[tuple[str, int, tuple[int, ...]], BilevelProblem] = {}
 _fingerprints: dict[tuple[str, int], dict[str, str]] = {}
-
-T = TypeVar("T")
 
 
 def run_trial(
@@ -74,6 +76,8 @@ def messages_of(
         for message in says[run.kind]():
             yield message._replace(evidence=evidence)
             evidence = {}  # once is enough
+    except Foreign:
+        raise  # the trial starts again: what it has said is not what it would say now
     except Exception as error:
         yield trial.broken(error)
 
@@ -88,25 +92,6 @@ def _evidence(task: Task, seed: int) -> dict[str, str]:
     return _fingerprints[key]
 
 
-class _Watch:
-    """Seconds spent in training and evaluation, not in waiting for the driver."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def over(self, items: Iterator[T]) -> Iterator[T]:
-        """The items; producing them is timed."""
-        while True:
-            start = time.perf_counter()
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-            finally:
-                self.seconds += time.perf_counter() - start
-            yield item
-
-
 @dataclass
 class _Trial:
     """A trial on its worker.
@@ -119,7 +104,7 @@ class _Trial:
     task: Task
     method: Method
     states: States
-    watch: _Watch = field(default_factory=_Watch)
+    watch: Watch = field(default_factory=Watch)
     last: Message | None = None
 
     def search(self) -> Iterator[Message]:
@@ -143,23 +128,40 @@ class _Trial:
         """Let the method descend, then look at the test set where it was best."""
         method = cast(HypergradientMethod, self.method)
         seed, budget = self.run.cell.seed, self.run.budget
-        reports = method.reports(self.task, self._problem(), seed, budget)
+        tape = self._tape()
+        reports = method.reports(self.task, self._problem(), seed, budget, tape)
         best: Report | None = None
         try:
             for report in self.watch.over(reports):
                 yield self._say(report)
                 if loop.better(report, best):
                     best = report
+                    tape.keep(report.state)
+            tape.end()
+        except Foreign:
+            raise
         except Exception as error:
             # What was found before still counts, and is still looked at.
             yield self.broken(error)
+        finally:
+            tape.close()
         if best is not None:
-            yield self._look(best)
+            yield self._look(best._replace(state=tape.kept(partial(self._s_0, best))))
 
     def broken(self, error: Exception) -> Message:
         """What to say when an exception ends the trial."""
         end = broken(self.run, self.last, _reason(error))
         return end._replace(wall_s=self.watch.seconds)
+
+    def _tape(self) -> Tape:
+        run = self.run
+        signature = signature_of(run, _evidence(self.task, run.cell.seed))
+        return Tape(self.states.reel(run.cell, run.number, signature), self.watch)
+
+    def _s_0(self, report: Report) -> State:
+        problem = self._problem(report)
+        hparams = self.task.space.unflatten(report.hparams)
+        return problem.init(place(hparams, device_of(problem)))
 
     def _train(
         self, start: tuple[int, State], end: int, coded: Coded | None = None

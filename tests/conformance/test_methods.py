@@ -1,6 +1,7 @@
 """What every registered method of a comparison must do."""
 
 import dataclasses
+import itertools
 import math
 import pickle
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from scipy import stats
 
 from raymeta.search import to_tune, worker
 from raymeta.search.black_box import course_of
+from raymeta.search.cells import CellName, Run
 from raymeta.search.dice import Dice
 from raymeta.search.domains import initial_point
 from raymeta.search.frame import to_frame
@@ -29,8 +31,11 @@ from raymeta.search.methods import (
 )
 from raymeta.search.plan import make_plan
 from raymeta.search.quiet import silence
+from raymeta.search.states import States
 from raymeta.space import Choice, Positive, Real, Space, Unit
-from raymeta.tasks import Quadratic
+from raymeta.tasks import Digits, Quadratic
+from tests.killed import Computed, Killed, untimed
+from tests.ridge import Ridge
 
 TRIALS = 25  # enough to leave the random start of a model-based search
 HORIZONS = [1, 2, 8, 9, 10, 27, 100, 200, 1000]
@@ -262,6 +267,41 @@ class TestOnTheQuadratic:
             pd.testing.assert_frame_equal(
                 again.drop(columns="wall_s"), frame.drop(columns="wall_s")
             )
+
+
+#: Methods that are one trial, each on a network, or on the task that it is for.
+DESCENTS = [name for name, m in METHODS.items() if not hasattr(m, "tune_config")]
+TASKS = {name: Digits(horizon=6) for name in DESCENTS} | {"implicit": Ridge()}
+
+
+@pytest.mark.parametrize("name", DESCENTS)
+def test_a_descent_that_is_killed_again_and_again_computes_nothing_twice(
+    name, tmp_path, monkeypatch
+):
+    """Killed after every evaluation, or a few; the states of the best run included."""
+    task, method = TASKS[name], METHODS[name]
+    least = method.least_budget(task, task.sample(0))
+    budget = 3.4 * getattr(method, "size", 1) * least + 6 * task.horizon
+    computed, cell = Computed(monkeypatch), CellName(task.name, name, 0)
+    run = Run(cell=cell, number=0, kind="descent", budget=budget)
+    undisturbed = list(worker.messages_of(run, task, method))
+    assert undisturbed[-1].kind == "final"
+    assert undisturbed[-1].failure == ""
+    needed, computed.count = computed.count, 0
+    assert needed > 2
+    monkeypatch.setattr("raymeta.search.reel.SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr("raymeta.search.reel.SAVE_SHARE", 0)
+    for allowed in itertools.count(1, 1 if needed < 20 else needed // 7):
+        computed.allowed = allowed
+        try:
+            messages = list(worker.messages_of(run, task, method, States(tmp_path)))
+            break
+        except Killed:
+            assert computed.count == allowed
+    assert computed.count == needed
+    assert untimed(messages) == untimed(undisturbed)
+    seconds = [message.wall_s for message in messages]
+    assert seconds == sorted(seconds)
 
 
 def test_halving_happens_at_the_rungs_that_trials_report_at():

@@ -1,4 +1,4 @@
-"""A comparison in a process of its own, to be interrupted: storage as argument."""
+"""A comparison in a process of its own, to be interrupted: storage, which one."""
 
 import sys
 from pathlib import Path
@@ -23,6 +23,20 @@ SETTINGS = {
     "name": "interrupted",
 }
 
+
+def long(storage, step_s=0.01):
+    """Descents of some seconds, whose steps are counted in a file of the storage."""
+    notes = Path(storage) / "steps"
+    return {
+        "tasks": search_toys.Noted(name="noted", step_s=step_s, notes=notes),
+        "methods": ["short_term", "long_term"],
+        "budget": 800,
+        "seeds": 1,
+        "name": "interrupted",
+    }
+
+
 if __name__ == "__main__":
     cloudpickle.register_pickle_by_value(search_toys)
-    compare(**SETTINGS, storage=sys.argv[1])
+    _, storage, which = sys.argv
+    compare(**(long(storage) if which == "long" else SETTINGS), storage=storage)

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -98,6 +98,23 @@ class Deadly(Bowl):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Noted(Bowl):
+    """Every step that anybody takes is a byte in a file."""
+
+    notes: Path
+
+    def sample(self, seed):
+        problem = super().sample(seed)
+
+        def step(state, hparams, batch):
+            with self.notes.open("ab") as file:
+                file.write(b".")
+            return problem.step(state, hparams, batch)
+
+        return replace(problem, step=step)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stuck(Bowl):
     """Workers stay here for long, and say so by a file."""
 
@@ -135,7 +152,7 @@ class Walk:
         return task.horizon + problem.outer_cost / 3
 
     def reports(
-        self, task: Bowl, problem: BilevelProblem, seed: int, budget: float
+        self, task: Bowl, problem: BilevelProblem, seed: int, budget: float, _
     ) -> Iterator[loop.Report]:
         spent = 0.0
         for step, rate in enumerate(self.rates):

@@ -9,8 +9,9 @@ import torch
 from search_toys import Bowl
 
 from raymeta.hypergrad import ShortTerm
+from raymeta.outer.adam import HYPER_LR
 from raymeta.outer.coordinates import Coordinates
-from raymeta.outer.within_run import HYPER_LR, WithinRun
+from raymeta.outer.within_run import WithinRun
 from raymeta.search import worker
 from raymeta.search.methods.pbt_descent import PbtDescent
 from raymeta.search.methods.tpe_descent import TpeDescent

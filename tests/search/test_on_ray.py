@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import search_toys
-from interrupted import SETTINGS
+import torch
+from interrupted import SETTINGS, long
 from ray import cloudpickle
 from search_toys import Bowl, Deadly, Stuck, Unsendable, Walk
 
@@ -98,14 +99,15 @@ def test_workers_that_cannot_run_anything_end_the_comparison(cluster, tmp_path):
     assert len(pd.read_parquet(tmp_path / "x" / "frame.parquet")) == 0
 
 
-def start(storage, **environment):
-    """Start the comparison of `interrupted` and wait until it is well under way."""
+def start(storage, which="short", under_way=None, **environment):
+    """Start a comparison of `interrupted` and wait until it is well under way."""
     path = os.pathsep.join(filter(None, sys.path))
     process = subprocess.Popen(
         [
             sys.executable,
             Path(search_toys.__file__).with_name("interrupted.py"),
             storage,
+            which,
         ],
         env=os.environ | {"PYTHONPATH": path} | environment,
         stdout=subprocess.PIPE,
@@ -113,8 +115,12 @@ def start(storage, **environment):
         text=True,
     )
     journal = storage / "interrupted" / "journal.jsonl"
+
+    def has_said_much():
+        return journal.exists() and journal.read_bytes().count(b"\n") >= 40
+
     deadline = time.monotonic() + 90
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 40:
+    while not (under_way or has_said_much)():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "it did not get under way"
         time.sleep(0.02)
@@ -136,6 +142,39 @@ def test_a_killed_driver_continues_like_the_undisturbed_run(cluster, bench, tmp_
     assert after.startswith(before[: before.rindex("\n")])
     record = json.loads((tmp_path / "interrupted" / "comparison.json").read_text())
     assert len(record["runs"]) == 2
+
+
+def test_a_killed_driver_continues_its_descents_where_they_were(
+    cluster, bench, tmp_path
+):
+    """Every step that was taken before a tape was saved is not taken again."""
+    settings, states = long(tmp_path), tmp_path / "interrupted" / ".states" / "noted"
+    tapes = [states / name / "0/0/standing.pt" for name in settings["methods"]]
+    saved = {}
+
+    def are_saved():
+        saved.update({t: torch.load(t)["length"] for t in tapes if t.exists()})
+        return len(saved) == 2 and max(saved.values()) > 60
+
+    process = start(tmp_path, "long", are_saved, RAY_ADDRESS=cluster)
+    process.kill()
+    process.communicate()
+    before, notes = -1, tmp_path / "steps"
+    while before < (before := notes.stat().st_size):
+        time.sleep(1.0)  # its workers die, too
+    (tmp_path / "undisturbed").mkdir()
+    undisturbed = long(tmp_path / "undisturbed", step_s=0.0)
+    del undisturbed["name"]
+    expected = bench(**undisturbed).run().frame()
+    needed = (tmp_path / "undisturbed" / "steps").stat().st_size
+
+    frame = compare(**settings, storage=tmp_path, progress=False)
+
+    assert_same(frame, expected)
+    taken = notes.stat().st_size - before
+    assert taken <= needed - sum(saved.values()) + 10  # first steps of new workers
+    assert frame.groupby("method").wall_s.max().gt(0.01 * needed / 4).all()
+    assert not states.exists()
 
 
 def test_ctrl_c_leaves_a_readable_frame_and_no_ray(cluster, bench, tmp_path):

@@ -19,7 +19,9 @@ from raymeta.search.methods.bayesopt import BayesOpt
 from raymeta.search.methods.bohb import Bohb
 from raymeta.search.methods.cmaes import CmaEs
 from raymeta.search.methods.descent import Descent
+from raymeta.search.methods.evolution import Evolution
 from raymeta.search.methods.gp import Gp
+from raymeta.search.methods.grid import Grid
 from raymeta.search.methods.hyperband import HyperBand
 from raymeta.search.methods.hyperopt import HyperOpt
 from raymeta.search.methods.median import Median
@@ -52,6 +54,7 @@ __all__ = [
 
 METHODS: dict[str, Method] = {
     "random": Random(),
+    "grid": Grid(),
     "sobol": Sobol(),
     "asha": Asha(),
     "hyperband": HyperBand(),
@@ -77,6 +80,8 @@ METHODS: dict[str, Method] = {
     "checkpointed": Descent("checkpointed", "checkpointed"),
     "reversible": Descent("reversible", "reversible"),
     "implicit": Descent("implicit", "implicit"),
+    "es": Evolution("es", persistent=False),
+    "pes": Evolution("pes", persistent=True),
 }
 
 #: Estimators that a method above already descends by, under their own names too.
@@ -108,7 +113,9 @@ def missing(method: Method) -> tuple[str, ...]:
 
 def summary(method: Method) -> str:
     """What a method does, in one line."""
-    return method.summary if isinstance(method, Descent) else _first_line(method)
+    if isinstance(method, Descent | Evolution):
+        return method.summary
+    return _first_line(method)
 
 
 def _first_line(thing: object) -> str:

@@ -8,6 +8,7 @@ from ray.tune import TuneConfig
 from raymeta import loop
 from raymeta.loop import Report
 from raymeta.outer.coordinates import device_of, place
+from raymeta.outer.evaluations import Evaluations
 from raymeta.problem import BilevelProblem
 from raymeta.tasks.base import Task
 from raymeta.types import State
@@ -29,6 +30,10 @@ class BlackBoxMethod(Protocol):
       to the second, …;
     - `least_budget(task, problem)`: their sum; raises ValueError where the method does
       not fit the task.
+
+    Any search may have `least_budget`, where one run is too little for it, and
+    `sized(runs)`: the method for a budget of so many full runs, where what it suggests
+    depends on them.
     """
 
     @property
@@ -168,7 +173,12 @@ class HypergradientMethod(Protocol):
         ...
 
     def reports(
-        self, task: Task, problem: BilevelProblem, seed: int, budget: float
+        self,
+        task: Task,
+        problem: BilevelProblem,
+        seed: int,
+        budget: float,
+        evaluations: Evaluations,
     ) -> Iterator[Report]:
         """The course of the descent, until it has spent its budget.
 
@@ -177,6 +187,8 @@ class HypergradientMethod(Protocol):
             problem: `task.sample(seed)`.
             seed: of everything random.
             budget: in gradient evaluations.
+            evaluations: what is evaluated through these is remembered, and a killed
+                trial that asks for the same again, in the same order, gets it at once.
         """
         ...
 

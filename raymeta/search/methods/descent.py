@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from raymeta import loop
 from raymeta.hypergrad.registry import by_name
+from raymeta.outer.evaluations import DIRECT, Evaluations
 from raymeta.problem import BilevelProblem
 from raymeta.search.methods.base import HYPERGRADIENT
 from raymeta.tasks.base import Task
@@ -44,10 +45,21 @@ class Descent:
         return loop.run_cost(task, problem, estimator)
 
     def reports(
-        self, task: Task, problem: BilevelProblem, seed: int, budget: float
+        self,
+        task: Task,
+        problem: BilevelProblem,
+        seed: int,
+        budget: float,
+        evaluations: Evaluations = DIRECT,
     ) -> Iterator[loop.Report]:
         """The course of the descent."""
         estimator = by_name(self.estimator, task.horizon)
         return loop.descend(
-            task, problem, estimator, seed=seed, budget=budget, hyper_lr=self.hyper_lr
+            task,
+            problem,
+            estimator,
+            seed=seed,
+            budget=budget,
+            hyper_lr=self.hyper_lr,
+            evaluations=evaluations,
         )

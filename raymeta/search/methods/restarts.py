@@ -1,7 +1,7 @@
 """Many runs as one vectorized program."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from raymeta import loop
 from raymeta.hypergrad import ShortTerm
 from raymeta.loop import Report
 from raymeta.outer.coordinates import Coordinates, device_of, place
+from raymeta.outer.evaluations import DIRECT, Evaluations
 from raymeta.outer.report import Ledger, plain_cost
 from raymeta.outer.side_by_side import Ran, at_constants, descending
 from raymeta.outer.within_run import WithinRun
@@ -62,7 +63,12 @@ class Restarts:
         return self._cost(task, problem)
 
     def reports(
-        self, task: Task, problem: BilevelProblem, seed: int, budget: float
+        self,
+        task: Task,
+        problem: BilevelProblem,
+        seed: int,
+        budget: float,
+        evaluations: Evaluations = DIRECT,
     ) -> Iterator[Report]:
         """A complete report for every run, batch by batch."""
         searcher = RandomSearch(seed, first=initial_point(task.space))
@@ -77,7 +83,8 @@ class Restarts:
                 return
             points = [first, *(searcher.suggest("") for _ in range(count - 1))]
             choices = {name: first[name] for name in task.space.choices}
-            for ran in self._run(task, at, [point | choices for point in points]):
+            points = [point | choices for point in points]
+            for ran in self._run(task, at, points, evaluations):
                 ledger.charge(cost)
                 schedule = [(task.horizon, ran.flat)]
                 yield ledger.report(
@@ -85,14 +92,19 @@ class Restarts:
                 )
 
     def _run(
-        self, task: Task, problem: BilevelProblem, points: list[dict[str, Any]]
+        self,
+        task: Task,
+        problem: BilevelProblem,
+        points: list[dict[str, Any]],
+        evaluations: Evaluations,
     ) -> Iterator[Ran]:
         if self.hyper_steps:
             starts = [task.space.unflatten(point, torch.float64) for point in points]
-            return descending(self._descent(task, problem, points[0]), starts)
+            descent = self._descent(task, problem, points[0])
+            return descending(replace(descent, evaluations=evaluations), starts)
         device = device_of(problem)
         runs = [place(task.space.unflatten(point), device) for point in points]
-        return at_constants(problem, task.space, runs, task.horizon)
+        return at_constants(problem, task.space, runs, task.horizon, evaluations)
 
     def _cost(self, task: Task, problem: BilevelProblem) -> float:
         if not self.hyper_steps:
