@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+#: Length of a hyper-step in each coordinate, while training goes on.
+HYPER_LR = 0.2
+
 
 @dataclass
 class ClippedAdam:

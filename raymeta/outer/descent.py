@@ -11,7 +11,8 @@ from torch import Tensor
 
 from raymeta.hypergrad import Estimator
 from raymeta.outer.coordinates import Coordinates
-from raymeta.outer.report import Ledger, Report, Schedule, plain_cost, plain_run
+from raymeta.outer.evaluations import DIRECT, Evaluations
+from raymeta.outer.report import Ledger, Report, Schedule, plain_cost
 from raymeta.problem import BilevelProblem
 from raymeta.types import State
 
@@ -19,6 +20,8 @@ from raymeta.types import State
 NEARBY, NEARER, NEAREST = 0.3, 0.9, 0.1
 #: Beyond this many coordinates trials are not farther away, for all n of them together.
 NEARBY_DIMENSIONS = 8
+#: Where E is flat they are, up to this many times.
+FARTHEST = 10.0
 
 
 class Seen(NamedTuple):
@@ -37,10 +40,12 @@ class Seen(NamedTuple):
 
 @dataclass(kw_only=True)
 class Descent(ABC):
-    """A walk in a search space by hypergradients, within a budget.
+    r"""A walk in a search space by hypergradients, within a budget.
 
     Where hypergradients lead no further, `_look_around` tries random points near the
-    best one by plain runs, which cost a third of a hypergradient, until one is better.
+    best one by plain runs, which cost a third of a hypergradient, until one is better:
+    in coordinate i at a distance proportional to $|\partial E/\partial x_i|^{-1/2}$,
+    for where E is flat only what is far away makes a difference.
 
     Attributes:
         problem: one sample of a task.
@@ -50,6 +55,7 @@ class Descent(ABC):
         budget: gradient evaluations; never exceeded.
         seed: of everything random.
         hyper_lr: first length of a step in each coordinate; None for the default.
+        evaluations: compute what is evaluated, or remember it.
     """
 
     problem: BilevelProblem
@@ -59,6 +65,7 @@ class Descent(ABC):
     budget: float
     seed: int
     hyper_lr: float | None
+    evaluations: Evaluations = DIRECT
 
     def __post_init__(self) -> None:
         """Open the ledger, seed the random numbers, know nothing better than x_0."""
@@ -66,6 +73,7 @@ class Descent(ABC):
         self._random = torch.Generator().manual_seed(self.seed)
         self._best = Seen(self.coordinates.start(), math.inf, None)
         self._nearby = NEARBY
+        self._shares = torch.ones_like(self._best.x)
 
     @property
     @abstractmethod
@@ -82,9 +90,10 @@ class Descent(ABC):
         """A point that is better than the best one; None if none is found in time."""
         centre, best, _ = self._best
         shared = min(1.0, (NEARBY_DIMENSIONS / centre.numel()) ** 0.5)
+        far = self._shares.rsqrt().clamp(max=FARTHEST)
         while tries > 0 and self._ledger.covers(self._plain_cost(self.horizon)):
             tries -= 1
-            x = self._perturbed(centre, self._nearby * shared)
+            x = self._perturbed(centre, self._nearby * shared * far)
             value = yield from self._plain(x, self.horizon)
             if value < best:
                 self._nearby = NEARBY
@@ -93,7 +102,12 @@ class Descent(ABC):
             self._nearby = nearer if best < math.inf else 2 * self._nearby
         return None
 
-    def _perturbed(self, x: Tensor, length: float) -> Tensor:
+    def _heed(self, gradient: Tensor) -> None:
+        """Remember which coordinates the latest dE/dx says matter."""
+        if largest := float(gradient.abs().max()):
+            self._shares = gradient.abs() / largest
+
+    def _perturbed(self, x: Tensor, length: float | Tensor) -> Tensor:
         """A point near x, normally distributed with this standard deviation."""
         noise = torch.randn(x.shape, generator=self._random, dtype=x.dtype)
         return self.coordinates.project(x + length * noise)
@@ -101,7 +115,7 @@ class Descent(ABC):
     def _plain(self, x: Tensor, horizon: int) -> Generator[Report, None, float]:
         """E over a horizon, without gradient; ∞ where the run diverged."""
         hparams = self.coordinates.hparams(x)
-        state, value = plain_run(self.problem, hparams, horizon)
+        state, value = self.evaluations.plain_run(self.problem, hparams, horizon)
         self._ledger.charge(self._plain_cost(horizon))
         yield self._at_constant(x, value, horizon, state)
         return self._finite(x, value, horizon)

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from raymeta.hypergrad import Estimator, Rollout
 from raymeta.hypergrad.base import with_steps
-from raymeta.outer.adam import ClippedAdam
+from raymeta.outer.adam import HYPER_LR, ClippedAdam
 from raymeta.outer.descent import Descent, Seen
 from raymeta.outer.report import Report, Schedule
 
-#: Length of a hyper-step in each coordinate. One that is given shorter grows to it by
-#: exp(GROW c) a step, where c > 0 is the cosine of a gradient with those before.
-LENGTH, GROW = 0.2, 0.5
+#: A hyper-step that is given shorter than HYPER_LR grows to it by exp(GROW c) a step,
+#: where c > 0 is the cosine of a gradient with those before.
+GROW = 0.5
 #: How it shrinks after a training run that was no better than the best.
 SHRINK = 0.8
 #: So many of them in a row, and so many plain runs look for another start at most.
@@ -44,8 +44,8 @@ class OnlineDescent(Descent):
     def __post_init__(self) -> None:
         """Know nothing better than the start."""
         super().__post_init__()
-        self._longest = LENGTH
-        self._adam = ClippedAdam(min(self.hyper_lr or LENGTH, LENGTH))
+        self._longest = HYPER_LR
+        self._adam = ClippedAdam(min(self.hyper_lr or HYPER_LR, HYPER_LR))
         self._escape, self._way = ESCAPE, torch.zeros(())
         self._visited: list[tuple[int, Tensor]] = []
         self._cost = self.run_cost
@@ -82,8 +82,8 @@ class OnlineDescent(Descent):
         while rollout.step < self.horizon:
             hparams = coordinates.hparams(x)
             before = rollout.step
-            hyper, rollout = self._next(rollout).estimate(
-                self.problem, hparams, rollout
+            hyper, rollout = self.evaluations.estimate(
+                self._next(rollout), self.problem, hparams, rollout
             )
             self._ledger.charge(hyper.gradient_evals)
             self._visited.append((rollout.step - before, x))

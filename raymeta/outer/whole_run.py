@@ -8,6 +8,7 @@ from torch import Tensor
 
 from raymeta.hypergrad import Estimator
 from raymeta.hypergrad.base import with_steps
+from raymeta.outer.curvature import Curvature
 from raymeta.outer.descent import Descent, Seen
 from raymeta.outer.line_search import LineSearch
 from raymeta.outer.report import Report
@@ -23,23 +24,26 @@ STEP_AGAIN = 0.5
 DOUBLINGS = 3
 #: A line search ends where no coordinate would move by more than this.
 SHORTEST = 0.05
+#: A step that moves no coordinate by more than this has arrived.
+ARRIVED = 1e-6
 
 
 class WholeRunDescent(Descent):
-    r"""Steps by signs, over doubling horizons first, then over the whole one.
+    r"""Steps by signs and curvature, over doubling horizons and then the whole one.
 
     1. Over horizons T/8, T/4, T/2: one hypergradient and one step of `Rprop` each. The
        point that the last one was taken at is looked at over T.
-    2. Over T, from the step of T/2 on: each step of `Rprop` ends in a hypergradient. If
-       E fell, the next step starts there. If not, lengths shrink where signs changed on
-       the way, and a `LineSearch` tries the shorter step by plain runs, which cost a
-       third of a hypergradient.
+    2. Over T, from the step of T/2 on: each step of `Rprop`, corrected by `Curvature`
+       as soon as two hypergradients tell of it, ends in a hypergradient. If E fell, the
+       next step starts there. If not, lengths shrink where signs changed on the way,
+       and a `LineSearch` tries the shorter step by plain runs, which cost a third of a
+       hypergradient.
     3. Where that finds nothing, plain runs at random points near the best one, until
-       one is better (see `Descent`): back to 2.
+       one is better (see `Descent`): back to 2. If 2 then finds nothing k times in a
+       row, gradients lead nowhere, as on a rough E: back to 2 after 2^k better points.
 
-    Only signs and values over the same horizon enter, so a problem with outer loss
-    $a E + b$, $a > 0$, is descended by the same path. A run that diverges is followed
-    by shorter ones, until one has a gradient that leads away.
+    A problem with outer loss $a E + b$, $a > 0$, is descended by the same path. A run
+    that diverges is followed by shorter ones, until one has a gradient that leads away.
     """
 
     @property
@@ -53,9 +57,14 @@ class WholeRunDescent(Descent):
         best: Seen | None = Seen(self.coordinates.start(), math.inf, None)
         if halvings := self._first_halvings():
             best = yield from self._approach(rprop, halvings)
+        fruitless = 0
         while best is not None:
+            before = best.value
             yield from self._descend(best, rprop)
-            best, rprop = (yield from self._look_around()), self._rprop(STEP_AGAIN)
+            fruitless = 0 if self._best.value < before else fruitless + 1
+            for _ in range(2**fruitless):
+                best = yield from self._look_around()
+            rprop = self._rprop(STEP_AGAIN)
 
     # -------------------------------------------------------------- 1. short horizons
 
@@ -126,43 +135,62 @@ class WholeRunDescent(Descent):
 
         The first step is that of the last short horizon, where there was one.
         """
+        curvature = Curvature(Rprop.LONGEST)
         known = False  # whether the gradient at the best point is that over T
         trial = best.x if best.gradient is None else self._ahead(best.x, rprop)
         while self._ledger.covers(self._cost(self.horizon)):
             value, gradient = yield from self._estimate(trial, self.horizon)
+            self._heed(gradient)
+            if known:
+                assert best.gradient is not None
+                rise = value - best.value
+                curvature.learn(trial - best.x, rise, best.gradient, gradient)
             if value < best.value or trial is best.x:
                 rprop.turn(gradient)
                 best, known = Seen(trial, value, gradient), True
-                trial = self._ahead(trial, rprop)
-                if value == math.inf or torch.equal(trial, best.x):
+                trial = best.x + self._step(best, rprop, curvature)
+                if value == math.inf or _near(trial, best.x):
                     return
             else:
                 failed = Seen(trial, value, gradient)
-                found = yield from self._search(best, failed, rprop)
+                tries = math.inf if known else 1
+                found = yield from self._search(best, failed, rprop, curvature, tries)
                 if found is None and known:
                     return
                 trial = best.x if found is None else found
 
     def _search(
-        self, best: Seen, failed: Seen, rprop: Rprop
+        self,
+        best: Seen,
+        failed: Seen,
+        rprop: Rprop,
+        curvature: Curvature,
+        tries: float,
     ) -> Generator[Report, None, Tensor | None]:
-        """A point better than the best one, on a shorter step than the failed one."""
-        assert best.gradient is not None
+        """A point better than the best one, on a better or shorter step than failed."""
         assert failed.gradient is not None
-        turned = rprop.retreat(failed.gradient)
-        step = self._ahead(best.x, rprop) - best.x
+        rprop.retreat(failed.gradient)
+        step = self._step(best, rprop, curvature)
+        assert best.gradient is not None
         slope = min(float(best.gradient @ step), 0.0)
         shortest = SHORTEST / max(float(step.abs().max()), SHORTEST)
-        search = LineSearch(best.value, slope, shortest=shortest)
-        if not turned:
+        search, tried = LineSearch(best.value, slope, shortest=shortest), 1.0
+        if _near(best.x + step, failed.x):
             search.observe(failed.value)
-        while search.length and not search.best:
+        while search.length and not search.best and tries:
             if not self._ledger.covers(self._plain_cost(self.horizon)):
                 return None
-            trial = best.x + search.length * step
+            tries, tried = tries - 1, search.length
+            trial = best.x + tried * step
             search.observe((yield from self._plain(trial, self.horizon)))
-        rprop.scale(search.best)
+        rprop.scale(search.best or tried)
         return best.x + search.best * step if search.best else None
+
+    def _step(self, best: Seen, rprop: Rprop, curvature: Curvature) -> Tensor:
+        """From the best point to the next trial, within the bounds."""
+        assert best.gradient is not None
+        step = curvature.step(best.gradient, rprop.step())
+        return self.coordinates.project(best.x + step) - best.x
 
     # ---------------------------------------------------------------------- evaluations
 
@@ -174,7 +202,9 @@ class WholeRunDescent(Descent):
         estimator = self._at(horizon)
         rollout = estimator.init(self.problem, hparams)
         try:
-            hyper, rollout = estimator.estimate(self.problem, hparams, rollout)
+            hyper, rollout = self.evaluations.estimate(
+                estimator, self.problem, hparams, rollout
+            )
         except OverflowError:  # arithmetic without ∞ (Reversible): the run diverged
             self._ledger.charge(estimator.cost(self.problem, hparams))
             yield self._at_constant(x, math.inf, horizon, rollout.state)
@@ -197,3 +227,7 @@ class WholeRunDescent(Descent):
     def _cost(self, horizon: int) -> float:
         hparams = self.coordinates.hparams(self.coordinates.start())
         return self._at(horizon).cost(self.problem, hparams)
+
+
+def _near(x: Tensor, y: Tensor) -> bool:
+    return float((x - y).abs().max()) < ARRIVED

@@ -9,14 +9,12 @@ from torch import Tensor
 
 from raymeta.hypergrad import Estimator, Rollout
 from raymeta.hypergrad.base import with_steps
-from raymeta.outer.adam import ClippedAdam
+from raymeta.outer.adam import HYPER_LR, ClippedAdam
 from raymeta.outer.coordinates import Coordinates
+from raymeta.outer.evaluations import DIRECT, Evaluations
 from raymeta.outer.report import Ledger, Report
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams
-
-#: Length of a hyper-step in each coordinate.
-HYPER_LR = 0.2
 
 
 class Standing(NamedTuple):
@@ -42,6 +40,7 @@ class WithinRun:
         coordinates: where to walk, at fixed choices.
         estimator: one that looks ahead while training goes on.
         horizon: T, the training steps of a full run.
+        evaluations: compute what is evaluated, or remember it.
 
     Source: Franceschi et al. 2017 (RTHO); Baydin et al. 2018.
     """
@@ -50,6 +49,7 @@ class WithinRun:
     coordinates: Coordinates
     estimator: Estimator
     horizon: int
+    evaluations: Evaluations = DIRECT
 
     def begin(self, hparams: Hparams) -> Standing:
         """At s_0(λ), before the first step."""
@@ -82,8 +82,9 @@ class WithinRun:
             flat: dict[str, Any] = {}
             while rollout.step < rung:
                 hparams, flat = self.coordinates.hparams(x), self.coordinates.flat(x)
-                hyper, rollout = self._at(rung - rollout.step).estimate(
-                    self.problem, hparams, rollout
+                estimator = self._at(rung - rollout.step)
+                hyper, rollout = self.evaluations.estimate(
+                    estimator, self.problem, hparams, rollout
                 )
                 ledger.charge(hyper.gradient_evals)
                 value = float(hyper.outer_loss)
