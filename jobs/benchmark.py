@@ -25,10 +25,12 @@ from _cases import LEARNED, MODELS, SMALL, Run, digits_run, small_run
 from _compiling import compilation
 from _meter import peak_allocated, peak_bytes
 from _methods import METHODS, Method, both, exact, follow
+from _out import folder
 from _peers import torchopt
 from _tables import growth_table, memory_table, time_table
 from _targets import COMPILED, Measured, target_table
 
+from raymeta.cli import exit_code
 from raymeta.hypergrad import Checkpointed, Forward, Reverse, ShortTerm
 
 
@@ -152,7 +154,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print, write; fail if memory does not grow as it should."""
     style = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
-    parser.add_argument("--out", default="results/benchmark", help="folder of the rows")
+    parser.add_argument(
+        "--out", type=folder, default="results/benchmark", help="of the rows"
+    )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
     parser.add_argument("--steps", nargs="+", type=int, default=[100, 1000])
     parser.add_argument(
@@ -187,10 +191,9 @@ def main(arguments: list[str] | None = None) -> None:
     targets = target_table(measured)
     show("Figures to reach", targets)
 
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
     for name, frame in {**measured._asdict(), "targets": targets}.items():
-        frame.assign(**machine()).to_parquet(out / f"{name}.parquet", index=False)
+        file = options.out / f"{name}.parquet"
+        frame.assign(**machine()).to_parquet(file, index=False)
     if not grown["as expected"].all():
         raise SystemExit("memory does not grow with the steps as it should: see above")
 
@@ -202,4 +205,4 @@ def show(title: str, table: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(exit_code(main))

@@ -15,16 +15,17 @@ import argparse
 import gc
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pandas as pd
 import torch
 from _all_reduce import extrapolated, fitted
 from _meta_cases import CASES, Case, unroll_tasks_with_higher
 from _meta_workers import all_reduce_times, throughput
+from _out import folder
 from benchmark import machine, show
 from torch import Tensor, nn
 
+from raymeta.cli import exit_code
 from raymeta.meta import MetaModule
 
 RAYMETA, COMPILED, ENGINE = "raymeta", "raymeta, compiled", "raymeta, engine='higher'"
@@ -141,7 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
     style = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
     parser.add_argument(
-        "--out", default="results/benchmark-meta", help="folder of the rows"
+        "--out", type=folder, default="results/benchmark-meta", help="of the rows"
     )
     parser.add_argument("--quick", action="store_true", help="the MLP, few repetitions")
     options = parser.parse_args(arguments)
@@ -169,8 +170,6 @@ def main(arguments: list[str] | None = None) -> None:
     targets = target_table(steps, workers)
     show("Figures to reach", targets)
 
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
     tables = {
         "steps": steps,
         "workers": workers,
@@ -179,8 +178,9 @@ def main(arguments: list[str] | None = None) -> None:
         "targets": targets,
     }
     for name, frame in tables.items():
-        frame.assign(**machine()).to_parquet(out / f"{name}.parquet", index=False)
+        file = options.out / f"{name}.parquet"
+        frame.assign(**machine()).to_parquet(file, index=False)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(exit_code(main))

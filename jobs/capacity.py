@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from raymeta import Positive, Space
+from raymeta.cli import exit_code
 from raymeta.meta import MetaModule
 from raymeta.optim import sgd
 from raymeta.problem import BilevelProblem, descent
@@ -321,4 +322,4 @@ def say(where: str, trials: int, driver: Driver) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(exit_code(main))

@@ -19,11 +19,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from _out import folder
 from _scaling_runs import FRESH, Measure, Tables, measured, settings, together
 from _scaling_workers import TOLERANCE, compare_workers
 
 from raymeta.analysis.scaling import write_figures
 from raymeta.analysis.scaling_tables import criteria, table
+from raymeta.cli import exit_code
 
 MEASUREMENTS = 20
 
@@ -33,17 +35,15 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     # The tensors are small, and Ray's workers have one thread each, too.
     torch.set_num_threads(1)
-    folder = Path(options.out)
-    folder.mkdir(parents=True, exist_ok=True)
     tables = learn_all(options)
     for name, rows in tables._asdict().items():
-        rows.to_parquet(folder / f"{name}.parquet", index=False)
+        rows.to_parquet(options.out / f"{name}.parquet", index=False)
     show("Learnt in the end: means over seeds ± 95 %", table(tables.frame))
     show("Figures to reach", criteria(tables.frame))
-    for file in write_figures(folder):
+    for file in write_figures(options.out):
         say(f"drawn: {file}")
     if options.real_workers != "none":
-        require_equality(options, tables.points, folder)
+        require_equality(options, tables.points, options.out)
 
 
 def learn_all(options: argparse.Namespace) -> Tables:
@@ -65,7 +65,7 @@ def learn_all(options: argparse.Namespace) -> Tables:
 
 
 def require_equality(
-    options: argparse.Namespace, points: pd.DataFrame, folder: Path
+    options: argparse.Namespace, points: pd.DataFrame, out: Path
 ) -> None:
     """Raise SystemExit unless real workers learn the points of averaged draws."""
     everything = options.real_workers == "all"
@@ -77,7 +77,7 @@ def require_equality(
         for workers in options.workers
     ]
     say("\nReal workers")
-    differences = compare_workers(configs, points, folder, say)
+    differences = compare_workers(configs, points, out, say)
     if not all(difference <= TOLERANCE for difference in differences):
         raise SystemExit(
             f"real workers must learn the points of averaged draws to {TOLERANCE:g}, "
@@ -93,7 +93,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--out", default="results/scaling", help="folder of tables and figures")
+    add("--out", type=folder, default="results/scaling", help="of tables and figures")
     add("--workers", nargs="+", type=int, default=[1, 2, 4, 8], help="how many")
     add("--inner-lrs", nargs="+", type=float, default=[0.01, 0.1], help="of the steps")
     add("--seeds", type=int, default=10, help="how many, from 0")
@@ -125,4 +125,4 @@ def say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(exit_code(main))

@@ -10,16 +10,24 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.fs as fs
 
+from raymeta.lease import CLAIMS, Held, Lease
+
 SYNC_EVERY_S = 2.0
+#: Object stores note times of change in whole seconds; what may have changed again in
+#: the same one is told apart by its ETag until then.
+SETTLED_S = 2.0
 
 #: Files of a process alone.
-_OWN = re.compile(r"(^|/)(\.lock$|\.tune/|\.ray/|\.states/)|\.tmp$")
+_OWN = re.compile(
+    rf"(^|/)(\.lock$|\.tune/|\.ray/|\.states/|{re.escape(CLAIMS)}/)|\.tmp$"
+)
 
 _mirrors: list["Mirror"] = []
 
@@ -46,19 +54,58 @@ class Mirror:
         #: name -> (size, time of change): here, and there, when they were the same.
         self._here: dict[str, tuple[int, int]] = {}
         self._there: dict[str, tuple[int, int]] = {}
+        #: name -> (ETag of what was downloaded, when its version was first seen).
+        self._fresh: dict[str, tuple[bytes | None, float]] = {}
+        self._lease: Lease | None = None
+        self._refused = False
         with _refusals(self.uri):
             self._fs, self._root = fs.FileSystem.from_uri(self.uri)
 
     def sync(self) -> None:
-        """Upload what has changed here, download what has changed there."""
-        with self._lock, _refusals(self.uri):
-            self._push()
-            self._pull()
+        """Upload what has changed here, download what has changed there.
+
+        Raises:
+            ValueError: the store cannot be reached, or refuses; another driver has
+                taken over.
+        """
+        with self._lock:
+            if self._ours():
+                with _refusals(self.uri):
+                    self._push()
+                    self._pull()
+
+    def hold(self, kind: str) -> None:
+        """Let no other driver write in the folder until `release`.
+
+        Raises:
+            ValueError: another one does; then this mirror uploads nothing any more.
+        """
+        with self._lock:
+            self._refused = True
+            with _refusals(self.uri):
+                self._lease = Lease(self._fs, self._root, kind)
+            self._refused = False
+
+    def release(self) -> None:
+        """Let others have the folder."""
+        if self._lease is not None:
+            self._lease.release()
+
+    def _ours(self) -> bool:
+        """Whether this process may write in the folder."""
+        if self._lease is not None and self._lease.lost:
+            raise ValueError(
+                f"this driver was silent for so long that another one has taken over "
+                f"{self.uri}: leave it to that one, or use another name"
+            )
+        return not self._refused
 
     def push(self, path: Path) -> None:
-        """Upload one file now."""
-        with self._lock, _refusals(self.uri):
-            self._upload(path.relative_to(self.local).as_posix())
+        """Upload one file now; raises as `sync` does."""
+        with self._lock:
+            if self._ours():
+                with _refusals(self.uri):
+                    self._upload(path.relative_to(self.local).as_posix())
 
     def pull(self, path: Path) -> None:
         """Download one file now, if it is there and has changed."""
@@ -112,18 +159,31 @@ class Mirror:
             stream.write(path.read_bytes())
         self._here[name] = before
         self._there[name] = _version(self._fs.get_file_info(there))
+        self._fresh.pop(name, None)
 
     def _download(self, info: fs.FileInfo, name: str) -> None:
-        version = _version(info)
-        if info.type != fs.FileType.File or self._there.get(name) == version:
+        version, now = _version(info), time.monotonic()
+        known = self._there.get(name) == version
+        if info.type != fs.FileType.File or (known and name not in self._fresh):
             return
         path = self.local / name
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
         with self._fs.open_input_stream(info.path) as stream:
+            mark = stream.metadata().get("ETag")
+            before, since = self._fresh.get(name, (None, now))
+            self._fresh[name] = mark, since if known else now
+            if known and now - since > SETTLED_S:
+                del self._fresh[name]
+            if known and mark == before:
+                return
             temporary.write_bytes(stream.read())
         temporary.replace(path)
         self._there[name], self._here[name] = version, _stat(path) or (0, 0)
+
+
+class _NotUploadedError(ValueError):
+    """The store has not got everything."""
 
 
 @contextmanager
@@ -136,19 +196,25 @@ def at(storage: str | Path, name: str = "") -> Iterator[Path]:
         name: of the only folder in it that matters, where there is one.
 
     Raises:
-        ValueError: the store cannot be reached, or refuses.
+        ValueError: the store cannot be reached, or refuses; what it has not got by the
+            end stays where the message says.
     """
     if not is_remote(storage):
         yield Path(storage)
         return
     scratch = Path(tempfile.mkdtemp(prefix="raymeta-"))
     (scratch / name).mkdir(exist_ok=True)
+    uploaded = True
     try:
         uri = f"{str(storage).rstrip('/')}/{name}"
         with _mirrored(Mirror(uri, scratch / name)):
             yield scratch
+    except _NotUploadedError:
+        uploaded = False
+        raise
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if uploaded:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
@@ -173,7 +239,28 @@ def _mirrored(mirror: Mirror) -> Iterator[None]:
         over.set()
         thread.join()
         _mirrors.remove(mirror)
-        mirror.sync()
+        try:
+            mirror.sync()
+        except ValueError as error:
+            raise _NotUploadedError(
+                f"{error}; what was not uploaded is in {mirror.local}"
+            ) from None
+        finally:
+            mirror.release()
+
+
+def hold(folder: Path, kind: str) -> None:
+    """Let no other driver write in a folder on an object store, until it is left.
+
+    Args:
+        folder: the local one.
+        kind: of the job.
+
+    Raises:
+        ValueError: another one does.
+    """
+    if mirror := _mirror_of(folder):
+        mirror.hold(kind)
 
 
 def address(path: Path) -> str:
@@ -231,6 +318,8 @@ def _refusals(uri: str) -> Iterator[None]:
     """What the store says, in one line."""
     try:
         yield
+    except Held:
+        raise
     except (OSError, ValueError) as error:
         said = " ".join(str(error).split())
         if "NoSuchBucket" in said or "NO_SUCH_BUCKET" in said:

@@ -97,6 +97,12 @@ def merged(folder: Path) -> pd.DataFrame:
     return pd.concat(kept).sort_values(order, key=_in_order, ignore_index=True)
 
 
+def metrics_of(frame: pd.DataFrame) -> list[str]:
+    """The columns of a frame that are metrics of its learner."""
+    others = set(frame.columns) - set(DTYPES)
+    return sorted(name for name in others if not name.endswith("_ci95"))
+
+
 def _latest(rows: pd.DataFrame, key: list[str]) -> pd.DataFrame:
     if rows.empty:
         return rows

@@ -10,16 +10,17 @@ import pandas as pd
 import torch
 
 from raymeta import folder
+from raymeta.board import Board, show_training
 from raymeta.folder import path_of
 from raymeta.interrupt import Interrupt
 from raymeta.progress import Progress, clock, count, wrap
-from raymeta.storage import address, at, is_remote
+from raymeta.storage import address, at, hold, is_remote
 from raymeta.train.checkpoints import BEST, last_step, load, step_file
 from raymeta.train.config import TrainConfig
 from raymeta.train.live import Event, Log, Narrator
 from raymeta.train.ranks import Ranks
 from raymeta.train.rehearsal import rehearse
-from raymeta.train.rows import merged
+from raymeta.train.rows import merged, metrics_of
 from raymeta.train.worker import work
 from raymeta.types import Tensors
 
@@ -121,6 +122,7 @@ def train(
     display = Progress(progress)
     display.say(_opening(config, workers, home))
     theta = rehearse(config)
+    hold(home.path, "training")
     home.claim(config.identity())
     with (home.path / ".lock").open("ab") as lock:
         folder.hold(lock, "training")
@@ -149,6 +151,7 @@ class _Run:
         self._log = Log(home.path / "events.jsonl")
         self._log.read_new()  # what earlier attempts told
         self._narrator = Narrator(config.outer_steps)
+        self._board = Board(home.path)
         self._due = time.monotonic() + SAVE_EVERY_S
 
     def go(self, place: Any) -> None:
@@ -201,7 +204,9 @@ class _Run:
     def _save(self) -> None:
         """Put the frame together, and plan the next time to spend at most 5 % on it."""
         start = time.monotonic()
-        self._home.write(merged(self._home.path / "parts"))
+        frame = merged(self._home.path / "parts")
+        self._home.write(frame)
+        show_training(self._board, frame, metrics_of(frame))
         took = time.monotonic() - start
         self._due = start + max(SAVE_EVERY_S, 20 * took)
 

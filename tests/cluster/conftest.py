@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 sys.path.insert(0, str(Path(__file__).parent))
+import mocked_aws
 import simulated
 
 
@@ -18,7 +19,7 @@ def aws():
 
     (port,) = simulated.free_ports(1)
     server = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "moto.server", "-p", str(port)],
+        [sys.executable, "-W", "ignore", mocked_aws.__file__, str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -79,6 +80,7 @@ class Simulation:
         self.token.parent.mkdir()
         self.token.write_text("1234567890abcdef" * 4)
         self.port, self.dashboard = free_ports(2)
+        self.address = f"http://127.0.0.1:{self.dashboard}"
         # Ray's sockets lie there: Unix allows them some hundred characters.
         self.temp = Path("/tmp") / f"raymeta-{self.port}"
         clean = {
@@ -127,10 +129,6 @@ class Simulation:
                 return done
             time.sleep(1)
 
-    @property
-    def address(self):
-        return f"http://127.0.0.1:{self.dashboard}"
-
     def ask(self, what):
         """What the dashboard answers."""
         request = urllib.request.Request(
@@ -145,12 +143,26 @@ class Simulation:
         nodes = self.ask("v0/nodes?limit=100")["data"]["result"]["result"]
         return [n for n in nodes if n["state"] == "ALIVE" and not n["is_head_node"]]
 
-    def kill(self, mark):
-        """Kill the processes with this in their environment, by process id."""
+    def processes(self, mark):
+        """The command lines of processes with this in their environment, by id."""
+        found = {}
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
-                    os.kill(int(folder.name), signal.SIGKILL)
+                    command = (folder / "cmdline").read_bytes()
+                    found[int(folder.name)] = command.decode().split("\0")
+        return found
+
+    def running(self, program):
+        """How many processes of this home run a program."""
+        commands = self.processes(f"HOME={self.home}").values()
+        return sum(Path(command[0]).name == program for command in commands)
+
+    def kill(self, mark):
+        """Kill the processes with this in their environment, by process id."""
+        for process in self.processes(mark):
+            with contextlib.suppress(OSError):
+                os.kill(process, signal.SIGKILL)
 
     def end(self):
         """Kill what runs in this home."""
@@ -231,28 +243,24 @@ class FakeMachines(Simulation):
         assert started.returncode == 0, started.stdout
 
 
-class Cloud(Simulation):
-    """A mocked AWS on which `ray up` makes cluster.yaml; its machines are here.
+class Launched(Simulation):
+    """A cluster that `ray up` makes; its machines are here.
 
-    `ssh`, `rsync`, `docker` and the like are `stand_in`; instances exist in the mock
-    alone, while what runs on them, the raylets above all, is real.
+    `ssh`, `rsync`, `docker` and the like are `stand_in`, while what runs on the
+    machines, the raylets above all, is real.
+
+    Args:
+        folder: of the simulation.
+        source: the cluster's configuration in this project.
+        changes: lines of it -> what replaces them.
     """
 
-    def __init__(self, folder, url, idle_s=20):
+    def __init__(self, folder, source, changes):
         super().__init__(folder)
-        self.url = url
         stand_ins = folder / "bin"
         stand_ins.mkdir()
-        for name in (
-            "ssh",
-            "rsync",
-            "docker",
-            "sudo",
-            "chown",
-            "mountpoint",
-            "pip",
-            "ray",
-        ):
+        machine = "ssh rsync docker sudo chown mountpoint pip python3.11 ray"
+        for name in machine.split():
             script = stand_ins / name
             script.write_text(
                 f"#!/bin/sh\nSTAND_IN={name} exec {sys.executable} "
@@ -266,36 +274,93 @@ class Cloud(Simulation):
             "ray": str(BIN / "ray"),
         }
         (folder / "settings.json").write_text(json.dumps(settings))
-        self.environment |= aws_environment(url) | {
+        self.environment |= {
             "SIMULATED": str(folder),
             "PATH": f"{stand_ins}{os.pathsep}{self.environment['PATH']}",
             "RAY_UP_enable_autoscaler_v2": "1",
         }
         # A login shell has a PATH of its own, until it reads this.
         (self.home / ".bashrc").write_text(f"export PATH={self.environment['PATH']}\n")
-        # This very cluster.yaml, but for the name, which others may use here at the
-        # same time, and for a wait that no test can afford.
-        text = (ROOT / "cluster.yaml").read_text()
-        for old, new in (
-            ("cluster_name: raymeta\n", f"cluster_name: raymeta-{self.port}\n"),
-            ("idle_timeout_minutes: 5\n", f"idle_timeout_minutes: {idle_s / 60}\n"),
-        ):
+        text = (ROOT / source).read_text()
+        for old, new in changes.items():
             assert text.count(old) == 1
             text = text.replace(old, new)
         self.config = folder / "cluster.yaml"
         self.config.write_text(text)
+
+    def up(self):
+        """`ray up`, or what it says."""
+        done = self.run(
+            "ray", "up", "-y", "--no-config-cache", self.config, seconds=400
+        )
+        assert done.returncode == 0, done.stdout
+
+    @contextlib.contextmanager
+    def forwarded(self):
+        """The address of the dashboard as `ray dashboard` brings it to the laptop."""
+        (port,) = free_ports(1)
+        tunnel = subprocess.Popen(
+            ["ray", "dashboard", str(self.config), "--port", str(port)],
+            env=self.environment,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        own, self.address = self.address, f"http://127.0.0.1:{port}"
+        try:
+            until(lambda: listens(port), 60, "the dashboard is forwarded")
+            yield
+        finally:
+            self.address = own
+            tunnel.kill()
+            tunnel.wait()
+
+    def calls(self, program):
+        """What a stand-in was asked to do."""
+        lines = (self.folder / "calls.log").read_text().splitlines()
+        return [call for call in map(json.loads, lines) if call[1] == program]
+
+
+class OwnMachines(Launched):
+    """Those of jobs/local_cluster.yaml."""
+
+    def __init__(self, folder):
+        name = "cluster_name: raymeta-local\n"
+        unique = f"cluster_name: raymeta-local-{secrets.token_hex(3)}\n"
+        super().__init__(folder, "jobs/local_cluster.yaml", {name: unique})
+        # Ray's nodes have this machine's address, so those of the file look dead.
+        self.environment["AUTOSCALER_HEARTBEAT_TIMEOUT_S"] = "1000"
+        key = self.home / ".ssh" / "id_ed25519"
+        key.parent.mkdir()
+        key.touch(0o600)
+
+
+class Cloud(Launched):
+    """A mocked AWS on which `ray up` makes cluster.yaml.
+
+    Instances exist in the mock alone.
+    """
+
+    def __init__(self, folder, url, idle_s=20, suffix=""):
+        self.url, self.name = url, f"raymeta-{secrets.token_hex(3)}{suffix}"
+        # This very cluster.yaml, but for the name, which others may use here at the
+        # same time, and for a wait that no test can afford.
+        super().__init__(
+            folder,
+            "cluster.yaml",
+            {
+                "cluster_name: raymeta\n": f"cluster_name: {self.name}\n",
+                "idle_timeout_minutes: 5\n": f"idle_timeout_minutes: {idle_s / 60}\n",
+            },
+        )
+        self.environment |= aws_environment(url)
 
     def instances(self, *states):
         """The instances of this cluster in these states."""
         import boto3
 
         ec2 = boto3.client("ec2", region_name="us-west-2", **client(self.url))
-        mine = {"Name": "tag:ray-cluster-name", "Values": [f"raymeta-{self.port}"]}
+        mine = {"Name": "tag:ray-cluster-name", "Values": [self.name]}
         wanted = {"Name": "instance-state-name", "Values": list(states)}
         found = ec2.describe_instances(Filters=[mine, wanted])["Reservations"]
         return [one for reservation in found for one in reservation["Instances"]]
-
-    def calls(self, program):
-        """What a stand-in was asked to do."""
-        lines = (self.folder / "calls.log").read_text().splitlines()
-        return [call for call in map(json.loads, lines) if call[1] == program]

@@ -1,17 +1,21 @@
 """What the machines of a simulated cloud would do, done on this one.
 
-Installed in PATH as ssh, rsync, docker, sudo, chown, mountpoint, pip and ray; only the
-standard library, for it starts often. `SIMULATED` names the folder of the simulation,
+Installed in PATH as ssh, rsync, docker, pip, ray and so on; only the standard library,
+for it starts often. `SIMULATED` names the folder of the simulation,
 with settings.json and, in calls.log, what was asked for.
 """
 
+import contextlib
 import itertools
 import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 HERE = Path(os.environ["SIMULATED"])
@@ -23,10 +27,33 @@ MOUNTS = "/tmp/ray_tmp_mount"  # where Ray keeps what containers mount
 def ssh(arguments):
     host = next(a.partition("@")[2] for a in arguments if re.match(r"\w+@[\d.]+$", a))
     command = arguments[-1].replace(MOUNTS, str(HERE / "mounts"))
-    # The last argument is quoted for the shell of the other side.
+    if "-L" in arguments:
+        _forward(int(arguments[arguments.index("-L") + 1].partition(":")[0]))
+    else:
+        # The last argument is quoted for the shell of the other side.
+        command = f"bash -c {command}"
     environment = os.environ | {"SIMULATED_HOST": host}
-    done = subprocess.run(["bash", "-c", f"bash -c {command}"], env=environment)
-    return done.returncode
+    return subprocess.run(["bash", "-c", command], env=environment).returncode
+
+
+def _forward(port):
+    """Whoever connects to this port talks to the head's dashboard."""
+    listener = socket.create_server(("127.0.0.1", port))
+
+    def copy(source, target):
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def accept():
+        while True:
+            here, _ = listener.accept()
+            there = socket.create_connection(("127.0.0.1", SETTINGS["dashboard"]))
+            for ends in ((here, there), (there, here)):
+                threading.Thread(target=copy, args=ends, daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
 
 
 def rsync(arguments):
@@ -102,7 +129,7 @@ def _mount(source, target):
 
 def ray(arguments):
     if arguments[0] == "stop":
-        return 0  # it would stop every Ray of this machine
+        return _stop()  # Ray's own would stop every Ray of this machine
     if arguments[0] == "start":
         arguments = [_elsewhere(a) for a in arguments if "object-manager" not in a]
         arguments += ["--disable-usage-stats"]
@@ -115,6 +142,27 @@ def ray(arguments):
         machine = "" if "--head" in arguments else f"-{os.environ['SIMULATED_HOST']}"
         arguments += [f"--temp-dir={SETTINGS['temp']}{machine}"]
     os.execv(SETTINGS["ray"], ["ray", *arguments])
+
+
+def _stop():
+    """Kill what Ray runs on this simulated machine."""
+    host = f"SIMULATED_HOST={os.environ['SIMULATED_HOST']}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            mine = host in (folder / "environ").read_bytes().split(b"\0")
+            if mine and SETTINGS["temp"].encode() in (folder / "cmdline").read_bytes():
+                os.kill(int(folder.name), signal.SIGKILL)
+    return 0
+
+
+def python(arguments):
+    """A virtual environment has the stand-ins, too."""
+    assert arguments[:2] == ["-m", "venv"]
+    folder = Path(arguments[2]) / "bin"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("pip", "ray"):
+        shutil.copy(HERE / "bin" / name, folder / name)
+    return 0
 
 
 def _elsewhere(argument):
@@ -132,6 +180,7 @@ def main():
     if name == "mountpoint":
         return 1
     acts = {"ssh": ssh, "rsync": rsync, "docker": docker, "ray": ray}
+    acts["python3.11"] = python
     return acts[name](arguments) if name in acts else 0
 
 

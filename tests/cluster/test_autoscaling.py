@@ -155,7 +155,7 @@ def test_what_no_group_has_is_refused_with_an_exit_code(machines, tmp_path):
     assert done.returncode == 1
     said = "each of the workers needs 1 CPU and 2 GPU on one node, but no group"
     assert said in done.stdout
-    assert "gpu_spot: 4 CPU and 1 GPU" in done.stdout
+    assert "gpu: 4 CPU and 1 GPU" in done.stdout
     assert "Traceback" not in done.stdout
 
 

@@ -3,8 +3,15 @@
 import pytest
 import simulated
 import yaml
+from mocked_aws import WITHOUT_SPOT
 from ray.autoscaler._private import util
-from ray.autoscaler._private.aws import config as aws_config
+from ray.autoscaler.node_launch_exception import NodeLaunchException
+from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor import (
+    CloudResourceMonitor,
+)
+from ray.core.generated.instance_manager_pb2 import Instance, InstanceUpdateEvent
+
+from raymeta.aws import SpotFirst
 
 
 def load():
@@ -21,7 +28,7 @@ def made(aws, tmp_path_factory):
         patch.chdir(simulated.ROOT)
         config = util.prepare_config(load())
         util.validate_config(config)
-        yield aws_config.bootstrap_aws(config)
+        yield SpotFirst.bootstrap_config(config)
 
 
 def test_groups_are_completed_with_keys_subnets_and_one_security_group(made):
@@ -62,9 +69,7 @@ def test_resources_are_those_of_the_instances(made):
     for group in config["available_node_types"].values():
         del group["resources"]
     completed = util.prepare_config(config)["available_node_types"]
-    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
-
-    full = AWSNodeProvider.fillout_available_node_types_resources(
+    full = SpotFirst.fillout_available_node_types_resources(
         {**config, "available_node_types": completed}
     )["available_node_types"]
     stated = load()["available_node_types"]
@@ -75,14 +80,34 @@ def test_resources_are_those_of_the_instances(made):
         assert group["min_workers"] == 0 < group["max_workers"]
 
 
-def test_spot_comes_before_on_demand():
-    groups = load()["available_node_types"]
-    spot, fallback = groups["gpu_spot"], groups["gpu_on_demand"]
-    assert spot["priority"] > fallback["priority"]
-    assert spot["node_config"].pop("InstanceMarketOptions")["MarketType"] == "spot"
-    for group in (spot, fallback):
-        del group["priority"]
-    assert spot == fallback
+@pytest.mark.parametrize("group", ["cpu", "gpu"])
+@pytest.mark.parametrize(("suffix", "market"), [("", "spot"), (WITHOUT_SPOT, None)])
+def test_where_spot_instances_are_refused_come_others(made, group, suffix, market):
+    provider = SpotFirst(made["provider"], f"raymeta{suffix}")
+    node = made["available_node_types"][group]["node_config"]
+    created = provider.create_node(node, {"ray-node-name": "x"}, 1)
+    (instance,) = created.values()
+    assert instance.instance_lifecycle == market
+    assert instance.instance_type == node["InstanceType"]
+    assert instance.metadata_options["HttpTokens"] == "required"
+
+
+def test_ray_itself_would_ask_for_spot_again_and_again():
+    """When this fails, Ray can take over from SpotFirst: two groups with priorities."""
+    refused = InstanceUpdateEvent(
+        instance_type="gpu", new_instance_status=Instance.ALLOCATION_FAILED
+    )
+    monitor = CloudResourceMonitor()
+    monitor.notify([refused])
+    assert monitor.get_recoverable_resource_availabilities() == {}
+
+
+def test_what_aws_refuses_on_demand_too_is_said(made):
+    provider = SpotFirst(made["provider"], "raymeta")
+    node = made["available_node_types"]["gpu"]["node_config"]
+    unknown = node | {"IamInstanceProfile": {"Name": "nobody"}}
+    with pytest.raises(NodeLaunchException, match="nobody"):
+        provider.create_node(unknown, {}, 1)
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ def test_groups_are_those_that_ray_up_left_on_the_head(monkeypatch, tmp_path):
     text = (simulated.ROOT / "cluster.yaml").read_text()
     (tmp_path / "ray_bootstrap_config.yaml").write_text(text)
     found = {group.name: group for group in cluster_module.groups()}
-    assert set(found) == {"cpu", "gpu_spot", "gpu_on_demand"}
-    assert found["gpu_spot"] == Group("gpu_spot", {"CPU": 4, "GPU": 1}, 8)
+    assert set(found) == {"cpu", "gpu"}
+    assert found["gpu"] == Group("gpu", {"CPU": 4, "GPU": 1}, 8)
 
 
 def test_what_the_groups_have_room_for_is_possible(autoscaling):

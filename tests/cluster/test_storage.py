@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 import simulated
 
-from raymeta import storage
+from raymeta import lease, storage
 from raymeta.search import compare
 from raymeta.storage import Mirror, at
 from raymeta.train import recipe, train
@@ -65,9 +66,94 @@ def test_what_is_written_in_it_is_there_afterwards_and_the_next_time(bucket):
 
 def test_what_the_store_refuses_is_said_in_one_line(bucket):
     missing = "s3://nobody-has-this"
-    match = rf"{missing}/x, but .*: create it first$"
+    match = rf"{missing}/x, but .*: create it first; what was not uploaded is in /"
     with pytest.raises(ValueError, match=match), at(missing, "x") as place:
         (place / "x" / "a").write_text("a")
+    assert (place / "x" / "a").read_text() == "a"
+    shutil.rmtree(place)
+    with pytest.raises(ValueError, match="create it first"), at(missing, "x") as place:
+        storage.hold(place / "x", "training")  # before anything is done for nothing
+
+
+def test_a_file_of_the_same_size_in_the_same_second_is_another(bucket, tmp_path):
+    """Object stores note times of change in whole seconds."""
+    one, two = (Mirror(bucket, tmp_path / name) for name in ("one", "two"))
+    for mirror in (one, two):
+        mirror.local.mkdir()
+    for text in "abc":  # a second is too short for all of them
+        (one.local / "file").write_text(text)
+        one.push(one.local / "file")
+        two.pull(two.local / "file")
+        assert (two.local / "file").read_text() == text
+
+
+def test_what_has_settled_is_not_asked_for_again(bucket, tmp_path, monkeypatch):
+    one, two = (Mirror(bucket, tmp_path / name) for name in ("one", "two"))
+    for mirror in (one, two):
+        mirror.local.mkdir()
+    (one.local / "file").write_text("a")
+    one.sync()
+    two.sync()
+    assert list(two._fresh) == ["file"]
+    assert not one._fresh  # nobody else writes it
+    monkeypatch.setattr(storage, "SETTLED_S", 0.0)
+    two.sync()
+    assert not two._fresh
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Drivers that beat, and die, within seconds."""
+    monkeypatch.setattr(lease, "BEAT_S", 1.0)
+    monkeypatch.setattr(lease, "EXPIRY_S", 4.0)
+    monkeypatch.setattr(lease, "LOOK_S", 0.3)
+
+
+def test_one_driver_at_a_time_writes_in_a_folder(bucket, impatient):
+    with at(bucket, "x") as place:
+        storage.hold(place / "x", "comparison")
+        (place / "x" / "journal").write_text("mine")
+        storage.synced(place / "x")
+        match = (
+            rf"a comparison in .*/x, but process {os.getpid()} on \S+ is at it: wait"
+        )
+        with at(bucket, "x") as other:
+            with pytest.raises(ValueError, match=match):
+                storage.hold(other / "x", "comparison")
+            (other / "x" / "journal").write_text("another's")
+        with at(bucket, "y") as other:
+            storage.hold(other / "y", "comparison")  # another folder is free
+    with at(bucket, "x") as place:
+        assert (place / "x" / "journal").read_text() == "mine"
+        storage.hold(place / "x", "comparison")  # it was released
+
+
+def test_a_dead_driver_has_a_successor_and_writes_nothing_when_it_returns(
+    bucket, impatient, monkeypatch
+):
+    def paused(self):
+        """What a stopped process does."""
+        self._over.wait(6.0)
+        beat(self)
+
+    beat = lease.Lease._keep_beating
+    monkeypatch.setattr(lease.Lease, "_keep_beating", paused)
+    monkeypatch.setattr(storage, "SYNC_EVERY_S", 100.0)
+    lost = pytest.raises(ValueError, match="another one has taken over")
+    with lost, at(bucket, "x") as place:
+        storage.hold(place / "x", "training")
+        monkeypatch.setattr(lease.Lease, "_keep_beating", beat)
+        (place / "x" / "model").write_text("old")
+        storage.synced(place / "x")
+        with at(bucket, "x") as successor:
+            begun = time.monotonic()
+            storage.hold(successor / "x", "training")
+            assert time.monotonic() - begun > 2.0
+            (successor / "x" / "model").write_text("new")
+        time.sleep(4.0)
+        (place / "x" / "model").write_text("too late")
+    with at(bucket, "x") as place:
+        assert (place / "x" / "model").read_text() == "new"
 
 
 @pytest.mark.ray
@@ -88,6 +174,8 @@ def test_a_comparison_on_an_object_store_is_the_one_on_a_disk(
     with at(bucket, "x") as place:
         kept = pd.read_parquet(place / "x" / "frame.parquet")
         names = {path.name for path in (place / "x").iterdir()}
+        (events,) = (place / "x" / "tensorboard").rglob("events.out.tfevents.*")
+        assert events.parent == place / "x" / "tensorboard/quadratic/random/seed-0"
     assert names == {path.name for path in (tmp_path / "x").iterdir()}
     pd.testing.assert_frame_equal(kept, far)
     again = compare("quadratic", "random", **settings, storage=bucket, progress=False)
