@@ -86,15 +86,30 @@ def _spent_lines(task: str, cells: Sequence[Mapping[str, Any]]) -> list[str]:
 def progress_lines(
     standings: Sequence[Standing], elapsed: float, width: int = WIDTH
 ) -> list[str]:
-    """Per task: time, then by method budget and best median, then trials and errors."""
-    tasks = dict.fromkeys(standing.cell.task for standing in standings)
+    """Per task: time, then by method budget and best median, then trials and errors.
+
+    Of several tasks, those that nobody works on share a line: they are done, or wait.
+    """
+    tasks: dict[str, list[Standing]] = {}
+    for standing in standings:
+        tasks.setdefault(standing.cell.task, []).append(standing)
+    waiting = [task for task, own in tasks.items() if _untouched(own)]
+    done = [task for task, own in tasks.items() if min(s.share for s in own) == 1]
+    shown = [task for task in tasks if task not in waiting + done] or list(tasks)
     return [
-        line
-        for task in tasks
-        for line in _task_lines(
-            task, [s for s in standings if s.cell.task == task], elapsed, width
-        )
+        *(line for t in shown for line in _task_lines(t, tasks[t], elapsed, width)),
+        *_others("done:", done, shown, width),
+        *_others("to come:", waiting, shown, width),
     ]
+
+
+def _untouched(standings: list[Standing]) -> bool:
+    return not any(s.share or s.running or s.failed for s in standings)
+
+
+def _others(head: str, tasks: list[str], shown: list[str], width: int) -> list[str]:
+    others = [task for task in tasks if task not in shown]
+    return wrap(f"  {head}", others, width=width) if others else []
 
 
 def _task_lines(

@@ -82,7 +82,9 @@ def test_a_method_that_a_task_is_too_dear_for_is_skipped_with_a_line():
     plan = make_plan([Bowl(), Bowl(name="b", budget=11.5)], ["random", "asha"], None, 2)
 
     assert plan.unfit() == {
-        ("b", "asha"): "it takes at least 12 gradient evaluations, and the budget is 11.5"
+        ("b", "asha"): (
+            "it takes at least 12 gradient evaluations, and the budget is 11.5"
+        )
     }
     names = [tuple(cell.name) for cell in plan.cells()]
     assert names == [

@@ -51,6 +51,24 @@ def test_every_task_has_its_lines_within_the_width():
     assert lines[-1].endswith("216 running, 6210 failed")
 
 
+def test_tasks_that_nobody_works_on_share_a_line():
+    standings = [
+        standing("tpe", seed, share, 0.5, running, task=task)
+        for task, shares, running in (
+            ("a", (1.0, 1.0), 0), ("b", (0.5, 0.0), 1), ("c", (0.0, 0.0), 0),
+            ("d", (1.0, 1.0), 0), ("e", (0.0, 0.0), 1),
+        )
+        for seed, share in enumerate(shares)
+    ]  # fmt: skip
+
+    assert progress_lines(standings, 5) == [
+        "0:05 b: tpe 25% 0.5    | 2 running",
+        "0:05 e: tpe  0% 0.5    | 2 running",
+        "  done: a, d",
+        "  to come: c",
+    ]
+
+
 def test_exceptions_are_told_once_per_method():
     standings = [
         standing("tpe", 0, 0.5, failed=3),
