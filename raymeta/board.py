@@ -1,7 +1,6 @@
 """Curves for TensorBoard, beside the frame that they are drawn from."""
 
 import math
-import shutil
 import struct
 import time
 from collections.abc import Iterator, Sequence
@@ -18,8 +17,8 @@ FOLDER = "tensorboard"
 class Board:
     """Event files in the subfolder `tensorboard`, which TensorBoard reads.
 
-    They show what the frame holds. A job that is continued writes them anew, from its
-    first row; a TensorBoard that looks on drops what it had.
+    They show what the frame holds. A job that is continued writes all of it again, to
+    new files, whose beginning tells TensorBoard to drop what it has read of the old.
 
     Args:
         folder: of the results.
@@ -27,7 +26,6 @@ class Board:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / FOLDER
-        shutil.rmtree(self._folder, ignore_errors=True)
         self._begun = time.time()
         self._shown: dict[str, float] = {}
 

@@ -104,6 +104,16 @@ class Optimization(Folder):
     kind: ClassVar[str] = "optimization"
     record: ClassVar[str] = "optimization.json"
 
+    #: Files in which `raymeta report` said what the one before had found.
+    REPORTED = ("surface*", "curve*", "learning_*", "report.html")
+
+    def claim(self, settings: dict[str, Any]) -> None:
+        """As of any job; reports of an optimization before this one are removed."""
+        super().claim(settings)
+        for pattern in self.REPORTED:
+            for file in self.path.glob(pattern):
+                file.unlink()
+
     def _record(self, settings: dict[str, Any]) -> dict[str, Any]:
         if any(self.path.iterdir()) and not self._settings.exists():
             raise ValueError(

@@ -8,15 +8,13 @@ from typing import Any
 import pandas as pd
 
 from raymeta import analysis, tasks
+from raymeta.analysis.figures import CURVES, SURFACE
 from raymeta.folder import write_frame
 from raymeta.surface import learning_curves, loss_surface
 from raymeta.tasks import Task
 
 #: Called with a task's name, the number of runs done, and of all.
 Tell = Callable[[str, int, int], None]
-
-#: Files of a folder.
-SURFACE, CURVES = "surface.parquet", "curves.parquet"
 
 
 def survey(

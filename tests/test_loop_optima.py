@@ -167,6 +167,23 @@ def test_random_points_are_farther_away_where_e_is_flat():
     assert spread == pytest.approx({"steep": 0.1, "flat": 0.4, "flatter": 1.0}, rel=0.1)
 
 
+def test_the_gradient_of_a_diverged_run_does_not_say_where_e_is_flat():
+    """What of it is not finite becomes 0, and may be what is steepest."""
+
+    class Broken(Level):
+        def sample(self, seed: int) -> BilevelProblem:
+            return replace(
+                super().sample(seed),
+                outer_loss=lambda x, hparams: hparams["steep"].log() + hparams["flat"],
+            )
+
+    descent = made(WholeRunDescent, Broken(speed=1.0), Reverse(16), budget=100)
+    best = Seen(descent.coordinates.start(), math.inf, None)
+    first = next(descent._descend(best, descent._rprop(1.0)))
+    assert first.outer_loss == -math.inf
+    assert descent._shares.tolist() == [1.0, 1.0, 1.0]
+
+
 class Listed(WholeRunDescent):
     """Its descents find better points, or not; when they begin is written down."""
 

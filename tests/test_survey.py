@@ -4,6 +4,8 @@ import pandas as pd
 import pytest
 
 from raymeta import optimize
+from raymeta.analysis import write_report
+from raymeta.analysis.pages.report import REPORT
 from raymeta.folder import Optimization
 from raymeta.hypergrad import Forward
 from raymeta.survey import CURVES, SURFACE, survey, tasks_of
@@ -77,3 +79,23 @@ def test_a_task_object_is_given_and_rows_of_others_stay(tmp_path):
     rows = pd.read_parquet(folder / SURFACE)
     assert set(rows["task"]) == {"other", "mine"}
     assert 77 not in set(rows["seed"])  # of this task, from before
+
+
+def test_what_was_reported_of_another_optimization_is_removed(tmp_path):
+    task = Quadratic(name="mine", horizon=5)
+    folder = learnt(tmp_path / "results", task)
+    (folder / "notes.txt").write_text("mine")
+    survey(folder, ["lr", "momentum"], [task], points=2)
+    before = {file.name for file in write_report(folder)}
+    assert {"surface_mine.png", "curve_row_mine.svg", "learning_mine.gif"} <= before
+    learnt(folder, task)
+    assert not any((folder / name).exists() for name in (SURFACE, CURVES, REPORT))
+    after = {file.name for file in write_report(folder)}
+    assert before - after == {
+        *(f"{stem}_mine.{kind}" for stem in ("surface", "curve_row", "learning")
+          for kind in ("png", "svg")),
+        "learning_mine.gif",
+    }
+    page = (folder / REPORT).read_text()
+    assert "Loss surface" not in page
+    assert (folder / "notes.txt").exists()

@@ -43,9 +43,10 @@ class Descent(ABC):
     r"""A walk in a search space by hypergradients, within a budget.
 
     Where hypergradients lead no further, `_look_around` tries random points near the
-    best one by plain runs, which cost a third of a hypergradient, until one is better:
-    in coordinate i at a distance proportional to $|\partial E/\partial x_i|^{-1/2}$,
-    for where E is flat only what is far away makes a difference.
+    best one by plain runs, which cost a third of a hypergradient, until one is better.
+    A descent that says which hypergradient matters (`_heed`) looks in coordinate i at a
+    distance proportional to $|\partial E/\partial x_i|^{-1/2}$, for where E is flat
+    only what is far away makes a difference.
 
     Attributes:
         problem: one sample of a task.

@@ -140,7 +140,8 @@ class WholeRunDescent(Descent):
         trial = best.x if best.gradient is None else self._ahead(best.x, rprop)
         while self._ledger.covers(self._cost(self.horizon)):
             value, gradient = yield from self._estimate(trial, self.horizon)
-            self._heed(gradient)
+            if value < math.inf:
+                self._heed(gradient)
             if known:
                 assert best.gradient is not None
                 rise = value - best.value

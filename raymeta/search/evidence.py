@@ -22,8 +22,17 @@ if TYPE_CHECKING:
     from raymeta.search.courses import Course
 
 
+ATEN = torch.ops.aten
+
 #: Elementwise operators of torch that compute nothing.
-COPIES = (torch.ops.aten.clone.default, torch.ops.aten.alias.default)
+COPIES = (ATEN.clone.default, ATEN.alias.default)
+
+#: Operators that take in every element once. By name, for torch before 2.10 has no tag
+#: for them.
+REDUCTIONS = (
+    *(ATEN.sum, ATEN.mean, ATEN.nansum, ATEN.prod, ATEN.var, ATEN.std, ATEN.norm),
+    *(ATEN.linalg_vector_norm, ATEN.max, ATEN.min, ATEN.amax, ATEN.amin),
+)
 
 #: Between digests that ought to be one.
 DIFFERS = " != "
@@ -64,7 +73,7 @@ def step_flops(problem: BilevelProblem, hparams: Hparams) -> float:
     Multiplications and additions of matrix products, convolutions and attention, as
     `torch.utils.flop_counter` counts them; one operation for every element of an
     elementwise result (whether a sum, a tanh or a fused multiply-add), and one for
-    every element that a sum or a mean takes in. Other operators of torch (softmax,
+    every element that a sum, a mean or the like (`REDUCTIONS`) takes in. Other operators of torch (softmax,
     normalization, pooling, lookup, loss functions) and copies count nothing.
     NaN where the step raises: its trials will say why.
     """
@@ -88,7 +97,7 @@ class _Elementwise(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: Any = None
     ) -> Any:
         found = func(*args, **(kwargs or {}))
-        if torch.Tag.reduction in func.tags:
+        if func.overloadpacket in REDUCTIONS:
             self.total += args[0].numel()
         elif torch.Tag.pointwise in func.tags and func not in COPIES:
             self.total += found.numel()

@@ -289,6 +289,17 @@ def test_a_browser_shows_the_page(folder, tmp_path_factory, scheme, width):
     assert len(png) > 50_000
 
 
+def test_kinds_of_domains_are_read_from_a_space_with_any_names():
+    domains = {
+        "lr": Positive(0.1, low=0.01, high=1.0, shape=(2,)),
+        "layers.0.rate": Unit(0.5),
+        "kind": Choice(["a", "b"]),
+    }
+    record = {"tasks": {"mine": {"space": repr(Space(**domains))}}}
+    kinds = {name: type(domain).__name__ for name, domain in domains.items()}
+    assert record_page.domains(record) == {"mine": kinds}
+
+
 def test_the_page_of_an_optimization_says_what_was_asked(frame, tmp_path):
     frame[frame["method"] == "forward"].to_parquet(tmp_path / "frame.parquet")
     record = {"task": "digits", "estimator": "forward", "budget": None, "runs": [RUN]}

@@ -149,11 +149,10 @@ def test_a_full_disk_leaves_the_frame_before(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_said_in_one_line(monkeypatch, capsys):
-    def full(arguments):
+def test_a_full_disk_is_said_in_one_line(capsys):
+    def full():
         raise OSError(errno.ENOSPC, "No space left on device", "/shared/x")
 
-    monkeypatch.setattr(cli, "_list", full)
-    assert cli.main(["list"]) == 2
+    assert cli.exit_code(full) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("raymeta: error: the disk of the results is full ([Errno")

@@ -152,6 +152,8 @@ def test_a_dead_driver_has_a_successor_and_writes_nothing_when_it_returns(
             (successor / "x" / "model").write_text("new")
         time.sleep(4.0)
         (place / "x" / "model").write_text("too late")
+    assert (place / "x" / "model").read_text() == "too late"
+    shutil.rmtree(place)
     with at(bucket, "x") as place:
         assert (place / "x" / "model").read_text() == "new"
 

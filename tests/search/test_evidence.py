@@ -114,6 +114,12 @@ def test_a_step_costs_the_operations_that_one_counts_by_hand():
     assert found == forward + backward + elementwise == 613
 
 
+def test_a_torch_without_tags_of_reductions_counts_as_much(monkeypatch):
+    monkeypatch.delattr(torch.Tag, "reduction", raising=False)
+    linear = Linear()
+    assert step_flops(linear.sample(0), linear.space.initial()) == 61
+
+
 def test_a_step_that_raises_has_no_count():
     class Broken(Linear):
         def sample(self, seed):

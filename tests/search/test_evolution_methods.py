@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from raymeta.hypergrad import Forward, Reverse, hypergradient
+from raymeta.problem import BilevelProblem, no_data
 from raymeta.search.methods import evolution, get
 from raymeta.search.methods.evolution import PAIRS, Perturbed
+from raymeta.space import Real, Space
 from raymeta.tasks import Quadratic
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -85,3 +87,26 @@ def test_a_step_that_vmap_refuses_runs_one_by_one(caplog):
     smooth = list(get("es").reports(task, problem, 0, 500.0))
     for report, other in zip(reports, smooth, strict=True):
         assert report.outer_loss == pytest.approx(other.outer_loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("persistent", [False, True], ids=["es", "pes"])
+def test_no_run_beside_it_leaves_the_bounds(persistent):
+    """Where the centre is a bound, one run of a pair stays there, and E still falls."""
+    space, seen = Space(rate=Real(1.0, low=0.0, high=1.0)), []
+
+    def step(state, hparams, batch):
+        seen.append(float(hparams["rate"]))
+        return state
+
+    problem = BilevelProblem(
+        init=lambda hparams: torch.zeros(()),
+        batch=no_data,
+        step=step,
+        outer_loss=lambda state, hparams: -hparams["rate"],
+    )
+    strategy = Perturbed(1, space, persistent, vectorized=False)
+    hparams = space.initial()
+    rollout = strategy.init(problem, hparams)
+    found, _ = strategy.estimate(problem, hparams, rollout)
+    assert min(seen) < 1.0 == max(seen)
+    assert found.grads["rate"] < 0

@@ -22,7 +22,7 @@ from raymeta.analysis.text import number
 Record = dict[str, Any]
 
 #: A hyperparameter in the text of a `Space`.
-DOMAIN = re.compile(r"(\w+)=(Positive|Unit|Real|Choice)\(")
+DOMAIN = re.compile(r"([^\s,(]+)=(Positive|Unit|Real|Choice)\(")
 
 
 def read_record(folder: Path, name: str) -> Record:

@@ -33,7 +33,7 @@ class Perturbed:
        \lambda = \lambda(x) $$
 
     element by element, with dE/dx by `ES` or `PES`. So one σ suits hyperparameters of
-    any size, and a perturbed learning rate stays positive.
+    any size. What is perturbed beyond the bounds of the space is moved onto them.
 
     Attributes:
         steps: of an estimate.
@@ -97,10 +97,8 @@ class Perturbed:
         """The problem, whose λ are coordinates."""
 
         def at(x: Hparams) -> Hparams:
-            natural: Tensors = self.space.natural(
-                {name: x[name] for name in self.space.continuous}
-            )
-            return {**x, **natural}
+            coordinates: Tensors = {name: x[name] for name in self.space.continuous}
+            return {**x, **self.space.natural(self.space.project(coordinates))}
 
         return replace(
             problem,
