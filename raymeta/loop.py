@@ -3,17 +3,13 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from raymeta.hypergrad import Estimator, ShortTerm
 from raymeta.hypergrad.base import advance
-from raymeta.optim import export_schedule
 from raymeta.outer.coordinates import Coordinates, device_of, place
 from raymeta.outer.descent import Descent
 from raymeta.outer.evaluations import DIRECT, Evaluations
@@ -27,12 +23,13 @@ from raymeta.outer.report import (
 )
 from raymeta.outer.whole_run import WholeRunDescent
 from raymeta.problem import BilevelProblem
+from raymeta.result import Result, better
 from raymeta.space import Space
 from raymeta.tasks.base import Task, check_task
-from raymeta.types import Hparams, State, Tensors
+from raymeta.types import Hparams, State
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    pass
 
 __all__ = [
     "Report",
@@ -181,104 +178,6 @@ def _descent(
     )
 
 
-@dataclass(frozen=True)
-class Result:
-    """What hypergradient descent found.
-
-    Attributes:
-        task: its name.
-        method: the estimator's name.
-        seed: of the task's sample.
-        hparams: λ of the best run in natural values. Where λ changed during that run,
-            the mean in unconstrained coordinates: a run at this constant λ is another
-            run than `schedule`, with another outer loss.
-        outer_loss: E(s_T) of the best run, which `schedule` describes.
-        state: s_T of the best run.
-        schedule: λ over the steps of the best run: `replay` reproduces it.
-        metrics: held-out metrics of the best run's state, looked at once; empty where
-            the problem has none.
-        reports: everything that was reported, in order, without states.
-        seconds: when, since the start; one number per report.
-        interrupted: whether Ctrl-C ended it before the budget was spent.
-        tuned: makes the module of `module()`.
-    """
-
-    task: str
-    method: str
-    seed: int
-    hparams: Hparams
-    outer_loss: float
-    state: State
-    schedule: Schedule
-    metrics: Mapping[str, float]
-    reports: list[Report]
-    seconds: list[float]
-    interrupted: bool = False
-    tuned: Callable[[], nn.Module] | None = None
-
-    @property
-    def params(self) -> Tensors:
-        """The weights after the best run, by name; `state.params`."""
-        return self.state.params
-
-    def module(self) -> nn.Module:
-        """The tuned module: a copy, with the weights and buffers of the best run.
-
-        Raises:
-            ValueError: the task does not train a module.
-        """
-        if self.tuned is None:
-            raise ValueError(
-                f"module() needs a task made with module_problem, but {self.task!r} "
-                "trains no module: take its state"
-            )
-        return self.tuned()
-
-    def export(self, path: str | Path) -> None:
-        """Write `schedule` as JSON, to be replayed with plain `torch.optim`.
-
-        See `raymeta.optim.load_schedule` and `raymeta.optim.replay_with_torch`.
-        """
-        export_schedule(self.schedule, path)
-
-    @property
-    def frame(self) -> "DataFrame":
-        """One row per report, in the columns of a comparison; the last row is final."""
-        import pandas as pd
-
-        rows: list[dict[str, Any]] = []
-        best: Report | None = None
-        for report, seconds in zip(self.reports, self.seconds, strict=True):
-            best = report if better(report, best) else best
-            rows.append(self._row(report, best, seconds))
-        assert best is not None
-        final = self._row(best, best, self.seconds[-1])
-        spent = self.reports[-1].gradient_evals
-        final |= {"status": "final", "gradient_evals": spent, **self.metrics}
-        return pd.DataFrame([*rows, final])
-
-    def _row(
-        self, report: Report, best: Report | None, seconds: float
-    ) -> dict[str, Any]:
-        finite = math.isfinite(report.outer_loss)
-        return {
-            "task": self.task,
-            "method": self.method,
-            "family": "hypergradient",
-            "seed": self.seed,
-            "trial": 0,
-            "outer_step": report.outer_step,
-            "inner_steps": report.inner_steps,
-            "gradient_evals": report.gradient_evals,
-            "wall_s": seconds,
-            "outer_loss": report.outer_loss if finite else math.nan,
-            "best_outer_loss": math.nan if best is None else best.outer_loss,
-            "status": "complete" if report.complete else "running",
-            "failure": "" if finite else "non-finite outer loss",
-            **{f"hp/{name}": value for name, value in report.hparams.items()},
-        }
-
-
 def optimize(
     task: Task,
     estimator: Estimator,
@@ -350,17 +249,6 @@ def optimize(
         interrupted=interrupted,
         tuned=problem.module and partial(problem.module, best.state, last),
     )
-
-
-def better(report: Report, best: Report | None) -> bool:
-    """Whether a report is a complete, finite run with a lower outer loss."""
-    if not report.complete or not math.isfinite(report.outer_loss):
-        return False
-    return best is None or report.outer_loss < best.outer_loss
-
-
-def _nan_last(value: float) -> float:
-    return math.inf if math.isnan(value) else value
 
 
 def mean_hparams(space: Space, schedule: Schedule) -> Hparams:

@@ -1,0 +1,121 @@
+"""What a descent in this process has found."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from raymeta.optim import export_schedule
+from raymeta.outer.report import Report, Schedule
+from raymeta.types import Hparams, State, Tensors
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class Result:
+    """What hypergradient descent found.
+
+    Attributes:
+        task: its name.
+        method: the estimator's name.
+        seed: of the task's sample.
+        hparams: λ of the best run in natural values. Where λ changed during that run,
+            the mean in unconstrained coordinates: a run at this constant λ is another
+            run than `schedule`, with another outer loss.
+        outer_loss: E(s_T) of the best run, which `schedule` describes.
+        state: s_T of the best run.
+        schedule: λ over the steps of the best run: `replay` reproduces it.
+        metrics: held-out metrics of the best run's state, looked at once; empty where
+            the problem has none.
+        reports: everything that was reported, in order, without states.
+        seconds: when, since the start; one number per report.
+        interrupted: whether Ctrl-C ended it before the budget was spent.
+        tuned: makes the module of `module()`.
+    """
+
+    task: str
+    method: str
+    seed: int
+    hparams: Hparams
+    outer_loss: float
+    state: State
+    schedule: Schedule
+    metrics: Mapping[str, float]
+    reports: list[Report]
+    seconds: list[float]
+    interrupted: bool = False
+    tuned: Callable[[], nn.Module] | None = None
+
+    @property
+    def params(self) -> Tensors:
+        """The weights after the best run, by name; `state.params`."""
+        return self.state.params
+
+    def module(self) -> nn.Module:
+        """The tuned module: a copy, with the weights and buffers of the best run.
+
+        Raises:
+            ValueError: the task does not train a module.
+        """
+        if self.tuned is None:
+            raise ValueError(
+                f"module() needs a task made with module_problem, but {self.task!r} "
+                "trains no module: take its state"
+            )
+        return self.tuned()
+
+    def export(self, path: str | Path) -> None:
+        """Write `schedule` as JSON, to be replayed with plain `torch.optim`.
+
+        See `raymeta.optim.load_schedule` and `raymeta.optim.replay_with_torch`.
+        """
+        export_schedule(self.schedule, path)
+
+    @property
+    def frame(self) -> "DataFrame":
+        """One row per report, in the columns of a comparison; the last row is final."""
+        import pandas as pd
+
+        rows: list[dict[str, Any]] = []
+        best: Report | None = None
+        for report, seconds in zip(self.reports, self.seconds, strict=True):
+            best = report if better(report, best) else best
+            rows.append(self._row(report, best, seconds))
+        assert best is not None
+        final = self._row(best, best, self.seconds[-1])
+        spent = self.reports[-1].gradient_evals
+        final |= {"status": "final", "gradient_evals": spent, **self.metrics}
+        return pd.DataFrame([*rows, final])
+
+    def _row(
+        self, report: Report, best: Report | None, seconds: float
+    ) -> dict[str, Any]:
+        finite = math.isfinite(report.outer_loss)
+        return {
+            "task": self.task,
+            "method": self.method,
+            "family": "hypergradient",
+            "seed": self.seed,
+            "trial": 0,
+            "outer_step": report.outer_step,
+            "inner_steps": report.inner_steps,
+            "gradient_evals": report.gradient_evals,
+            "wall_s": seconds,
+            "outer_loss": report.outer_loss if finite else math.nan,
+            "best_outer_loss": math.nan if best is None else best.outer_loss,
+            "status": "complete" if report.complete else "running",
+            "failure": "" if finite else "non-finite outer loss",
+            **{f"hp/{name}": value for name, value in report.hparams.items()},
+        }
+
+
+def better(report: Report, best: Report | None) -> bool:
+    """Whether a report is a complete, finite run with a lower outer loss."""
+    if not report.complete or not math.isfinite(report.outer_loss):
+        return False
+    return best is None or report.outer_loss < best.outer_loss
