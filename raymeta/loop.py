@@ -3,12 +3,13 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from raymeta.hypergrad import Estimator, ShortTerm
+from raymeta.hypergrad import Estimator, ShortTerm, Truncated
 from raymeta.hypergrad.base import advance
 from raymeta.outer.coordinates import Coordinates, device_of, place
 from raymeta.outer.descent import Descent
@@ -134,14 +135,17 @@ def run_cost(task: Task, problem: BilevelProblem, estimator: Estimator) -> float
 def require_fit(task: Task, problem: BilevelProblem, estimator: Estimator) -> None:
     """Ask an estimator for what it refuses, before anything is spent on it.
 
-    One start of training, and one estimate where that is a few steps.
+    One start of training, and one estimate where that is a few steps, or where two
+    steps tell what a window at the end of training does not see.
 
     Raises:
         ValueError: the estimator does not fit the task.
     """
     hparams = place(task.space.initial(), device_of(problem))
+    if isinstance(estimator, Truncated) and estimator.window < estimator.steps:
+        estimator = replace(estimator, steps=2, window=1)
     rollout = estimator.init(problem, hparams)
-    if isinstance(estimator, ShortTerm):
+    if isinstance(estimator, ShortTerm | Truncated):
         estimator.estimate(problem, hparams, rollout)
 
 

@@ -65,7 +65,7 @@ def test_memory_follows_the_window_and_not_the_run():
 
 def test_what_acts_before_the_window_alone_is_named_with_the_remedy():
     problem, hparams = sgd_everything()
-    with pytest.raises(ValueError, match=r"'init_scale'.*needs window=6"):
+    with pytest.raises(ValueError, match=r"'init_scale'.*needs window=steps"):
         hypergradient(problem, hparams, Truncated(6, window=3))
 
 

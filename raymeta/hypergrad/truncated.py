@@ -76,7 +76,7 @@ class Truncated:
         state, before = problem.init(live), self.steps - self.window
         if before:
             state = advance(problem, hparams, detach(state), 0, before)
-            hint = f"; what acts only before the window needs window={self.steps}"
+            hint = "; what acts only before the window needs window=steps"
         state = unroll(problem, live, state, before, self.window)
         outer_loss = problem.outer_loss(state, live)
         grads = pull_back(outer_loss, leaves, hint)

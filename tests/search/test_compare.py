@@ -101,6 +101,7 @@ def test_a_method_that_a_task_is_too_dear_for_is_skipped_with_a_line():
     ("task", "method", "reason"),
     [
         (Throw(), "short_term", "the outer loss does not depend on .* 'speed'"),
+        (Throw(), "truncated", "the outer loss does not depend on .* 'speed'"),
         (Throw(), "reversible", "Reversible needs a problem whose step is a `Descent`"),
         (Quadratic(), "implicit", "the outer loss does not depend on .* 'lr'"),
         (LearningRateSchedule(), "forward", "it takes at least 20,13. gradient eval"),
