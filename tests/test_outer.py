@@ -128,9 +128,9 @@ def test_rprop_by_hand():
     assert search.turn(vector(2.0, 3.0, 0.0)) is False
     # The first sign held, the second flipped, the third is none.
     assert search.step().tolist() == [-1.5, -0.5, 0.0]
-    assert search.retreat(vector(-1.0, 5.0, 1.0)) is True
+    search.retreat(vector(-1.0, 5.0, 1.0))
     assert search.step().tolist() == pytest.approx([-1.5 * 0.35, -0.5, 0.0])
-    assert search.retreat(vector(1.0, 1.0, 1.0)) is False
+    search.retreat(vector(1.0, 1.0, 1.0))
     search.scale(0.5)
     assert search.step().tolist() == pytest.approx([-0.75 * 0.35, -0.25, 0.0])
 

@@ -92,8 +92,11 @@ def test_what_was_reported_of_another_optimization_is_removed(tmp_path):
     assert not any((folder / name).exists() for name in (SURFACE, CURVES, REPORT))
     after = {file.name for file in write_report(folder)}
     assert before - after == {
-        *(f"{stem}_mine.{kind}" for stem in ("surface", "curve_row", "learning")
-          for kind in ("png", "svg")),
+        *(
+            f"{stem}_mine.{kind}"
+            for stem in ("surface", "curve_row", "learning")
+            for kind in ("png", "svg")
+        ),
         "learning_mine.gif",
     }
     page = (folder / REPORT).read_text()

@@ -55,13 +55,12 @@ class Rprop:
         self._slopes = slopes
         return first
 
-    def retreat(self, gradient: Tensor) -> bool:
-        """Shrink what changed its sign at the end of a step; whether anything did."""
+    def retreat(self, gradient: Tensor) -> None:
+        """Shrink what changed its sign at the end of a step."""
         assert self._lengths is not None, "turn to a gradient first"
         flipped = self._along(gradient) * self._slopes < 0
         shrunk = self._lengths * self.RETREAT
         self._lengths = torch.where(flipped, shrunk, self._lengths)
-        return bool(flipped.any())
 
     def step(self) -> Tensor:
         """What to add to x, shape (n,)."""

@@ -73,8 +73,9 @@ def step_flops(problem: BilevelProblem, hparams: Hparams) -> float:
     Multiplications and additions of matrix products, convolutions and attention, as
     `torch.utils.flop_counter` counts them; one operation for every element of an
     elementwise result (whether a sum, a tanh or a fused multiply-add), and one for
-    every element that a sum, a mean or the like (`REDUCTIONS`) takes in. Other operators of torch (softmax,
-    normalization, pooling, lookup, loss functions) and copies count nothing.
+    every element that a sum, a mean or the like (`REDUCTIONS`) takes in. Other
+    operators of torch (softmax, normalization, pooling, lookup, loss functions) and
+    copies count nothing.
     NaN where the step raises: its trials will say why.
     """
     products, others = FlopCounterMode(display=False), _Elementwise()

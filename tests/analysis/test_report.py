@@ -19,8 +19,9 @@ from raymeta.analysis.pages.html import (
     slug,
     table,
 )
-from raymeta.analysis.pages.record import command_line
+from raymeta.analysis.pages.record import command_line, domains
 from raymeta.analysis.pages.results import signed
+from raymeta.space import Choice, Positive, Space, Unit
 from tests.analysis.browser import chromium, executable
 
 VOID = {"meta", "link", "img", "source"}
@@ -290,14 +291,14 @@ def test_a_browser_shows_the_page(folder, tmp_path_factory, scheme, width):
 
 
 def test_kinds_of_domains_are_read_from_a_space_with_any_names():
-    domains = {
+    space = {
         "lr": Positive(0.1, low=0.01, high=1.0, shape=(2,)),
         "layers.0.rate": Unit(0.5),
         "kind": Choice(["a", "b"]),
     }
-    record = {"tasks": {"mine": {"space": repr(Space(**domains))}}}
-    kinds = {name: type(domain).__name__ for name, domain in domains.items()}
-    assert record_page.domains(record) == {"mine": kinds}
+    record = {"tasks": {"mine": {"space": repr(Space(**space))}}}
+    kinds = {name: type(domain).__name__ for name, domain in space.items()}
+    assert domains(record) == {"mine": kinds}
 
 
 def test_the_page_of_an_optimization_says_what_was_asked(frame, tmp_path):

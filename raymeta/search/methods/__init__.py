@@ -113,7 +113,7 @@ def missing(method: Method) -> tuple[str, ...]:
 
 def summary(method: Method) -> str:
     """What a method does, in one line."""
-    if isinstance(method, Descent | Evolution):
+    if isinstance(method, Descent | Evolution | Restarts):
         return method.summary
     return _first_line(method)
 

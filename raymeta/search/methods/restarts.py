@@ -46,6 +46,14 @@ class Restarts:
     size: int = 8
 
     @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        does = (
+            "they descend while training goes on" if self.hyper_steps else "full runs"
+        )
+        return f"Random points, several at a time, as one vectorized program: {does}."
+
+    @property
     def family(self) -> str:
         """The string "hybrid" where runs descend, else "black-box"."""
         return HYBRID if self.hyper_steps else BLACK_BOX
