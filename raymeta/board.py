@@ -91,9 +91,10 @@ def show_training(board: Board, frame: pd.DataFrame, metrics: Sequence[str]) -> 
         if split == "val":
             board.extend(run, rows, step="outer_step", values=values)
         if split == "train":
-            # One rank's rows may be on the disk before another's.
+            # One rank's rows may be on the disk before another's, also where an attempt
+            # does again what one before it has done to the end: a curve waits there.
             ranks = rows.groupby("outer_step")["rank"].transform("size")
-            whole = rows[ranks == rows["workers"]]
+            whole = rows[(ranks == rows["workers"]).cummin()]
             steps = _over_ranks(whole, [*values, "grad_norm"])
             board.extend(run, steps, step="outer_step", values=[*values, "grad_norm"])
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import IO, Any, ClassVar
 
 import pandas as pd
 
-from raymeta.storage import saved
+from raymeta.storage import hold, saved
 
 PACKAGES = ("raymeta", "torch", "ray", "optuna")
 
@@ -39,10 +40,13 @@ class Folder:
     def claim(self, settings: dict[str, Any]) -> None:
         """Create the folder for these settings, or find it with the same ones.
 
+        On an object store no other driver can write in it from now on.
+
         Raises:
             ValueError: it cannot be written, holds something else, or such a job with
-                other settings.
+                other settings; another driver has it.
         """
+        hold(self.path, self.kind)  # first: what it holds is read only then
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write(self._record(settings))
@@ -99,13 +103,21 @@ class Folder:
 
 
 class Optimization(Folder):
-    """The folder of `raymeta optimize`: each run replaces what the one before left."""
+    """The folder of `raymeta optimize`: each run replaces what the one before left.
+
+    Whoever has claimed it is alone with it until `close`.
+    """
 
     kind: ClassVar[str] = "optimization"
     record: ClassVar[str] = "optimization.json"
 
     #: Files in which `raymeta report` said what the one before had found.
     REPORTED = ("surface*", "curve*", "learning_*", "report.html")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._locked = ExitStack()
+        self.close = self._locked.close
 
     def claim(self, settings: dict[str, Any]) -> None:
         """As of any job; reports of an optimization before this one are removed."""
@@ -120,6 +132,10 @@ class Optimization(Folder):
                 f"an optimization replaces what one before it left, but {self.path} "
                 "holds something else: use another name"
             )
+        lock(
+            self._locked.enter_context((self.path / ".lock").open("ab")),
+            "an " + self.kind,
+        )
         return {**settings, "runs": []}
 
 
@@ -159,18 +175,18 @@ def write_frame(frame: pd.DataFrame, path: Path) -> None:
     saved(path)
 
 
-def hold(file: IO[bytes], kind: str) -> None:
-    """Hold an open file until it is closed; one process can.
+def lock(file: IO[bytes], kind: str) -> None:
+    """Lock an open file until it is closed; one process can.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process has locked it.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ValueError(
-            f"a {kind} runs in one process, but another one is writing {file.name}: "
-            "wait for it, or use another name"
+            f"one process at a time runs {kind}, but another one is writing "
+            f"{file.name}: wait for it, or use another name"
         ) from None
 
 

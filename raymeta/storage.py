@@ -8,6 +8,7 @@ down. No file has two writers, so nothing has to be merged.
 
 import re
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pyarrow.fs as fs
 
-from raymeta.lease import CLAIMS, Held, Lease
+from raymeta.lease import CLAIMS, HeldError, Lease
 
 SYNC_EVERY_S = 2.0
 #: Object stores note times of change in whole seconds; what may have changed again in
@@ -30,6 +31,10 @@ _OWN = re.compile(
 )
 
 _mirrors: list["Mirror"] = []
+
+
+class TakenOverError(HeldError):
+    """Another driver has the folder that this one held."""
 
 
 def is_remote(storage: str | Path) -> bool:
@@ -65,25 +70,26 @@ class Mirror:
         """Upload what has changed here, download what has changed there.
 
         Raises:
-            ValueError: the store cannot be reached, or refuses; another driver has
-                taken over.
+            ValueError: the store cannot be reached, or refuses.
+            TakenOverError: another driver has taken over.
         """
-        with self._lock:
+        with self._lock, _refusals(self.uri):
             if self._ours():
-                with _refusals(self.uri):
-                    self._push()
-                    self._pull()
+                self._push()
+                self._pull()
 
     def hold(self, kind: str) -> None:
         """Let no other driver write in the folder until `release`.
 
+        What the one before wrote last is here then.
+
         Raises:
             ValueError: another one does; then this mirror uploads nothing any more.
         """
-        with self._lock:
+        with self._lock, _refusals(self.uri):
             self._refused = True
-            with _refusals(self.uri):
-                self._lease = Lease(self._fs, self._root, kind)
+            self._lease = Lease(self._fs, self._root, kind)
+            self._pull()
             self._refused = False
 
     def release(self) -> None:
@@ -92,9 +98,9 @@ class Mirror:
             self._lease.release()
 
     def _ours(self) -> bool:
-        """Whether this process may write in the folder."""
-        if self._lease is not None and self._lease.lost:
-            raise ValueError(
+        """Whether this process may write in the folder now."""
+        if self._lease is not None and not self._lease.lasts():
+            raise TakenOverError(
                 f"this driver was silent for so long that another one has taken over "
                 f"{self.uri}: leave it to that one, or use another name"
             )
@@ -102,10 +108,8 @@ class Mirror:
 
     def push(self, path: Path) -> None:
         """Upload one file now; raises as `sync` does."""
-        with self._lock:
-            if self._ours():
-                with _refusals(self.uri):
-                    self._upload(path.relative_to(self.local).as_posix())
+        with self._lock, _refusals(self.uri):
+            self._upload(path.relative_to(self.local).as_posix())
 
     def pull(self, path: Path) -> None:
         """Download one file now, if it is there and has changed."""
@@ -114,11 +118,12 @@ class Mirror:
             self._download(self._fs.get_file_info(f"{self._root}/{name}"), name)
 
     def discard(self, folder: Path) -> None:
-        """Delete a folder there."""
+        """Delete a folder there; raises as `sync` does."""
         name = folder.relative_to(self.local).as_posix()
         with self._lock, _refusals(self.uri):
             place = f"{self._root}/{name}"
-            if self._fs.get_file_info(place).type == fs.FileType.Directory:
+            there = self._fs.get_file_info(place).type == fs.FileType.Directory
+            if there and self._ours():
                 self._fs.delete_dir(place)
 
     def _push(self) -> None:
@@ -131,7 +136,7 @@ class Mirror:
                 self._upload(name)
         for name in set(self._here) - names:  # deleted here
             del self._here[name]
-            if self._there.pop(name, None) is not None:
+            if self._there.pop(name, None) is not None and self._ours():
                 self._fs.delete_file(f"{self._root}/{name}")
 
     def _pull(self) -> None:
@@ -153,7 +158,7 @@ class Mirror:
     def _upload(self, name: str) -> None:
         path, there = self.local / name, f"{self._root}/{name}"
         before = _stat(path)
-        if before is None:
+        if before is None or not self._ours():
             return
         with self._fs.open_output_stream(there) as stream:
             stream.write(path.read_bytes())
@@ -196,8 +201,8 @@ def at(storage: str | Path, name: str = "") -> Iterator[Path]:
         name: of the only folder in it that matters, where there is one.
 
     Raises:
-        ValueError: the store cannot be reached, or refuses; what it has not got by the
-            end stays where the message says.
+        ValueError: the store cannot be reached, or refuses, or another driver has
+            taken over; what it has not got by the end stays where the message says.
     """
     if not is_remote(storage):
         yield Path(storage)
@@ -219,14 +224,25 @@ def at(storage: str | Path, name: str = "") -> Iterator[Path]:
 
 @contextmanager
 def _mirrored(mirror: Mirror) -> Iterator[None]:
-    """Keep a mirror in step from a thread, and at the end."""
+    """Keep a mirror in step from a thread, and at the end.
+
+    A driver that another one has followed is interrupted as by Ctrl-C.
+    """
     mirror.sync()
     over = threading.Event()
+    # Only the main thread hears signals; others hear of it when they upload next.
+    main = threading.main_thread().ident
+    assert main is not None
+    hears = threading.get_ident() == main
 
     def keep_in_step() -> None:
         while not over.wait(SYNC_EVERY_S):
             try:
                 mirror.sync()
+            except TakenOverError:
+                if hears and not over.is_set():
+                    signal.pthread_kill(main, signal.SIGINT)
+                return
             except ValueError:
                 continue  # a store may be away for a moment; the last time counts
 
@@ -318,7 +334,7 @@ def _refusals(uri: str) -> Iterator[None]:
     """What the store says, in one line."""
     try:
         yield
-    except Held:
+    except HeldError:
         raise
     except (OSError, ValueError) as error:
         said = " ".join(str(error).split())

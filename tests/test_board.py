@@ -104,6 +104,17 @@ def test_training_is_the_mean_over_the_tasks_of_all_ranks(tmp_path):
     assert curve(tmp_path, "seed-0/train", "outer_loss")[2] == 7.0
 
 
+def test_a_step_that_is_done_again_is_drawn_before_the_next(tmp_path):
+    """Another attempt goes on from step 1, when one before it had come to step 2."""
+    done = [row("train", step, rank, 1, step) for step in (0, 2) for rank in (0, 1)]
+    again = [row("train", 1, rank, 1, 9.0) for rank in (0, 1)]
+    board = Board(tmp_path)
+    for rows in ([*done[:2], again[0], *done[2:]], [*done[:2], *again, *done[2:]]):
+        show_training(board, pd.DataFrame(rows), ["far"])
+    losses = curve(tmp_path, "seed-0/train", "outer_loss")
+    assert list(losses.items()) == [(0, 0.0), (1, 9.0), (2, 2.0)]
+
+
 def test_a_comparison_is_the_best_so_far_against_gradient_evaluations(tmp_path):
     frame = pd.DataFrame(
         {

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from raymeta import config, progress
+from raymeta import config, folder, progress
 from raymeta.cli import main, parser
 from raymeta.commands.compare import CompareSettings
 from raymeta.commands.settings import flags
@@ -60,6 +60,10 @@ def test_optimize_overwrites_its_own_results_only(tmp_path, capsys):
     before = len(pd.read_parquet(tmp_path / "optimize" / "frame.parquet"))
     assert main([*flags, "200"]) == 0
     assert len(pd.read_parquet(tmp_path / "optimize" / "frame.parquet")) < before
+    with (tmp_path / "optimize" / ".lock").open("ab") as file:
+        folder.lock(file, "another")
+        assert main([*flags, "200"]) == 2
+    assert "one process at a time runs an optimization" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     assert main([*flags, "200", "--name", "mine"]) == 2

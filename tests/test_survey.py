@@ -1,5 +1,7 @@
 """Surfaces of a finished comparison, of tasks by name, by file and as objects."""
 
+from contextlib import closing
+
 import pandas as pd
 import pytest
 
@@ -32,10 +34,10 @@ def file(tmp_path, monkeypatch):
 def learnt(folder, task):
     """The folder of an optimization of the task."""
     result = optimize(task, Forward(task.horizon), budget=300)
-    made = Optimization(folder)
-    made.claim({"task": task.name})
-    made.record_run(own.sources([task.name]))
-    made.write(result.frame)
+    with closing(Optimization(folder)) as made:
+        made.claim({"task": task.name})
+        made.record_run(own.sources([task.name]))
+        made.write(result.frame)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,10 @@ def run(arguments: argparse.Namespace) -> None:
         )
         shown_at.update(lambda width: [line[:width]])
 
-    with at(settings.storage, settings.name) as storage:
-        folder = Optimization(path_of(storage, settings.name, []))
+    with (
+        at(settings.storage, settings.name) as storage,
+        closing(Optimization(path_of(storage, settings.name, []))) as folder,
+    ):
         folder.claim({k: v for k, v in asdict(settings).items() if k != "storage"})
         folder.record_run(tasks.own.sources([task.name]))
         result = optimize(

@@ -29,7 +29,7 @@ from raymeta.search.quiet import silence
 from raymeta.search.states import States
 from raymeta.search.worker import run_trial
 from raymeta.session import running
-from raymeta.storage import address, at, hold, is_remote
+from raymeta.storage import address, at, is_remote
 from raymeta.tasks import own
 
 SAVE_EVERY_S = 30.0
@@ -109,7 +109,6 @@ def compare(
     display.say(opening(plan, address(folder.path)))
     with silence():
         courses = [course_of(cell) for cell in plan.cells()]
-    hold(folder.path, "comparison")
     folder.claim(plan.settings())
     with open_journal(folder.journal) as journal, silence():
         events = journal.read()

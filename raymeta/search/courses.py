@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from raymeta.search.cells import Cell, Message, Run, broken
 from raymeta.search.domains import Coded
 
-#: Lost workers (a node gone, memory exhausted) after which a trial counts as failed.
+#: Lost workers (a node gone, memory exhausted) after which a trial counts as failed; of
+#: a descent, those since it came further than ever.
 ATTEMPTS = 3
 
 
@@ -162,6 +163,7 @@ class DescentCourse(Course):
     def __init__(self, cell: Cell) -> None:
         super().__init__(cell)
         self._asked = self._dropped = False
+        self._reached = 0.0
 
     def disused(self) -> list[int]:
         """The trial, once it is over."""
@@ -187,6 +189,14 @@ class DescentCourse(Course):
         elif message.kind == "report":
             self._improve(message)
         return message, False
+
+    def lose(self, number: int, reason: str) -> Message | None:
+        """The worker has died; its tape goes on, so only deaths at one place count."""
+        reached = self._spent.get(number, 0.0)
+        if reached > self._reached:
+            self._reached = reached
+            self._lost.clear()
+        return super().lose(number, reason)
 
     def cut(self, number: int) -> None:
         """The trial is the cell: with it goes everything that was found."""

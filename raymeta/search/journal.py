@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from raymeta.folder import hold
+from raymeta.folder import lock
 
 Event = dict[str, Any]
 
 
 class Journal:
-    """Append-only JSON lines, held by one process at a time.
+    """Append-only JSON lines, locked by one process at a time.
 
     A line is one system call, so a killed process leaves whole lines.
     """
@@ -42,13 +42,13 @@ class Journal:
 
 @contextmanager
 def open_journal(path: Path) -> Iterator[Journal]:
-    """Open a journal, creating it where needed, and hold it.
+    """Open a journal, creating it where needed, and lock it.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process has locked it.
     """
     with path.open("a+b", buffering=0) as file:
-        hold(file, "comparison")
+        lock(file, "a comparison")
         _drop_torn_line(file)
         yield Journal(file)
 

@@ -34,7 +34,7 @@ class Ledger:
 
     Args:
         courses: of the cells.
-        journal: held by this process.
+        journal: locked by this process.
         states: what trials save; those that nobody needs any more are removed.
     """
 

@@ -24,7 +24,7 @@ from raymeta.tree import is_differentiable
 from raymeta.types import Hparams, State, Tensors
 
 
-class Foreign(Exception):
+class ForeignError(Exception):
     """A descent asks for something else than its tape holds."""
 
 
@@ -58,7 +58,7 @@ class Tape(Evaluations):
 
         Raises:
             OverflowError: as the estimator does.
-            Foreign: the tape has something else.
+            ForeignError: the tape has something else.
         """
         asked = _checksum(hparams, "estimate", rollout.step, estimator.steps)
         if self._left:
@@ -90,7 +90,7 @@ class Tape(Evaluations):
         """From the tape, or computed.
 
         Raises:
-            Foreign: the tape has something else.
+            ForeignError: the tape has something else.
         """
         asked = _checksum(hparams, "run", rollout.step if rollout else 0, horizon)
         if self._left:
@@ -121,7 +121,7 @@ class Tape(Evaluations):
         """The descent has come to its end.
 
         Raises:
-            Foreign: the tape has more.
+            ForeignError: the tape has more.
         """
         if self._left:
             self._forget("the descent has ended, and its tape has not")
@@ -198,7 +198,7 @@ class Tape(Evaluations):
 
     def _forget(self, reason: str) -> NoReturn:
         self._reel.forget()
-        raise Foreign(reason)
+        raise ForeignError(reason)
 
 
 def signature_of(run: Run, evidence: Mapping[str, str]) -> str:

@@ -24,7 +24,7 @@ from raymeta.search.methods import (
     Method,
 )
 from raymeta.search.states import States
-from raymeta.search.tape import Foreign, Tape, signature_of
+from raymeta.search.tape import ForeignError, Tape, signature_of
 from raymeta.search.watch import Watch
 from raymeta.space import Space
 from raymeta.tasks.base import Task, picked, problem_at
@@ -76,7 +76,7 @@ def messages_of(
         for message in says[run.kind]():
             yield message._replace(evidence=evidence)
             evidence = {}  # once is enough
-    except Foreign:
+    except ForeignError:
         raise  # the trial starts again: what it has said is not what it would say now
     except Exception as error:
         yield trial.broken(error)
@@ -138,7 +138,7 @@ class _Trial:
                     best = report
                     tape.keep(report.state)
             tape.end()
-        except Foreign:
+        except ForeignError:
             raise
         except Exception as error:
             # What was found before still counts, and is still looked at.

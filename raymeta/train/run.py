@@ -14,7 +14,7 @@ from raymeta.board import Board, show_training
 from raymeta.folder import path_of
 from raymeta.interrupt import Interrupt
 from raymeta.progress import Progress, clock, count, wrap
-from raymeta.storage import address, at, hold, is_remote
+from raymeta.storage import address, at, is_remote
 from raymeta.train.checkpoints import BEST, last_step, load, step_file
 from raymeta.train.config import TrainConfig
 from raymeta.train.live import Event, Log, Narrator
@@ -122,10 +122,9 @@ def train(
     display = Progress(progress)
     display.say(_opening(config, workers, home))
     theta = rehearse(config)
-    hold(home.path, "training")
     home.claim(config.identity())
-    with (home.path / ".lock").open("ab") as lock:
-        folder.hold(lock, "training")
+    with (home.path / ".lock").open("ab") as file:
+        folder.lock(file, "a training")
         _require_fitting(config, home, theta)
         home.note(published=[figure._asdict() for figure in config.published])
         if home.finished() == config.goal() and home.frame.exists():

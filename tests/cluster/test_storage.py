@@ -6,14 +6,17 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import closing
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import simulated
 
 from raymeta import lease, storage
+from raymeta.folder import Optimization
 from raymeta.search import compare
-from raymeta.storage import Mirror, at
+from raymeta.storage import Mirror, TakenOverError, at
 from raymeta.train import recipe, train
 
 
@@ -115,7 +118,7 @@ def test_one_driver_at_a_time_writes_in_a_folder(bucket, impatient):
         (place / "x" / "journal").write_text("mine")
         storage.synced(place / "x")
         match = (
-            rf"a comparison in .*/x, but process {os.getpid()} on \S+ is at it: wait"
+            rf"the comparison in .*/x, but process {os.getpid()} on \S+ is at it: wait"
         )
         with at(bucket, "x") as other:
             with pytest.raises(ValueError, match=match):
@@ -126,6 +129,18 @@ def test_one_driver_at_a_time_writes_in_a_folder(bucket, impatient):
     with at(bucket, "x") as place:
         assert (place / "x" / "journal").read_text() == "mine"
         storage.hold(place / "x", "comparison")  # it was released
+
+
+def test_who_claims_a_folder_holds_it(bucket, impatient):
+    with at(bucket, "x") as place, at(bucket, "x") as other:
+        with closing(Optimization(place / "x")) as folder:
+            folder.claim({"budget": 1})
+        with (
+            pytest.raises(ValueError, match=r"one driver at a time .* is at it"),
+            closing(Optimization(other / "x")) as folder,
+        ):
+            folder.claim({"budget": 2})
+        assert not list((other / "x").iterdir())
 
 
 def test_a_dead_driver_has_a_successor_and_writes_nothing_when_it_returns(
@@ -156,6 +171,55 @@ def test_a_dead_driver_has_a_successor_and_writes_nothing_when_it_returns(
     shutil.rmtree(place)
     with at(bucket, "x") as place:
         assert (place / "x" / "model").read_text() == "new"
+
+
+def test_what_was_written_last_is_there_when_a_driver_follows(bucket, monkeypatch):
+    monkeypatch.setattr(storage, "SYNC_EVERY_S", 100.0)
+    first = at(bucket, "x")
+    before = first.__enter__() / "x" / "journal"
+    storage.hold(before.parent, "comparison")
+    before.write_text("a")
+    storage.synced(before)
+    with at(bucket, "x") as place:
+        journal = place / "x" / "journal"
+        assert journal.read_text() == "a"
+        before.write_text("ab")
+        first.__exit__(None, None, None)
+        storage.hold(journal.parent, "comparison")
+        journal.write_text(journal.read_text() + "c")
+    with at(bucket, "x") as place:
+        assert (place / "x" / "journal").read_text() == "abc"
+
+
+def test_who_was_followed_learns_of_it_while_it_computes(bucket, monkeypatch):
+    monkeypatch.setattr(storage, "SYNC_EVERY_S", 0.2)
+    begun = time.monotonic()
+    lost = pytest.raises(ValueError, match=r"taken over .*; what was not uploaded")
+    with lost, at(bucket, "x") as place:
+        storage.hold(place / "x", "training")
+        monkeypatch.setattr(lease.Lease, "lasts", lambda self: False)
+        time.sleep(60)
+    assert time.monotonic() - begun < 30
+    shutil.rmtree(place)
+
+
+def test_each_file_is_uploaded_only_while_the_folder_is_ours(bucket, tmp_path):
+    mirror = Mirror(bucket, tmp_path)
+    (tmp_path / "old").mkdir()
+    for name in ("a", "old/b"):
+        (tmp_path / name).write_text("old")
+    mirror.sync()
+    (tmp_path / "a").write_text("new")
+    (tmp_path / "old/b").write_text("too late")
+    answers = iter([True, True, False, False])  # to sync, a, b, and discard
+    mirror._lease = SimpleNamespace(lasts=lambda: next(answers))
+    with pytest.raises(TakenOverError, match="another one has taken over"):
+        mirror.sync()
+    with pytest.raises(TakenOverError):
+        mirror.discard(tmp_path / "old")
+    with at(bucket) as place:
+        assert (place / "a").read_text() == "new"
+        assert (place / "old/b").read_text() == "old"
 
 
 @pytest.mark.ray

@@ -231,6 +231,21 @@ def test_a_descent_whose_worker_dies_starts_again(bench):
     assert course.ask() == run
 
 
+def test_a_descent_whose_workers_keep_dying_fails_where_it_comes_no_further(bench):
+    course = course_of(make_plan(Bowl(), Walk(), 30, 1).cells()[0])
+
+    def loses(*spent):
+        for each in spent:
+            course.ask()
+            message = Message("report", 1, 9, each, 0.1, 0.5, True, {"lr": 0.5})
+            course.tell(0, [message])
+            end = course.lose(0, "node gone")
+        return end
+
+    assert loses(1.0, 2.0, 2.0, 3.0, 4.0, 4.0) is None
+    assert loses(3.0).failure == f"its worker died {ATTEMPTS} times: node gone"
+
+
 def test_a_trial_whose_workers_keep_dying_fails(bench):
     one = bench(Bowl(), Listed((0.5, 0.4)), budget=20)
     one.play(one.ledger.ask())

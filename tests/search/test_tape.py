@@ -18,7 +18,7 @@ from raymeta.search.methods import METHODS
 from raymeta.search.methods.descent import Descent
 from raymeta.search.reel import Evaluated, Reel
 from raymeta.search.states import States
-from raymeta.search.tape import Foreign
+from raymeta.search.tape import ForeignError
 from tests.killed import Computed, Killed, untimed
 
 TASK, BUDGET = Bowl(), 400.0
@@ -143,7 +143,7 @@ def test_what_another_descent_has_evaluated_is_dropped(
     monkeypatch.setattr(worker, "signature_of", lambda *_: "the same")
     undisturbed = attempt(**other)
     killed(tmp_path, computed, 60)
-    with pytest.raises(Foreign, match=r"(than its tape holds|its tape has not)"):
+    with pytest.raises(ForeignError, match=r"(than its tape holds|its tape has not)"):
         attempt(tmp_path, **other)
     assert untimed(attempt(tmp_path, **other)) == untimed(undisturbed)
 
@@ -161,7 +161,7 @@ def test_a_tape_that_vanishes_while_it_is_played_is_dropped(
     original = Reel.play
     with monkeypatch.context() as patch:
         patch.setattr(Reel, "play", play)
-        with pytest.raises(Foreign, match="cannot be read any more"):
+        with pytest.raises(ForeignError, match="cannot be read any more"):
             attempt(tmp_path)
     assert untimed(attempt(tmp_path)) == untimed(undisturbed)
 
@@ -185,7 +185,7 @@ def test_a_foreign_tape_costs_a_trial_its_attempt(
     ledger = bench(TASK, SHORT, BUDGET).ledger
     ledger._states = states
     run = ledger.ask()
-    with pytest.raises(Foreign):  # noqa: PT012
+    with pytest.raises(ForeignError):  # noqa: PT012
         for message in worker.messages_of(run, TASK, SHORT, states):
             ledger.tell(run, [message], last=False)
     ledger.lose(run, "Foreign")

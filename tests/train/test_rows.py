@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from raymeta.folder import hold
+from raymeta.folder import lock
 from raymeta.train.rows import ROWS_PER_FILE, Rows, last_attempt, merged
 
 
@@ -92,7 +92,9 @@ def test_nothing_yet_is_a_frame_too(tmp_path):
 
 def test_a_folder_that_is_in_use_is_refused(here, tmp_path):
     here(outer_steps=4)
-    with (tmp_path / "x" / ".lock").open("ab") as lock:
-        hold(lock, "training")
-        with pytest.raises(ValueError, match="a training runs in one process, but"):
+    with (tmp_path / "x" / ".lock").open("ab") as file:
+        lock(file, "training")
+        with pytest.raises(
+            ValueError, match="one process at a time runs a training, but"
+        ):
             here(outer_steps=8)
