@@ -20,6 +20,13 @@ from raymeta.folder import write_frame
 from raymeta.search import compare
 from raymeta.storage import address, at
 
+#: Those of the README's table.
+METHODS = (
+    *("random", "asha", "tpe"),
+    *("short_term", "long_term", "truncated"),
+    *("tpe_descent", "restarts"),
+)
+
 #: From so many continuous hyperparameters on, the share of black-box search's
 #: evaluations that hypergradients should need at most.
 AIMS = ((50, 0.1), (5, 1 / 3), (0, 1.0))
@@ -122,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parse.add_argument
     add("--tasks", nargs="+", default=tasks.names(), help="by name; all by default")
-    add("--methods", nargs="+", help="by name; those of raymeta compare by default")
+    add("--methods", nargs="+", default=METHODS, help="by name; the table's by default")
     add("--seeds", type=int, default=5, help="how many, from 0 (default: 5)")
     add("--budget", type=float, help="gradient evaluations; each task's by default")
     add("--name", default="all", help="of the folder (default: all)")

@@ -1,26 +1,40 @@
 """Shared fixtures: double precision, one thread, one cluster, no leftovers."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-#: Tests that start Ray, or whole clusters of it.
-CLUSTERS = Path(__file__).parent / "cluster"
+
+@functools.cache
+def group(path: str) -> str:
+    """With `-n`, the tests of one process: of all files that start Ray, or of one.
+
+    They share a cluster, or fixtures.
+    """
+    file = Path(path)
+    starts_ray = file.parent.name == "cluster" or "mark.ray" in file.read_text()
+    return "ray" if starts_ray else path
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n`, one process has all tests that start Ray, as they share a cluster.
+    """The longest come first."""
+    items.sort(key=lambda item: group(str(item.path)) != "ray")
 
-    They are the longest, so they come first; a file of other tests stays together, as
-    its tests share fixtures.
-    """
-    for item in items:
-        starts_ray = item.get_closest_marker("ray") or CLUSTERS in item.path.parents
-        group = "ray" if starts_ray else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("ray",))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Groups of tests go to one process each."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(str(config.rootpath / nodeid.partition("::")[0]))
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture
