@@ -127,7 +127,7 @@ def _block(task: str, group: pd.DataFrame) -> str:
     """Lay out one task: a table, what the target is, and what is missing."""
     columns = text_columns(group)
     dropped: list[str] = []
-    optional = [name for name in group if name.startswith("test_")]
+    optional = _tests(group)
     while len((lines := align(columns))[-1]) > WIDTH and optional:
         dropped.insert(0, optional.pop())
         columns.pop(dropped[0])
@@ -155,7 +155,7 @@ def text_columns(group: pd.DataFrame) -> dict[str, list[str]]:
     columns["best"] = ["valid.", "loss", *map(number, group["best_outer_loss"])]
     quartiles = group["best_outer_loss_q25"], group["best_outer_loss_q75"]
     columns["quartiles"] = ["", "quartiles", *map(span, *quartiles)]
-    for name in (name for name in group if name.startswith("test_")):
+    for name in _tests(group):
         short = name.removeprefix("test_")
         style = per_cent if short == "accuracy" else number
         columns[name] = ["test", short[:8], *map(style, group[name])]
@@ -170,6 +170,12 @@ def text_columns(group: pd.DataFrame) -> dict[str, list[str]]:
     columns["reached"] = ["", "reached", *reached]
     columns["failed"] = ["failed", "trials", *map(str, group["failed"])]
     return columns
+
+
+def _tests(group: pd.DataFrame) -> list[str]:
+    """Return what was tested on this task: others may have other metrics."""
+    names = [name for name in group if name.startswith("test_")]
+    return [name for name in names if group[name].notna().any()]
 
 
 def _target_line(group: pd.DataFrame) -> str:

@@ -174,6 +174,14 @@ def test_text_fits_the_terminal_and_names_the_columns_left_out(frame):
     assert [head.split(":")[0] for head in heads] == ["digits", "other"]
 
 
+def test_metrics_of_other_tasks_are_left_out(frame):
+    other = frame.assign(task="other", test_accuracy=NAN, test_f1=frame.test_accuracy)
+    text = format_ranking(ranking(pd.concat([frame, other], ignore_index=True)))
+    own, others = text.split("\n\n")
+    assert ("accuracy" in own, " f1 " in own) == (True, False)
+    assert ("accuracy" in others, " f1 " in others) == (False, True)
+
+
 def test_text_needs_no_test_columns(frame):
     bare = frame.drop(columns=["test_loss", "test_accuracy"])
     assert "test" not in format_ranking(ranking(bare))
