@@ -65,7 +65,9 @@ def end_of(machines, job):
         status = machines.ask(f"jobs/{job}")["status"]
         return status in ("SUCCEEDED", "FAILED", "STOPPED") and status
 
-    return until(over, LONG_S, f"{job} is over")
+    status = until(over, LONG_S, f"{job} is over")
+    print(machines.ask(f"jobs/{job}/logs")["logs"])  # shown where the test fails
+    return status
 
 
 def kill_node(machines, node):
