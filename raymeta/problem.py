@@ -13,6 +13,39 @@ from raymeta.tree import detach, in_transform, tree_leaves
 from raymeta.types import Batch, Hparams, State, Tensors
 
 
+def no_data(t: int) -> Batch:
+    """The batch of a problem without data: only the step."""
+    return Batch(torch.tensor(t), ())
+
+
+def require_scalar(name: str, value: Any) -> None:
+    """Raise ValueError unless a loss is one real number, a tensor of shape ().
+
+    Args:
+        name: whose value it is, for example "outer_loss".
+        value: what that returned.
+    """
+    if isinstance(value, Tensor) and value.shape == () and value.is_floating_point():
+        return
+    hint = "return torch's result itself, without float() or .item()"
+    if isinstance(value, Tensor):
+        seen = f"shape {tuple(value.shape)} of {value.dtype}"
+        hint = "take its .mean() or .sum()"
+        if value.is_complex():
+            hint = "take its .abs() or .real"
+        elif not value.is_floating_point():
+            hint = "a loss of integers has no derivative"
+    elif isinstance(value, tuple | list | dict):
+        seen = f"a {type(value).__name__} of {len(value)}"
+        hint = "return the loss alone (logs go into metrics=)"
+    else:
+        seen = f"a {type(value).__name__}"
+    raise ValueError(
+        f"{name} must return a floating-point tensor of shape (), but returned {seen}: "
+        f"{hint}"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class BilevelProblem:
     r"""Training as a dynamical system, with an outer loss at its end.
@@ -24,10 +57,10 @@ class BilevelProblem:
 
     Attributes:
         init: Φ_0: λ -> s_0.
-        batch: t -> b_t; deterministic in t.
         step: Φ: (s, λ, b) -> s; a pure function of tensors, for gradient-based
             training a `Descent`.
         outer_loss: E: (s, λ) -> tensor of shape ().
+        batch: t -> b_t; deterministic in t. Only the step by default.
         inner_loss: (s, λ, b) -> shape (): what a step descends, where there is one.
             It tells how much of a step depends on λ (see `ShortTerm`).
         outer_cost: cost of one forward and backward pass of E in gradient evaluations,
@@ -38,9 +71,9 @@ class BilevelProblem:
     """
 
     init: Callable[[Hparams], State]
-    batch: Callable[[int], Batch]
     step: Callable[[State, Hparams, Batch], State]
     outer_loss: Callable[[State, Hparams], Tensor]
+    batch: Callable[[int], Batch] = no_data
     inner_loss: Callable[[State, Hparams, Batch], Tensor] | None = None
     outer_cost: float = 1.0
     metrics: Callable[[State, Hparams], Tensors] | None = None
@@ -62,11 +95,6 @@ class TrainState(NamedTuple):
     params: Tensors
     memory: State
     buffers: Tensors
-
-
-def no_data(t: int) -> Batch:
-    """The batch of a problem without data: only the step."""
-    return Batch(torch.tensor(t), ())
 
 
 @dataclass(frozen=True)

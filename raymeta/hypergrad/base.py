@@ -7,6 +7,11 @@ import torch
 from torch import Tensor
 
 from raymeta.hypergrad.compiled import Compiled
+from raymeta.hypergrad.operators import (
+    marked_backward_passes,
+    not_twice,
+    require_twice_differentiable,
+)
 from raymeta.problem import BilevelProblem
 from raymeta.tree import detach, is_differentiable, partition
 from raymeta.types import Hparams, State, Tensors
@@ -114,16 +119,15 @@ def require_second_derivatives(problem: BilevelProblem, hparams: Hparams) -> Non
     values, rest, merge = partition(detach(problem.init(hparams)))
     values = [value.requires_grad_() for value in values]
     live = {**hparams, **leaves}
-    state = problem.step(merge(values, rest), live, problem.batch(0))
+    with marked_backward_passes():
+        state = problem.step(merge(values, rest), live, problem.batch(0))
     ends = [end for end in partition(state)[0] if end.requires_grad]
+    require_twice_differentiable(ends)
     ones, inputs = [torch.ones_like(e) for e in ends], [*values, *leaves.values()]
     try:
         torch.autograd.grad(ends, inputs, ones, allow_unused=True)
-    except NotImplementedError as error:
-        raise ValueError(
-            "reverse mode needs operators with a second derivative, but torch says: "
-            f"{str(error).splitlines()[0]}; write the operator out, or use ES"
-        ) from error
+    except RuntimeError as error:  # of which NotImplementedError is one
+        raise not_twice(f"torch says: {str(error).splitlines()[0]}") from error
     problem.traced["twice"] = True
 
 

@@ -1,0 +1,89 @@
+"""Operators that lack a derivative, found in autograd's graphs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+
+from raymeta.tree import tree_leaves
+
+#: Nodes that stand for no derivative. They need not be on the way to what is asked for:
+#: that of `once_differentiable` hangs on a leaf of its own, which
+#: `torch.autograd.grad(outputs, inputs)` never visits, so that a 0 comes out.
+DEAD_ENDS = ("Error", "DelayedError", "NotImplemented", "WarnNotImplemented")
+#: Where a node says which `torch.autograd.Function` it is of.
+OWNER = "raymeta.function"
+REMEDY = "write the operator out, or use ES"
+
+
+@contextmanager
+def marked_backward_passes() -> Iterator[None]:
+    """Let every `once_differentiable` backward pass leave its dead end in the graph.
+
+    torch leaves none where the incoming gradient requires none (a loss that is the
+    operator's own mean), although what was saved does. Here dead ends also say whose
+    they are.
+    """
+    plain = BackwardCFunction.apply
+
+    def apply(self: Any, *grads: Any) -> Any:
+        if torch.is_grad_enabled():
+            grads = tuple(map(_requiring_grad, grads))
+        results = plain(self, *grads)
+        for x in results if isinstance(results, tuple) else (results,):
+            if isinstance(x, Tensor) and x.grad_fn is not None and _is_dead(x.grad_fn):
+                x.grad_fn.metadata[OWNER] = self._forward_cls.__name__
+        return results
+
+    BackwardCFunction.apply = apply  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        BackwardCFunction.apply = plain  # type: ignore[method-assign]
+
+
+def require_twice_differentiable(outputs: Any, remedy: str = REMEDY) -> None:
+    """Raise ValueError where autograd's graph of these tensors has a dead end.
+
+    Args:
+        outputs: a pytree of tensors that contain a derivative, for example s_1 of a
+            step, or the gradient of an inner loss, computed with `create_graph=True`
+            and within `marked_backward_passes`.
+        remedy: what to do about it.
+    """
+    stack = [x.grad_fn for x in tree_leaves(outputs) if isinstance(x, Tensor)]
+    seen = set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if _is_dead(node):
+            raise not_twice(_told(node), remedy)
+        stack.extend(source for source, _ in node.next_functions)
+
+
+def not_twice(fault: str, remedy: str = REMEDY) -> ValueError:
+    """The error for an operator without a second derivative."""
+    return ValueError(
+        f"reverse mode needs operators with a second derivative, but {fault}; {remedy}"
+    )
+
+
+def _requiring_grad(x: Any) -> Any:
+    plain = isinstance(x, Tensor) and not x.requires_grad and x.is_floating_point()
+    return x.detach().requires_grad_() if plain else x
+
+
+def _is_dead(node: Any) -> bool:
+    return node.name().rpartition("::")[2] in DEAD_ENDS
+
+
+def _told(node: Any) -> str:
+    if "NotImplemented" in node.name():
+        return "one has no derivative registered (torch.library.register_autograd)"
+    owner = node.metadata.get(OWNER, "one")
+    return f"{owner} is marked @once_differentiable"
