@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from raymeta.search.cells import Cell, Message, Run, broken
 from raymeta.search.domains import Coded
+from raymeta.search.sums import Sums
 
 #: Lost workers (a node gone, memory exhausted) after which a trial counts as failed; of
 #: a descent, those since it came further than ever.
@@ -33,14 +34,14 @@ class Course(ABC):
         self.live: dict[int, Run] = {}
         self.best: tuple[float, Coded] | None = None
         self._redo: list[Run] = []
-        self._spent: dict[int, float] = {}
+        self._spent = Sums()
         self._done: dict[int, Message] = {}
         self._lost: Counter[int] = Counter()
 
     @property
     def spent(self) -> float:
         """Gradient evaluations charged so far."""
-        return math.fsum(self._spent.values())
+        return self._spent.total
 
     @property
     def failed(self) -> int:
@@ -86,7 +87,7 @@ class Course(ABC):
             message = _after(self._done.get(number), message)
             self.messages.append((number, message))
             if message.kind != "final":
-                self._spent[number] = message.gradient_evals
+                self._spent.put(number, message.gradient_evals)
             over = over or ends
         if over:
             del self.live[number]
@@ -105,9 +106,9 @@ class Course(ABC):
         """
         self._redo.append(self.live.pop(number))
         done = self._done.get(number)
-        self._spent.pop(number, None)
+        self._spent.drop(number)
         if done is not None:
-            self._spent[number] = done.gradient_evals
+            self._spent.put(number, done.gradient_evals)
         kept = 0 if done is None else done.outer_step
         self.messages = [
             (n, message)

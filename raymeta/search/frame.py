@@ -9,6 +9,7 @@ import pandas as pd
 from raymeta.search.cells import Message
 from raymeta.search.courses import Course
 from raymeta.search.domains import decode
+from raymeta.search.sums import Sums
 from raymeta.space import Choice, Domain
 
 DTYPES = {
@@ -60,12 +61,12 @@ def to_frame(courses: Iterable[Course]) -> pd.DataFrame:
 
 def _rows(course: Course, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
     cell, best = course.cell, math.nan
-    spent: dict[int, float] = {}
-    wall: dict[int, float] = {}
+    spent, wall = Sums(), Sums()
     for number, message in course.messages:
         if message.kind != "final":
-            spent[number], wall[number] = message.gradient_evals, message.wall_s
-        total, value = math.fsum(spent.values()), message.outer_loss
+            spent.put(number, message.gradient_evals)
+            wall.put(number, message.wall_s)
+        total, value = spent.total, message.outer_loss
         counts = message.kind == "report" and message.complete and math.isfinite(value)
         if counts and not best <= value:  # also when best is NaN
             best = value
@@ -79,7 +80,7 @@ def _rows(course: Course, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
             "inner_steps": message.inner_steps,
             "gradient_evals": total,
             "flops": total * cell.flops,
-            "wall_s": math.fsum(wall.values()),
+            "wall_s": wall.total,
             "outer_loss": message.outer_loss,
             "best_outer_loss": best,
             "status": _status(message),

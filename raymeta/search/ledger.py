@@ -47,19 +47,21 @@ class Ledger:
         self.courses = {course.cell.name: course for course in courses}
         self._journal, self._states = journal, states or States(None)
         self._heard = False
+        self._under_way = [c for c in self.courses.values() if not c.finished]
 
     @property
     def finished(self) -> bool:
         """Whether every cell is."""
-        return all(course.finished for course in self.courses.values())
+        self._under_way = [c for c in self._under_way if not c.finished]
+        return not self._under_way
 
     def ask(self) -> Run | None:
         """The next trial, of the cell furthest behind; None if none can start."""
-        for course in sorted(self.courses.values(), key=_precedence):
+        for course in sorted(self._under_way, key=_precedence):
             if run := course.ask():
                 self._journal.write({"event": "start", **_describe(run)})
                 return run
-        return None
+        return None  # some may have nothing left: `finished` looks
 
     def tell(self, run: Run, messages: Sequence[Message], last: bool) -> bool:
         """Hear what a trial says; return whether it is over."""
@@ -68,6 +70,8 @@ class Ledger:
         self._journal.write({"event": "tell", **_key(run), "said": said, "last": last})
         course = self.courses[run.cell]
         over = course.tell(run.number, messages, last)
+        if over and course.finished and course in self._under_way:
+            self._under_way.remove(course)  # nothing is left that could change it
         for number in course.disused():
             self._states.drop(run.cell, number)
         return over
@@ -106,6 +110,7 @@ class Ledger:
         for course in self.courses.values():
             for number in list(course.live):
                 course.cut(number)
+        self._under_way = [c for c in self.courses.values() if not c.finished]
 
     def _replay_start(self, event: Event) -> None:
         course = self.courses[_cell(event)]

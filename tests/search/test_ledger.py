@@ -1,12 +1,15 @@
 """Fairness, and that a killed comparison continues as if nothing had happened."""
 
 import json
+import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from search_toys import Bowl, Listed, Walk
 
 from raymeta.search import worker
+from raymeta.search.courses import Course
 from raymeta.search.journal import open_journal
 
 METHODS = ("random", "asha", "tpe", Walk((0.1, 0.9, 0.5)))
@@ -157,3 +160,55 @@ class TestJournal:
             open_journal(tmp_path / "j"),
         ):
             pass
+
+
+def test_finished_cells_are_not_asked_again(bench, monkeypatch):
+    whole = bench(Bowl(), Listed((0.1, 0.2)), budget=20, seeds=40)
+    asked = []
+    original = Course.ask
+
+    def ask(course):
+        asked.append(course.cell.name)
+        return original(course)
+
+    monkeypatch.setattr(Course, "ask", ask)
+    whole.run()
+
+    assert len(asked) == 40 * 3  # two trials and the look at the test set
+    assert whole.ledger.ask() is None
+    assert len(asked) == 40 * 3
+
+
+def test_a_replayed_ledger_asks_only_cells_that_are_left(bench, monkeypatch):
+    first = bench(Bowl(), Listed((0.1, 0.2)), budget=20, seeds=8).run()
+    events = first.journal.read()
+    again = bench(Bowl(), Listed((0.1, 0.2)), 20, 8, events=events[:-2])
+    asked = []
+    original = Course.ask
+    monkeypatch.setattr(
+        Course, "ask", lambda c: asked.append(c.cell.name.seed) or original(c)
+    )
+
+    again.run()
+
+    assert set(asked) == {event["cell"][2] for event in events[-2:]}
+    pd.testing.assert_frame_equal(results(first), results(again))
+
+
+def test_the_work_for_a_frame_grows_with_its_rows(bench, monkeypatch):
+    """A row adds one trial to the sums, not all of the cell's trials."""
+    both = bench(Bowl(), Listed(tuple(np.linspace(0.1, 0.9, 60))), budget=600).run()
+    summed = []
+    original = math.fsum
+
+    def fsum(values):
+        values = list(values)
+        summed.append(len(values))
+        return original(values)
+
+    monkeypatch.setattr(math, "fsum", fsum)
+    frame = both.frame()
+
+    assert len(frame) == 61
+    assert max(summed) <= 8
+    assert len(summed) == 2 * len(frame)
