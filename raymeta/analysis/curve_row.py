@@ -82,6 +82,7 @@ def draw_curve_row(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
             figure.legend(loc="upper left", bbox_to_anchor=(0.0, 0.94), ncols=4)
         note = f"grey curves: {other} = {number(kept)}; seed {surface.seed}"
         figure.text(0.5, 0.015, note, fontsize=8, color=style.MUTED, ha="center")
+        layout.alarm(figure, frame[frame["task"] == surface.task])
     return figure
 
 

@@ -122,6 +122,7 @@ def draw_anytime(frame: pd.DataFrame, x: str = "gradient_evals") -> Figure:
             silent = sorted(set(reports["method"]) - set(lines["method"]))
             _say_silence(axes, silent, x)
         _explain(figure, panels, set(frame["family"]))
+        layout.alarm(figure, frame)
     return figure
 
 

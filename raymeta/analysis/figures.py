@@ -15,6 +15,7 @@ from raymeta.analysis.loss_curves import draw_loss_curves
 from raymeta.analysis.rank_figure import draw_ranks
 from raymeta.analysis.surfaces import draw_surface
 from raymeta.analysis.trajectories import draw_trajectories
+from raymeta.validity import reasons_of
 
 #: Files of a folder, and names of figures.
 SURFACE, CURVES = "surface.parquet", "curves.parquet"
@@ -70,6 +71,8 @@ def write_surface_figures(frame: pd.DataFrame, folder: str | Path) -> list[Path]
         files += style.save(draw_curve_row(rows, frame), folder / deep[task])
     for task, rows in _by_task(folder / CURVES, tasks):
         title = f"{task}: training while {rows['method'].iloc[0]} learns"
+        if task in reasons_of(frame):
+            title = f"INVALID comparison: {title}"
         stem = moving[task]
         files.append(write_loss_animation(rows, folder / f"{stem}.gif", title=title))
         files += style.save(draw_loss_curves(rows, title=title), folder / stem)

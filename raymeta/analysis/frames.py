@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from raymeta.validity import COLUMN, mark, recorded
+
 CELL = ["task", "method", "seed"]
 HYPERGRADIENT, HYBRID, BLACKBOX = "hypergradient", "hybrid", "black-box"
 REQUIRED_COLUMNS = (
@@ -27,7 +29,8 @@ def read(path: str | Path) -> pd.DataFrame:
         path: A parquet file, or a run folder that contains `frame.parquet`.
 
     Returns:
-        One row per report, with at least `REQUIRED_COLUMNS`.
+        One row per report, with at least `REQUIRED_COLUMNS`; and `invalid` where the
+        comparison was not (see `raymeta.validity`).
 
     Raises:
         ValueError: The file is missing or unreadable, or it lacks a required column.
@@ -48,7 +51,7 @@ def read(path: str | Path) -> pd.DataFrame:
             f"run the comparison again or restore the file"
         ) from error
     check(frame, source=str(file))
-    return frame
+    return frame if COLUMN in frame else mark(frame, recorded(file.parent))
 
 
 def check(frame: pd.DataFrame, source: str = "the frame") -> None:

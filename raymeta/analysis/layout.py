@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterable
+from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -18,6 +20,7 @@ from matplotlib.ticker import (
 )
 
 from raymeta.analysis import style
+from raymeta.validity import reasons_of
 
 DECADE = 10.0
 UNIT_EDGE = 1e-4  # values of a unit interval are shown no nearer to its ends
@@ -148,6 +151,23 @@ def caption(figure: Figure, notes: list[str], *, wide: bool) -> None:
     size = len(notes) if wide else 2
     lines = ["; ".join(notes[i : i + size]) for i in range(0, len(notes), size)]
     figure.supxlabel("\n".join(lines), fontsize=8, color=style.MUTED)
+
+
+def alarm(figure: Figure, frame: pd.DataFrame) -> None:
+    """Say above all panels that what is drawn is no valid comparison, if it is none.
+
+    Args:
+        figure: Everything else is drawn.
+        frame: The rows that it is about, see `raymeta.validity`.
+    """
+    tasks = reasons_of(frame)
+    if not tasks:
+        return
+    text = f"INVALID: methods did not train on the same ({', '.join(tasks)})"
+    above = figure.get_suptitle()
+    text = "\n".join(filter(None, [fill(text, 60), above]))
+    style_ = {"fontsize": 10, "fontweight": "bold", "color": style.ALARM}
+    figure.suptitle(text, x=0.01, ha="left", **style_)
 
 
 class EndLabel(NamedTuple):

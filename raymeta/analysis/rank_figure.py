@@ -30,7 +30,9 @@ def draw_ranks(frame: pd.DataFrame, *, level: float = 0.05) -> Figure:
     """
     scores = task_scores(frame)
     families = dict(zip(frame["method"], frame["family"], strict=True))
-    return draw_mean_ranks(mean_ranks(scores, level=level), families, level=level)
+    figure = draw_mean_ranks(mean_ranks(scores, level=level), families, level=level)
+    layout.alarm(figure, frame)
+    return figure
 
 
 def draw_mean_ranks(

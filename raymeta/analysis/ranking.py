@@ -15,6 +15,7 @@ from raymeta.analysis.frames import (
     target_of,
 )
 from raymeta.analysis.text import MISSING, align, number, per_cent, ratio, shorten, span
+from raymeta.validity import COLUMN, reasons_of, sentence
 
 WIDTH = 100  # columns of the terminal
 MARKS = {HYPERGRADIENT: "∂ ", HYBRID: "+ "}  # before a method's name
@@ -44,7 +45,8 @@ def ranking(frame: pd.DataFrame) -> pd.DataFrame:
         `gradient_evals`, `wall_s` at it; inf when a seed never reaches it; NaN without
         a target); `reached`, `targeted` (seeds that reach their target, that have
         one); `failed` (trials); `target_method`, `target` (the black-box method
-        that set the task's target, and its median; "" and NaN when there is none).
+        that set the task's target, and its median; "" and NaN when there is none);
+        and, where a comparison is not valid, `invalid`: why, "" for the other tasks.
 
     Raises:
         ValueError: A required column is missing.
@@ -68,7 +70,11 @@ def ranking(frame: pd.DataFrame) -> pd.DataFrame:
         )
     ranked = pd.DataFrame(rows, columns=[*COLUMNS[:9], *tests, *COLUMNS[9:]])
     ranked = ranked.sort_values(["task", "best_outer_loss", "method"])
-    return ranked.reset_index(drop=True)
+    ranked = ranked.reset_index(drop=True)
+    unfair = {task: "; ".join(why) for task, why in reasons_of(frame).items()}
+    if unfair:
+        ranked[COLUMN] = [unfair.get(task, "") for task in ranked["task"]]
+    return ranked
 
 
 def _cells_with_reach(frame: pd.DataFrame) -> pd.DataFrame:
@@ -134,10 +140,21 @@ def _block(task: str, group: pd.DataFrame) -> str:
     said = notes(group)
     if dropped:
         said.append(f"also in the table: {', '.join(dropped)}")
-    said = [fill(note, WIDTH, subsequent_indent="  ") for note in said]
+    said = [_filled(note) for note in said]
     legend = [f"{mark}= {family}" for family, mark in MARKS.items()]
     head = "; ".join([f"{task}: medians over seeds", *legend])
-    return "\n".join([head, *lines, *said])
+    return "\n".join([*map(_filled, alarms(group)), head, *lines, *said])
+
+
+def _filled(note: str) -> str:
+    return fill(note, WIDTH, subsequent_indent="  ")
+
+
+def alarms(group: pd.DataFrame) -> list[str]:
+    """Say that a ranking is not valid; nothing where it is."""
+    said = group.get(COLUMN, pd.Series(dtype=str)).fillna("")
+    said = said[said != ""]
+    return [sentence({group["task"].iloc[0]: [said.iloc[0]]})] if len(said) else []
 
 
 def notes(group: pd.DataFrame) -> list[str]:

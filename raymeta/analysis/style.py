@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from raymeta.analysis.frames import BLACKBOX, HYBRID
 
 INK, MUTED = "#222222", "#6b6b6b"  # text; notes and the target line
+ALARM = "#b00020"  # what must not be overlooked
 OTHERS = "#c4c4c4"  # methods that a crowded panel does not name
 DPI = 160
 

@@ -132,6 +132,7 @@ def draw_surface(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
             f"seed {surface.seed}",
         ]
         layout.caption(figure, notes, wide=True)
+        layout.alarm(figure, frame[frame["task"] == surface.task])
     return figure
 
 

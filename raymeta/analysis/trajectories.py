@@ -78,6 +78,7 @@ def draw_trajectories(
             _legend(figure, pd.concat([paths, bands]), rows["method"].nunique())
         else:
             layout.blank(axes[0], "no hyperparameter was reported")
+        layout.alarm(figure, rows)
     return figure
 
 

@@ -1,12 +1,14 @@
 """`raymeta compare`."""
 
 import argparse
+import warnings
 from dataclasses import dataclass
 
 from raymeta import config
 from raymeta.commands.report import summarize
 from raymeta.commands.settings import resumable, setting
 from raymeta.storage import at
+from raymeta.validity import InvalidComparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +47,19 @@ def run(arguments: argparse.Namespace) -> None:
     name = settings.name or new_name(settings.storage, settings.tasks)
     with at(settings.storage, name) as storage:
         try:
-            compare(
-                settings.tasks,
-                settings.methods,
-                budget=settings.budget,
-                seeds=settings.seeds,
-                name=name,
-                storage=storage,
-                slots=settings.slots,
-                gpus_per_trial=settings.gpus_per_trial or 0.0,
-            )
+            with warnings.catch_warnings():
+                # `summarize` says so, and ends with an error.
+                warnings.simplefilter("ignore", InvalidComparison)
+                compare(
+                    settings.tasks,
+                    settings.methods,
+                    budget=settings.budget,
+                    seeds=settings.seeds,
+                    name=name,
+                    storage=storage,
+                    slots=settings.slots,
+                    gpus_per_trial=settings.gpus_per_trial or 0.0,
+                )
         except KeyboardInterrupt:
             raise resumable("compare", settings, storage / name) from None
         summarize(storage / name)

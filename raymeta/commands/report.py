@@ -62,16 +62,24 @@ def _survey(path: Path, names: Sequence[str], task: str | None, points: int) -> 
 
 
 def summarize(path: Path) -> None:
-    """Print the ranking or the evaluation; draw figures and page beside the frame."""
-    from raymeta import analysis
+    """Print the ranking or the evaluation; draw figures and page beside the frame.
 
-    folder = path if path.is_dir() else path.parent
+    Raises:
+        ValueError: the comparison is not valid; all is printed and drawn nevertheless.
+    """
+    from raymeta import analysis
+    from raymeta.validity import reasons_of, sentence
+
+    folder, invalid = path if path.is_dir() else path.parent, ""
     if analysis.is_training(folder):
         frame = analysis.read_training(folder)
         published = analysis.read_published(folder)
         print("\n" + analysis.format_evaluation(frame, published) + "\n")
     else:
         frame = analysis.read(path)
+        invalid = sentence(reasons_of(frame))
         print("\n" + analysis.format_ranking(analysis.ranking(frame)) + "\n")
     for file in analysis.write_report(path):
         print(f"drawn: {address(file)}")
+    if invalid:
+        raise ValueError(f"the comparison in {address(folder)} is {invalid}")

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean
@@ -31,6 +32,7 @@ from raymeta.search.worker import run_trial
 from raymeta.session import running
 from raymeta.storage import address, at, is_remote
 from raymeta.tasks import own
+from raymeta.validity import InvalidComparison, reasons_of, sentence
 
 SAVE_EVERY_S = 30.0
 FINISHED: Event = {"event": "finished"}
@@ -76,6 +78,8 @@ def compare(
         The frame, one row per report (see the README), as in
         `<storage>/<name>/frame.parquet`. Beside it, evidence.json and spending.json
         say what methods trained on and spent: see `evidence_of` and `spending_of`.
+        Where methods did not train on the same, its column `invalid` says why, and an
+        `InvalidComparison` warns.
 
     Raises:
         ValueError: something is unknown, missing, given twice or impossible; all
@@ -114,7 +118,7 @@ def compare(
         events = journal.read()
         if FINISHED in events and folder.frame.exists():
             display.say(["it had finished before"])
-            return folder.read()
+            return _warned(folder.read())
         ledger = Ledger(courses, journal, folder.states)
         ledger.replay(events)
         folder.write(to_frame(courses))  # readable from now on
@@ -133,6 +137,13 @@ def compare(
     display.say(progress_lines(ledger.standings(), display.elapsed))
     display.say(evidence_lines(evidence, unfair, spending, plan.methods))
     display.say([f"finished in {clock(display.elapsed)}: {address(folder.frame)}"])
+    return _warned(frame)
+
+
+def _warned(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame; that it is not valid is said even without progress."""
+    if said := sentence(reasons_of(frame)):
+        warnings.warn(said, InvalidComparison, stacklevel=3)
     return frame
 
 

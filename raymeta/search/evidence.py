@@ -189,6 +189,22 @@ def evidence_of(courses: Iterable["Course"]) -> dict[str, dict[str, dict[str, An
     return found
 
 
+def reasons(
+    found: Mapping[str, Mapping[str, Mapping[str, Any]]],
+) -> dict[tuple[str, int], str]:
+    """(task, seed) -> what differs there, as `validity.mark` takes it."""
+    differing = {
+        (task, int(seed)): [kind for kind in Fingerprint._fields if DIFFERS in at[kind]]
+        for task, seeds in found.items()
+        for seed, at in seeds.items()
+    }
+    return {
+        cell: f"{' and '.join(kinds)} differ"
+        for cell, kinds in differing.items()
+        if kinds
+    }
+
+
 def mismatches(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
     """Where methods, or trials of one, did not train on the same; nothing if fair."""
     return [

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pandas as pd
+
 from raymeta import folder
 from raymeta.search.states import States
 from raymeta.storage import saved
+from raymeta.validity import COLUMN, mark, recorded
 
 
 class Folder(folder.Folder):
@@ -23,6 +26,11 @@ class Folder(folder.Folder):
         self.journal = path / "journal.jsonl"
         self.tune = path / ".tune"  # what Tune writes; nobody reads it
         self.states = States((path / ".states").resolve())
+
+    def read(self) -> pd.DataFrame:
+        """The frame as it was written last, marked where it is not valid."""
+        frame = super().read()
+        return frame if COLUMN in frame else mark(frame, recorded(self.path))
 
     def write_record(self, name: str, record: Any) -> None:
         """Write a JSON file."""

@@ -9,8 +9,10 @@ import pandas as pd
 from raymeta.search.cells import Message
 from raymeta.search.courses import Course
 from raymeta.search.domains import decode
+from raymeta.search.evidence import evidence_of, reasons
 from raymeta.search.sums import Sums
 from raymeta.space import Choice, Domain
+from raymeta.validity import mark
 
 DTYPES = {
     "task": "str",
@@ -42,7 +44,8 @@ def to_frame(courses: Iterable[Course]) -> pd.DataFrame:
         `best_outer_loss` is the lowest finite outer loss of a full run of the cell so
         far. `parent` is the trial whose training the report continues: its own, or the
         one that it has copied; so the schedule of hyperparameters behind a report can
-        be followed back through the rows.
+        be followed back through the rows. Where methods did not train on the same,
+        the frame has a column `invalid`, see `raymeta.validity`.
     """
     courses = list(courses)
     hparams = _hparam_dtypes(courses)
@@ -56,7 +59,8 @@ def to_frame(courses: Iterable[Course]) -> pd.DataFrame:
     }
     frame = pd.DataFrame(rows, columns=list(dtypes))
     # Not strings: pandas before 3 would turn a missing one into "nan".
-    return frame.astype({name: d for name, d in dtypes.items() if d != "str"})
+    frame = frame.astype({name: d for name, d in dtypes.items() if d != "str"})
+    return mark(frame, reasons(evidence_of(courses)))
 
 
 def _rows(course: Course, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:

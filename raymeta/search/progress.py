@@ -9,6 +9,7 @@ from raymeta.progress import WIDTH, clock, count, wrap
 from raymeta.search.ledger import Standing
 from raymeta.search.methods import Method
 from raymeta.search.plan import Plan
+from raymeta.validity import INVALID, REMEDY
 
 
 def opening(plan: Plan, folder: str) -> list[str]:
@@ -47,6 +48,11 @@ def evidence_lines(
         methods: that were compared.
     """
     pairs = sum(len(seeds) for seeds in evidence.values())
+    known = {(task, int(seed)) for task, seeds in evidence.items() for seed in seeds}
+    asked = dict.fromkeys((cell["task"], cell["seed"]) for cell in spending)
+    lacking = [
+        f"{task}, seed {seed}" for task, seed in asked if (task, seed) not in known
+    ]
     same = (
         "evidence: initial weights (at the initial hyperparameters), data and batches "
         f"are the same for all methods, in {count(pairs, 'pair')} of task and seed"
@@ -55,16 +61,14 @@ def evidence_lines(
     looks = "one look" if tests == {1} else f"{min(tests)} to {max(tests)} looks"
     tuned = [m.name for m in methods if getattr(m, "hyper_lr", None) is not None]
     return [
-        *(
-            [f"INVALID, for methods did not train on the same: {'; '.join(unfair)}"]
-            if unfair
-            else [same]
-        ),
+        f"{INVALID}: {'; '.join(unfair)}: {REMEDY}" if unfair else same,
         *(
             line
             for task in evidence
             for line in _spent_lines(task, [c for c in spending if c["task"] == task])
         ),
+        *wrap("no evidence, for the problem could not be read:", lacking)
+        * bool(lacking),
         f"test set: {looks} per task, method and seed",
         *wrap("a hyper learning rate of its own, and a budget of its own:", tuned)
         * bool(tuned),

@@ -23,6 +23,7 @@ from raymeta.search.methods.descent import Descent
 from raymeta.search.progress import evidence_lines
 from raymeta.space import Positive, Space
 from raymeta.tasks import Digits, Quadratic, Throw
+from raymeta.validity import REMEDY, reasons_of
 
 
 @dataclass
@@ -160,8 +161,39 @@ def test_a_method_that_trained_on_something_else_is_named(bench):
     assert unfair == ["bowl, seed 0: weights differ"]
     lines = evidence_lines(found, unfair, spending_of(done.courses), [])
     assert lines[0] == (
-        "INVALID, for methods did not train on the same: bowl, seed 0: weights differ"
+        "INVALID, for methods did not train on the same: bowl, seed 0: weights differ: "
+        + REMEDY
     )
+    frame = done.frame()
+    assert set(frame["invalid"]) == {"weights differ"}
+    assert reasons_of(frame) == {"bowl": ["seed 0: weights differ"]}
+
+
+def test_only_the_seed_that_differs_is_marked(bench):
+    methods = Listed((0.5,)), Listed((0.4,), name="b")
+    done = bench(Bowl(), methods, seeds=2).run()
+    assert "invalid" not in done.frame()
+    number, message = done.courses[-1].messages[0]
+    other = message.evidence | {"data": "0" * 64, "batches": "1" * 64}
+    done.courses[-1].messages[0] = number, message._replace(evidence=other)
+
+    frame = done.frame()
+
+    said = frame.groupby(["task", "seed"])["invalid"].unique().map(list).to_dict()
+    assert said == {
+        ("bowl", 0): [""],
+        ("bowl", 1): ["data and batches differ"],
+    }
+
+
+def test_a_problem_that_cannot_be_read_has_no_evidence_and_it_is_said(bench):
+    done = bench(Bowl(), (Listed((0.5,)), Walk()), seeds=1).run()
+    for course in done.courses:
+        course.messages = [(n, m._replace(evidence={})) for n, m in course.messages]
+
+    lines = evidence_lines(evidence_of(done.courses), [], spending_of(done.courses), [])
+
+    assert "no evidence, for the problem could not be read: bowl, seed 0" in lines
 
 
 def test_spending_is_counted_cell_by_cell(bench):

@@ -27,9 +27,10 @@ from raymeta.analysis.pages.record import (
 )
 from raymeta.analysis.pages.results import rank_table, statistics
 from raymeta.analysis.rank_figure import verdict
-from raymeta.analysis.ranking import notes, ranking
+from raymeta.analysis.ranking import alarms, notes, ranking
 from raymeta.analysis.ranks import mean_ranks, task_scores
 from raymeta.analysis.text import number
+from raymeta.validity import reasons_of, sentence
 
 Body = list[Markup]
 
@@ -72,7 +73,7 @@ def comparison_page(frame: pd.DataFrame, folder: Path) -> str:
     title = ", ".join(tasks) or "No report yet"
     kind = "Optimization" if "estimator" in record else "Comparison"
     subtitle = f"{kind}: {', '.join(counts)}; {state}. {folder.name}"
-    return page(title, subtitle, sections)
+    return page(title, subtitle, sections, sentence(reasons_of(frame)))
 
 
 def _count(number: int, what: str) -> str:
@@ -123,7 +124,7 @@ def _settings(record: Record) -> dict[str, str]:
 def _ranking(table_: pd.DataFrame) -> Body:
     body: Body = []
     for task, group in table_.groupby("task"):
-        body += [heading(task), rank_table(group)]
+        body += [heading(task), *map(paragraph, alarms(group)), rank_table(group)]
         if len(group) > 1:
             body += [paragraph(_sentence(note, group)) for note in notes(group)]
     return body or [paragraph("No report yet.")]

@@ -27,7 +27,7 @@ _PAGE = Template(
 <style>$style</style>
 </head>
 <body>
-<header><h1>$title</h1><p>$subtitle</p></header>
+$alarm<header><h1>$title</h1><p>$subtitle</p></header>
 <nav aria-label="Contents"><ol>$contents</ol></nav>
 <main>
 $sections
@@ -56,8 +56,17 @@ class Section(NamedTuple):
     body: Sequence[Markup]
 
 
-def page(title: str, subtitle: str, sections: Iterable[Section]) -> str:
-    """Put a page together; a section without a body is left out."""
+def page(
+    title: str, subtitle: str, sections: Iterable[Section], alarm: str = ""
+) -> str:
+    """Put a page together; a section without a body is left out.
+
+    Args:
+        title: Plain text, like the following.
+        subtitle: Below it.
+        sections: In order.
+        alarm: What must not be overlooked, above everything else.
+    """
     shown = [section for section in sections if section.body]
     entries = (
         f'<li><a href="#{slug(s.title)}">{escape(s.title)}</a></li>' for s in shown
@@ -71,6 +80,7 @@ def page(title: str, subtitle: str, sections: Iterable[Section]) -> str:
     return _PAGE.substitute(
         title=escape(title),
         subtitle=escape(subtitle),
+        alarm=f'<p class="alarm" role="alert">{escape(alarm)}</p>\n' if alarm else "",
         style=STYLE,
         contents="".join(entries),
         sections="\n".join(bodies),

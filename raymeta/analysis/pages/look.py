@@ -21,6 +21,10 @@ body {
     sans-serif;
 }
 header { border-bottom: 1px solid var(--line); margin-bottom: 1.5rem; }
+.alarm {
+  background: #b00020; color: #ffffff; font-weight: 600; max-width: none;
+  margin: 0 0 1.5rem; padding: .8rem 1rem; border-radius: .3rem;
+}
 h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .4rem; overflow-wrap: anywhere; }
 header p { color: var(--muted); margin: 0 0 1.2rem; }
 h2 { font-size: 1.35rem; margin: 3.2rem 0 .8rem; }
