@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import grad_and_value
 
 from raymeta.optim import Optimizer
+from raymeta.stop_gradient import ThroughStops, inner_gradient
 from raymeta.tree import detach, in_transform, tree_leaves
 from raymeta.types import Batch, Hparams, State, Tensors
 
@@ -126,13 +127,14 @@ class Descent:
         # elsewhere torch.autograd.grad gives the same in half the time.
         if in_transform() or torch.compiler.is_compiling():
             slope = grad_and_value(self.inner_loss, has_aux=True)
-            grads, (loss, buffers) = slope(params, buffers, hparams, batch)
+            with inner_gradient() as inner, inner.being_taken():
+                grads, (loss, buffers) = slope(params, buffers, hparams, batch)
             return loss, grads, buffers
         differentiated = torch.is_grad_enabled() and any(
             isinstance(leaf, Tensor) and leaf.requires_grad
             for leaf in tree_leaves((params, buffers, hparams))
         )
-        with torch.enable_grad():
+        with torch.enable_grad(), inner_gradient() as inner:
             # Views: the derivative in each parameter must not include the way that
             # leads through others, where they were computed from one another.
             at = {
@@ -142,12 +144,13 @@ class Descent:
             loss, buffers = self.inner_loss(at, buffers, hparams, batch)
             if not loss.requires_grad:  # a loss that no parameter enters
                 loss = loss + 0.0 * next(iter(at.values())).sum()
-            grads = torch.autograd.grad(
-                loss,
-                list(at.values()),
-                create_graph=differentiated,
-                materialize_grads=True,
-            )
+            with inner.being_taken():
+                grads = torch.autograd.grad(
+                    loss,
+                    list(at.values()),
+                    create_graph=differentiated,
+                    materialize_grads=True,
+                )
         if not differentiated:
             loss, buffers = loss.detach(), detach(buffers)
         return loss, dict(zip(at, grads, strict=True)), buffers
@@ -188,20 +191,23 @@ def descent(
         params = init_params(hparams)
         return TrainState(params, optimizer(hparams).init(params), {})
 
+    inner, outer = ThroughStops("inner_loss"), ThroughStops("outer_loss")
+
     def with_buffers(
         params: Tensors, buffers: Tensors, hparams: Hparams, batch: Batch
     ) -> tuple[Tensor, Tensors]:
-        return inner_loss(params, hparams, batch), buffers
+        return inner(inner_loss, params, hparams, batch), buffers
 
-    def on_params(function: Callable[[Tensors, Hparams], Any]) -> Callable[..., Any]:
-        return lambda state, hparams: function(state.params, hparams)
+    def measured(state: TrainState, hparams: Hparams) -> Tensors:
+        assert metrics is not None
+        return metrics(state.params, hparams)
 
     return BilevelProblem(
         init=init,
         batch=batch,
         step=Descent(with_buffers, optimizer),
-        outer_loss=on_params(outer_loss),
-        inner_loss=lambda s, hparams, b: inner_loss(s.params, hparams, b),
+        outer_loss=lambda s, hparams: outer(outer_loss, s.params, hparams),
+        inner_loss=lambda s, hparams, b: inner(inner_loss, s.params, hparams, b),
         outer_cost=outer_cost,
-        metrics=None if metrics is None else on_params(metrics),
+        metrics=None if metrics is None else measured,
     )

@@ -19,6 +19,7 @@ from raymeta.hypergrad.base import (
 from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.solvers import ConjugateGradient, Solver
 from raymeta.problem import BilevelProblem, TrainState
+from raymeta.stop_gradient import inner_gradient
 from raymeta.tree import detach
 from raymeta.types import Hparams, Tensors
 
@@ -120,7 +121,8 @@ class Implicit:
         def loss(params: Tensors) -> Tensor:
             return inner_loss(state._replace(params=params), hparams, batch)
 
-        return grad(loss)(state.params)
+        with inner_gradient() as inner, inner.being_taken():
+            return grad(loss)(state.params)
 
 
 def _require_stationarity(problem: BilevelProblem, rollout: Rollout) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from raymeta.optim import Memory, Schedule, Setting
 from raymeta.optim.base import Recipe
 from raymeta.problem import BilevelProblem, Descent, TrainState
+from raymeta.stop_gradient import inner_gradient
 from raymeta.tree import detach
 from raymeta.types import Batch, Hparams, Tensors
 
@@ -132,10 +133,12 @@ def unroll_with_higher(
     buffers = state.buffers
     for i in range(steps):
         batch = problem.batch(i)
-        loss, buffers = model(buffers, batch)
+        with inner_gradient() as inner:
+            loss, buffers = model(buffers, batch)
         groups = _groups(recipe, state.params, batch.index, taken + i + 1)
         # Without a graph neither memory nor buffers may hold on to what came before.
-        with torch.set_grad_enabled(track and torch.is_grad_enabled()):
+        tracked = torch.set_grad_enabled(track and torch.is_grad_enabled())
+        with tracked, inner.being_taken():
             rule.step(loss, override=groups, grad_callback=materialize)
         buffers = buffers if track else detach(buffers)
     params = dict(zip(names, model.parameters(), strict=True))

@@ -16,6 +16,7 @@ from raymeta.meta.noise import TaskNoise
 from raymeta.modules.norms import Policy
 from raymeta.optim import Optimizer, from_torch
 from raymeta.problem import BilevelProblem, Descent, TrainState
+from raymeta.stop_gradient import ThroughStops
 from raymeta.tree import tree_map
 from raymeta.types import Batch, Tensors
 
@@ -162,6 +163,7 @@ def supervised(
         transform: see `Learner`.
     """
     metrics, seed = options.get("metrics", {}), options.get("seed", 0)
+    inner, outer = ThroughStops("the inner loss"), ThroughStops("the outer loss")
 
     def called_with(params: Tensors, examples: Examples) -> tuple:
         given: Any = examples.inputs
@@ -176,9 +178,10 @@ def supervised(
         def batch(t: int) -> Batch:
             return Batch(torch.tensor(t, device=task.query.weight.device), ())
 
-        def inner_loss(
+        def pass_of(
             params: Tensors, buffers: Tensors, theta: Tensors, batch: Batch
         ) -> tuple[Tensor, Tensors]:
+            params = network.hooked(params)
             examples = seen(task, theta, batch.index)
             outputs, buffers = network.train(
                 {**theta, **params},
@@ -191,6 +194,11 @@ def supervised(
                 value = value + penalty(params, theta)
             return value, buffers
 
+        def inner_loss(
+            params: Tensors, buffers: Tensors, theta: Tensors, batch: Batch
+        ) -> tuple[Tensor, Tensors]:
+            return inner(pass_of, params, buffers, theta, batch)
+
         def answer(state: TrainState, theta: Tensors) -> Any:
             return network.judge(
                 {**theta, **state.params},
@@ -199,8 +207,11 @@ def supervised(
                 TaskNoise(seed, task, steps),
             )
 
+        def query_loss(state: TrainState, theta: Tensors) -> Tensor:
+            return mean_loss(loss, answer(state, theta), task.query)
+
         def outer_loss(state: TrainState, theta: Tensors) -> Tensor:
-            value = mean_loss(loss, answer(state, theta), task.query)
+            value = outer(query_loss, state, theta)
             return value if judge is None else judge(value, state, theta)
 
         def measured(state: TrainState, theta: Tensors) -> Tensors:

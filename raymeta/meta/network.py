@@ -5,9 +5,11 @@ from typing import Any
 from torch import nn
 
 from raymeta.meta.noise import TaskNoise
+from raymeta.modules.gradient_hooks import gradient_hooks
 from raymeta.modules.networks import Needs, Network
 from raymeta.modules.norms import Policy
 from raymeta.modules.training import mode_copies
+from raymeta.stop_gradient import hooked
 from raymeta.types import Tensors
 
 
@@ -38,6 +40,7 @@ class MetaNetwork:
                 f"got {type(module).__name__}: unfreeze some"
             )
         self.weights = {name: p.detach().clone() for name, p in trained.items()}
+        self._hooks = gradient_hooks(module)
         device = next(iter(trained.values())).device
         seen, judged, written = mode_copies(module, batch_norm)
         self._frozen = {
@@ -58,6 +61,11 @@ class MetaNetwork:
     def own(self, theta: Tensors) -> Tensors:
         """The module's weights, on θ's device."""
         return _beside(self.weights, theta)
+
+    def hooked(self, params: Tensors) -> Tensors:
+        """Adapted weights whose inner gradients go through the module's own hooks."""
+        both = self._hooks.keys() & params.keys()
+        return params | {name: hooked(params[name], self._hooks[name]) for name in both}
 
     def train(
         self, weights: Tensors, buffers: Tensors, inputs: tuple, noise: TaskNoise

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from raymeta.stop_gradient import constant
+
 
 class ConcreteDropout(nn.Module):
     r"""Dropout with a rate p that has a derivative: masks relaxed by the Concrete.
@@ -47,7 +49,7 @@ class ConcreteDropout(nn.Module):
         wide = torch.promote_types(x.dtype, torch.float32)
         p, u = self.rate.to(wide), torch.rand_like(x, dtype=wide)
         if self.temperature == 0:
-            p = p.detach()
+            p = constant(p)
             kept = (u >= p).to(wide)
         else:
             kept = torch.sigmoid(-(p.logit() + u.logit()) / self.temperature)

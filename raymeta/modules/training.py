@@ -16,11 +16,13 @@ from raymeta.modules.examples import (
     length,
     require_targets,
 )
+from raymeta.modules.gradient_hooks import gradient_hooks
 from raymeta.modules.networks import Network
 from raymeta.modules.noise import Noise
 from raymeta.modules.norms import Policy, apply_policy
 from raymeta.optim import Optimizer
 from raymeta.problem import BilevelProblem, Descent, TrainState
+from raymeta.stop_gradient import StopGradients, ThroughStops, hooked
 from raymeta.types import Batch, Hparams, Tensors
 
 Loss = Callable[[Any, Tensor], Tensor]
@@ -124,6 +126,7 @@ def module_problem(
             f"{type(module).__name__}: unfreeze some"
         )
     device = next(iter(trained.values())).device
+    hooks = gradient_hooks(module)
     seen, judged, written = mode_copies(module, batch_norm)
     buffers = {name: b.detach() for name, b in seen.named_buffers()}
     constant = {name for name, p in seen.named_parameters() if not p.requires_grad}
@@ -172,9 +175,10 @@ def module_problem(
     def values(params: Tensors, hparams: Hparams) -> Tensors:
         return params if frozen is None else params | frozen(hparams)
 
-    def inner_loss(
+    def pass_of(
         params: Tensors, buffers: Tensors, hparams: Hparams, batch: Batch
     ) -> tuple[Tensor, Tensors]:
+        params = params | {name: hooked(params[name], hooks[name]) for name in hooks}
         inputs, targets, index = batch.data
         noise = Noise(seed, batch.index)
         if augment is not None:
@@ -189,6 +193,16 @@ def module_problem(
             value = value + regularizer(params, hparams)
         return value, buffers
 
+    training_stops, outer_stops = (
+        ThroughStops(f"{part} of {type(module).__name__}")
+        for part in ("training", "evaluation")
+    )
+
+    def inner_loss(
+        params: Tensors, buffers: Tensors, hparams: Hparams, batch: Batch
+    ) -> tuple[Tensor, Tensors]:
+        return training_stops(pass_of, params, buffers, hparams, batch)
+
     def judge(
         state: TrainState, hparams: Hparams, examples: Examples
     ) -> tuple[Any, Any]:
@@ -197,7 +211,9 @@ def module_problem(
         return outputs, examples.targets
 
     def outer_loss(state: TrainState, hparams: Hparams) -> Tensor:
-        return loss(*judge(state, hparams, val_examples))
+        return outer_stops(
+            lambda s, h: loss(*judge(s, h, val_examples)), state, hparams
+        )
 
     def test_metrics(state: TrainState, hparams: Hparams) -> Tensors:
         with torch.no_grad():
@@ -212,7 +228,8 @@ def module_problem(
         tuned.load_state_dict(values(state.params, hparams) | state.buffers)
         return tuned
 
-    needs = training.survey(buffers, batch(0).data.inputs, Noise(seed, no_step))
+    with StopGradients():
+        needs = training.survey(buffers, batch(0).data.inputs, Noise(seed, no_step))
     training.provide(needs)
     evaluation.provide(needs)
     return BilevelProblem(

@@ -1,0 +1,335 @@
+"""Stopped gradients and hooks: in force for the training gradient, and for it alone.
+
+`detach`, `no_grad` and hooks on gradients change the direction that training follows,
+not the numbers that a forward pass computes. The derivative of a training step is taken
+through the same graph, and must see what they hide: weights that a stopped value
+depends on do move it. So they act while the inner gradient is taken (see
+`InnerGradient`), and the outer derivative passes through them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import local
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from raymeta.tree import in_transform, is_differentiable, tree_leaves, tree_map
+
+#: A gradient -> another one; None is 0, as for autograd.
+GradientRule = Callable[[Tensor], Tensor | None]
+
+
+class InnerGradient:
+    """The gradient that one step of training follows, as it is computed.
+
+    What a user wrote for it alone (a stopped gradient, a hook) acts while it is taken,
+    and not in the derivative of the step, which comes later and through the same graph.
+
+    Attributes:
+        taken: whether it is being taken now.
+    """
+
+    def __init__(self) -> None:
+        self.taken = False
+
+    @contextmanager
+    def being_taken(self) -> Iterator[None]:
+        """While back-propagation is that of the inner gradient."""
+        self.taken = True
+        try:
+            yield
+        finally:
+            self.taken = False
+
+
+_inner = local()
+
+
+@contextmanager
+def inner_gradient() -> Iterator[InnerGradient]:
+    """Around a pass whose gradient training follows."""
+    before, now = innermost(), InnerGradient()
+    _inner.now = now
+    try:
+        yield now
+    finally:
+        _inner.now = before
+
+
+def innermost() -> InnerGradient | None:
+    """The inner gradient whose forward pass this is; None outside of any."""
+    return getattr(_inner, "now", None)
+
+
+class _Substituted(torch.autograd.Function):
+    """A value y, whose inner gradient is that of an x by a rule."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, y: Tensor, inner: InnerGradient | None, rule: GradientRule
+    ) -> Tensor:
+        return y.view_as(y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        _, _, ctx.inner, ctx.rule = inputs
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple:
+        taken = ctx.inner is not None and ctx.inner.taken
+        return (ctx.rule(g), None, None, None) if taken else (None, g, None, None)
+
+    @staticmethod
+    def jvp(ctx: Any, x_tangent: Tensor, y_tangent: Tensor, *_: Any) -> Tensor:
+        return y_tangent.view_as(y_tangent)
+
+
+def stop(y: Any) -> Any:
+    """A value that the inner gradient takes for a constant, and nothing else does."""
+    if not is_differentiable(y):
+        return y
+    return _Substituted.apply(y, y, innermost(), lambda g: None)
+
+
+class _Constant(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> None:
+        return None
+
+    @staticmethod
+    def jvp(ctx: Any, x_tangent: Tensor) -> None:
+        return None
+
+
+def constant(x: Tensor) -> Tensor:
+    """A value that every derivative takes for a constant."""
+    return _Constant.apply(x)
+
+
+def _stopped_copy(y: Any) -> Any:
+    """The same for what may be written into later on."""
+    return stop(y.clone()) if is_differentiable(y) else y
+
+
+def hooked(x: Tensor, hooks: Sequence[GradientRule]) -> Tensor:
+    """A tensor whose inner gradient goes through hooks of `Tensor.register_hook`."""
+
+    def through(g: Tensor) -> Tensor:
+        for hook in hooks:
+            changed = hook(g)
+            g = g if changed is None else changed
+        return g
+
+    return _Substituted.apply(x, x, innermost(), through)
+
+
+def _overwrite(x: Tensor, y: Tensor) -> Tensor:
+    """Write y into x; the inner gradient sees nothing of that."""
+    return x.copy_(_Substituted.apply(x, y, innermost(), lambda g: g))
+
+
+def _names(*names: str) -> set[Any]:
+    return {getattr(Tensor, name) for name in names}
+
+
+_DETACHED = _names("detach") | {torch.detach, Tensor.data.__get__}  # type: ignore[attr-defined]
+_COPIES = {torch.tensor: 0, Tensor.new_tensor: 1}
+_NUMBERS = _names("item", "tolist", "__float__", "__int__", "__complex__")
+_ARRAYS = _names("numpy", "__array__")
+_NO_REMEDY = {
+    Tensor.detach_: "Tensor.detach_()",
+    Tensor.register_post_accumulate_grad_hook: "register_post_accumulate_grad_hook()",
+    Tensor.data.__set__: "assignment to Tensor.data",  # type: ignore[attr-defined]
+}
+
+
+class StopGradients(TorchFunctionMode):
+    """Within it, what stops gradients or hooks into them acts on the inner ones alone.
+
+    `detach`, `.data`, `torch.tensor(x)`, whatever runs under `no_grad` or
+    `inference_mode`, `autograd.grad` without `create_graph`, and `register_hook`.
+
+    Args:
+        error: relative error of numbers that leave the tensors by `.item()` or
+            `.numpy()`; where results change with it, a derivative is missing.
+
+    Attributes:
+        used: whether any of them was met.
+        numbers: by which functions numbers left tensors that have derivatives.
+
+    Raises:
+        ValueError: within it, where the graph is left for good.
+    """
+
+    def __init__(self, error: float = 0.0) -> None:
+        super().__init__()
+        self._enabled = torch.is_grad_enabled()
+        self._error = error
+        self.used = False
+        self.numbers: set[str] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """Call a function, or what replaces it."""
+        kwargs = kwargs or {}
+        if not _live((args, kwargs)):
+            return func(*args, **kwargs)
+        if func in _DETACHED:
+            self.used = True
+            return stop(args[0])
+        if func in _COPIES and _live(args[_COPIES[func]]):
+            self.used = True
+            x = args[_COPIES[func]]
+            return stop(x).to(kwargs.get("dtype", x.dtype), copy=True)
+        if func in _NUMBERS or func in _ARRAYS:
+            return self._number(func, args, kwargs)
+        if func is Tensor.register_hook:
+            self.used = True
+            return _register_hook(*args, **kwargs)
+        if func is torch.autograd.grad:
+            return self._nested(func, args, kwargs)
+        _refuse_if_left(func)
+        if self._enabled and not torch.is_grad_enabled():
+            self.used = True
+            return _within_no_grad(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _number(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        """What leaves the tensors: numbers have no derivative."""
+        x = args[0].detach()
+        self.numbers.add(func.__name__)
+        if self._error and is_differentiable(x):
+            x = x * (1 + self._error)
+        return func(x, *args[1:], **kwargs)
+
+    def _nested(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        """A gradient within the forward pass, of a force or a penalty."""
+        self.used = True
+        alone = not kwargs.get("create_graph", False)
+        inner = innermost() or InnerGradient()
+        with torch.enable_grad(), inner.being_taken():
+            grads = func(*args, **{**kwargs, "create_graph": True})
+        return tree_map(stop, grads) if alone else grads
+
+
+def _live(tree: Any) -> bool:
+    """Whether there is a tensor that a derivative may be taken by."""
+    if in_transform():
+        return any(is_differentiable(x) for x in tree_leaves(tree))
+    return any(isinstance(x, Tensor) and x.requires_grad for x in tree_leaves(tree))
+
+
+def _register_hook(x: Tensor, hook: GradientRule) -> Any:
+    inner = innermost()
+
+    def guarded(g: Tensor) -> Tensor | None:
+        return hook(g) if inner is not None and inner.taken else None
+
+    return x.register_hook(guarded)
+
+
+def _refuse_if_left(func: Any) -> None:
+    """Raise ValueError where a function leaves the graph for good."""
+    if func in _NO_REMEDY:
+        raise ValueError(
+            f"raymeta cannot differentiate past {_NO_REMEDY[func]} in a forward pass: "
+            "use detach(), copy_() or register_hook()"
+        )
+    if func in (Tensor.backward, torch.autograd.backward):
+        raise ValueError(
+            "raymeta cannot differentiate past backward() in a forward pass, which "
+            "writes into .grad: use torch.autograd.grad(..., create_graph=True)"
+        )
+
+
+def _within_no_grad(func: Any, args: tuple, kwargs: dict) -> Any:
+    """A call under `no_grad`: with its graph, which the inner gradient does not see."""
+    out = kwargs.pop("out", None)
+    with torch.inference_mode(False), torch.enable_grad():
+        if _writes(func, kwargs):
+            target, *others = args
+            changed = target.clone()
+            others, kwargs = tree_map(_stopped_copy, (others, kwargs))
+            result = func(changed, *others, **kwargs)
+            _overwrite(target, changed)
+            return target if result is changed else result
+        args, kwargs = tree_map(_stopped_copy, (args, kwargs))
+        result = func(*args, **kwargs)
+        return result if out is None else tree_map(_overwrite, out, result)
+
+
+def _writes(func: Any, kwargs: dict) -> bool:
+    """Whether a function writes into its first argument."""
+    name = getattr(func, "__name__", "")
+    if name.startswith("__"):
+        inplace = name.startswith("__i") and name not in ("__index__", "__invert__")
+        return inplace or name == "__setitem__"
+    return name.endswith("_") or bool(kwargs.get("inplace"))
+
+
+#: Relative error of numbers that shows whether results depend on them.
+_PROBE = 2.0**-7
+
+
+class ThroughStops:
+    """Runs pure functions within `StopGradients` where they need it.
+
+    What a function needs is found out by its first call with derivatives.
+
+    Args:
+        name: of the functions, for errors.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name, self._needed = name, True
+        self._known = False
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+        """function(*args).
+
+        Raises:
+            ValueError: the result depends on a number that left the graph.
+        """
+        if not self._needed or not _live(args):
+            return function(*args)
+        with StopGradients() as mode:
+            result = function(*args)
+        if not self._known:
+            self._known, self._needed = True, mode.used or bool(mode.numbers)
+            if mode.numbers:
+                self._require_no_numbers(function, args, result, mode.numbers)
+        return result
+
+    def _require_no_numbers(
+        self,
+        function: Callable[..., Any],
+        args: tuple,
+        result: Any,
+        numbers: set[str],
+    ) -> None:
+        with StopGradients(_PROBE):
+            other = function(*args)
+        pairs = zip(tree_leaves(result), tree_leaves(other), strict=True)
+        if any(isinstance(x, Tensor) and not torch.equal(x, y) for x, y in pairs):
+            listed = ", ".join(sorted(f"Tensor.{name}()" for name in numbers))
+            raise ValueError(
+                f"raymeta needs {self._name} to compute with tensors, but its result "
+                f"depends on a number that {listed} gave, which has no derivative: "
+                "compute with the tensor itself"
+            )
