@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from raymeta.tree import in_transform, is_differentiable, tree_leaves, tree_map
+from raymeta.tree import detach, in_transform, is_differentiable, tree_leaves, tree_map
 
 #: A gradient -> another one; None is 0, as for autograd.
 GradientRule = Callable[[Tensor], Tensor | None]
@@ -307,11 +307,11 @@ class ThroughStops:
             ValueError: the result depends on a number that left the graph.
         """
         if not self._needed or not _live(args):
-            return function(*args)
+            return _plain(function, args)
         with StopGradients() as mode:
             result = function(*args)
         if not self._known:
-            self._known, self._needed = True, mode.used or bool(mode.numbers)
+            self._known, self._needed = True, mode.used
             if mode.numbers:
                 self._require_no_numbers(function, args, result, mode.numbers)
         return result
@@ -333,3 +333,15 @@ class ThroughStops:
                 f"depends on a number that {listed} gave, which has no derivative: "
                 "compute with the tensor itself"
             )
+
+
+def _plain(function: Callable[..., Any], args: tuple) -> Any:
+    """function(*args), whether or not it takes derivatives of its own."""
+    try:
+        return function(*args)
+    except RuntimeError as error:
+        if torch.is_grad_enabled() or "does not require grad" not in str(error):
+            raise
+    # A force, or a penalty, is a gradient within the forward pass.
+    with torch.enable_grad():
+        return detach(function(*args))

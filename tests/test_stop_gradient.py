@@ -149,6 +149,15 @@ class Force(nn.Module):
         return force[:, :1]
 
 
+class Penalized(Force):
+    """The same without a thought of no_grad."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()
+        energy = self.energy(x).sum()
+        return torch.autograd.grad(energy, x, create_graph=True)[0][:, :1]
+
+
 def hooked_parameters() -> nn.Module:
     net = Net()
     net.a.weight.register_hook(lambda g: 3 * g + g.square())
@@ -173,6 +182,7 @@ MODULES = [
     Straight,
     Inference,
     Force,
+    Penalized,
     hooked_parameters,
     spectral,
 ]
@@ -243,11 +253,20 @@ def test_training_is_that_of_torch(module):
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("module", MODULES)
 def test_hypergradients_see_what_training_gradients_do_not(module, name):
-    if module is Force and name == "forward":
+    if module in (Force, Penalized) and name == "forward":
         pytest.skip("torch.func has no requires_grad_(): refused by Forward itself")
     problem = problem_of(make(module))
     right = central_difference(problem)
     assert of_lr(problem, ESTIMATORS[name]) == pytest.approx(right, rel=1e-6)
+
+
+def test_evaluation_without_a_graph_may_take_derivatives_of_its_own():
+    problem, hparams = problem_of(make(Penalized)), {"lr": torch.tensor(0.1)}
+    state = problem.init(hparams)
+    with torch.no_grad():
+        value = problem.outer_loss(state, hparams)
+    assert not value.requires_grad
+    assert value == problem.outer_loss(state, hparams)
 
 
 def test_compiled_steps_see_it_too():

@@ -60,6 +60,10 @@ def module_problem(
     bags of embeddings, oneDNN's LSTM, weight norm) are replaced by equal ones; what is
     needed is found out here, by one call with the first batch.
 
+    What stops a gradient (`detach`, `no_grad`) and hooks of `Tensor.register_hook`, of
+    parameters too, act on training gradients as in `torch.optim`. Hypergradients are
+    derivatives of what is computed: they pass through what was stopped.
+
     λ reaches training by `optimizer` and, wherever else it is needed, by a hook:
 
     - initial weights, or their scale:
@@ -111,7 +115,7 @@ def module_problem(
         ValueError: a data set is empty, smaller than a batch, or without targets;
             metrics without test data; the module has nothing to train, running
             statistics that have no derivative, embeddings that write into their
-            weights, or activation checkpointing. From `init`: `frozen` or `init_params`
+            weights, activation checkpointing, or hooks of layers. From `init`: `frozen` or `init_params`
             give other names.
     """
     # Copies: training the module itself, later, must not move the start of this one.
@@ -217,7 +221,7 @@ def module_problem(
 
     def test_metrics(state: TrainState, hparams: Hparams) -> Tensors:
         with torch.no_grad():
-            outputs, targets = judge(state, hparams, test_examples())
+            outputs, targets = outer_stops(judge, state, hparams, test_examples())
             values = {"test_loss": loss(outputs, targets)}
             for name, metric in (metrics or {}).items():
                 values[f"test_{name}"] = metric(outputs, targets)
