@@ -115,8 +115,8 @@ def module_problem(
         ValueError: a data set is empty, smaller than a batch, or without targets;
             metrics without test data; the module has nothing to train, running
             statistics that have no derivative, embeddings that write into their
-            weights, activation checkpointing, or hooks of layers. From `init`: `frozen` or `init_params`
-            give other names.
+            weights, activation checkpointing, or hooks of layers. From `init`: `frozen`
+            or `init_params` give other names.
     """
     # Copies: training the module itself, later, must not move the start of this one.
     trained = {
