@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from raymeta.tree import detach, in_transform, is_differentiable, tree_leaves, tree_map
+from raymeta.tree import (
+    detach,
+    in_transform,
+    is_differentiable,
+    transform_depth,
+    tree_leaves,
+    tree_map,
+)
 
 #: A gradient -> another one; None is 0, as for autograd.
 GradientRule = Callable[[Tensor], Tensor | None]
@@ -179,6 +186,7 @@ class StopGradients(TorchFunctionMode):
     def __init__(self, error: float = 0.0) -> None:
         super().__init__()
         self._enabled = torch.is_grad_enabled()
+        self._depth = transform_depth()
         self._error = error
         self.used = False
         self.numbers: set[str] = set()
@@ -191,24 +199,33 @@ class StopGradients(TorchFunctionMode):
         if not _live((args, kwargs)):
             return func(*args, **kwargs)
         if func in _DETACHED:
-            self.used = True
+            self._use()
             return stop(args[0])
         if func in _COPIES and _live(args[_COPIES[func]]):
-            self.used = True
+            self._use()
             x = args[_COPIES[func]]
             return stop(x).to(kwargs.get("dtype", x.dtype), copy=True)
         if func in _NUMBERS or func in _ARRAYS:
             return self._number(func, args, kwargs)
         if func is Tensor.register_hook:
-            self.used = True
+            self._use()
             return _register_hook(*args, **kwargs)
         if func is torch.autograd.grad:
             return self._nested(func, args, kwargs)
         _refuse_if_left(func)
         if self._enabled and not torch.is_grad_enabled():
-            self.used = True
+            self._use()
             return _within_no_grad(func, args, kwargs)
         return func(*args, **kwargs)
+
+    def _use(self) -> None:
+        self.used = True
+        if transform_depth() > self._depth:
+            raise ValueError(
+                "raymeta cannot tell which derivative a stopped gradient or a hook is "
+                "meant for within a torch.func transform of the forward pass itself: "
+                "use torch.autograd.grad(..., create_graph=True) there"
+            )
 
     def _number(self, func: Any, args: tuple, kwargs: dict) -> Any:
         """What leaves the tensors: numbers have no derivative."""
@@ -220,7 +237,7 @@ class StopGradients(TorchFunctionMode):
 
     def _nested(self, func: Any, args: tuple, kwargs: dict) -> Any:
         """A gradient within the forward pass, of a force or a penalty."""
-        self.used = True
+        self._use()
         alone = not kwargs.get("create_graph", False)
         inner = innermost() or InnerGradient()
         with torch.enable_grad(), inner.being_taken():

@@ -93,6 +93,11 @@ def in_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def transform_depth() -> int:
+    """How many torch.func transforms are at work around us."""
+    return len(torch._C._functorch.get_interpreter_stack() or [])
+
+
 def vmapped() -> bool:
     """Whether torch.func.vmap is at work around us, maybe with others inside it."""
     stack = torch._C._functorch.get_interpreter_stack() or []

@@ -401,6 +401,11 @@ class DetachedInPlace(Net):
         return z * (z * 2).detach_()
 
 
+class Transformed(Net):
+    def features(self, z):
+        return torch.func.grad(lambda z: (z * z.detach()).sum())(z)
+
+
 class Backward(Net):
     def features(self, z):
         z.sum().backward(retain_graph=True)
@@ -412,6 +417,7 @@ class Backward(Net):
     [
         (DetachedInPlace, r"detach_\(\)"),
         (Backward, r"backward\(\)"),
+        (Transformed, r"torch\.func transform of the forward pass"),
     ],
 )
 def test_what_leaves_the_graph_for_good_is_refused(module, named):
