@@ -1,5 +1,6 @@
 """A module as a pure function of its tensors."""
 
+import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,9 +8,11 @@ from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raymeta.modules.copies import copied
 from raymeta.modules.noise import Noise, mix
 from raymeta.modules.substitutes import Inspection, Substitutes
 from raymeta.tree import tree_map
@@ -23,12 +26,16 @@ class Needs(NamedTuple):
 
     Attributes:
         substitutes: rules for functions that cannot be used as they are.
-        generator: the global generator, seeded by (seed, t), for operators that draw
-            from it without a rule. Such a step cannot be traced.
+        generator: the global generators of torch, Python and numpy, seeded by
+            (seed, t), for what draws from them without a rule. Such a step cannot be
+            traced.
+        kept: names of layers that keep something of their last call (an attention
+            map, a table). It is dropped after each call.
     """
 
     substitutes: bool
     generator: bool
+    kept: frozenset[str] = frozenset()
 
 
 class Network:
@@ -52,7 +59,8 @@ class Network:
         device: torch.device,
         autocast: torch.dtype | None,
     ) -> None:
-        self._written = written
+        self.module = module
+        self._written, self._device, self._autocast = written, device, autocast
         homes: dict[int, list[tuple[dict, str]]] = defaultdict(list)
         for layer in module.modules():
             for home in (layer._parameters, layer._buffers):
@@ -64,6 +72,7 @@ class Network:
         # RNNs keep a list of their weights beside them.
         layers = module.modules()
         self._recurrent = [vars(rnn) for rnn in layers if isinstance(rnn, nn.RNNBase)]
+        self._kept: list[dict[str, Any]] = []
         self._rules = partial(Substitutes, mixed=autocast is not None)
         self._run: Run = lambda noise, inputs: module(*inputs)
         if autocast is not None:
@@ -85,6 +94,7 @@ class Network:
             name: tensor.clone() if name in self._written else tensor
             for name, tensor in buffers.items()
         }
+        kept = [(home, _contents(home)) for home in self._kept]
         own = [(home, key, home[key]) for home in self._recurrent for key in _WEIGHTS]
         try:
             for name, tensor in given.items():
@@ -96,16 +106,32 @@ class Network:
         finally:
             for home, key, tensor in own:
                 home[key] = tensor
+            for home, contents in kept:
+                _restore(home, contents)
 
-    def survey(self, buffers: Tensors, inputs: tuple, noise: Noise) -> Needs:
-        """What a call needs, by one without."""
+    def copy(self) -> "Network":
+        """The same of a copy of the module, with the same tensors, within nothing."""
+        tensors = chain(self.module.parameters(), self.module.buffers())
+        module = copied(self.module, ((tensor, tensor) for tensor in tensors))
+        return Network(module, self._written, self._device, self._autocast)
+
+    def survey(
+        self, values: Tensors, buffers: Tensors, inputs: tuple, noise: Noise
+    ) -> Needs:
+        """What a call needs, by one without; the arguments are those of a call."""
         rules, operators = self._rules(noise), Inspection()
         with torch.enable_grad(), _seeded(noise), rules, operators:
-            self({}, buffers, inputs, noise)
-        return Needs(rules.used, operators.random)
+            before = _host_states()
+            self(values, buffers, inputs, noise)
+            host = _host_states() != before
+        # What numbers of the host decide may call what this call did not.
+        return Needs(rules.used or host, operators.random or host)
 
     def provide(self, needs: Needs) -> None:
         """Run within what is needed from now on."""
+        for name, layer in self.module.named_modules():
+            if name in needs.kept:
+                self._kept += [vars(layer), layer._buffers]
         if needs.substitutes:
             self._run = _within(self._rules, self._run)
         if needs.generator:
@@ -142,17 +168,51 @@ def _autocast(run: Run, device: torch.device, dtype: torch.dtype) -> Run:
     return autocast
 
 
+def _contents(home: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """Containers of a layer's plain attributes, itself first, and what is in them."""
+    found = [(home, dict(home))]
+    queue = [value for key, value in home.items() if key not in _OF_EVERY_LAYER]
+    while queue:
+        value = queue.pop()
+        if type(value) in (list, dict, set):
+            found.append((value, value.copy()))
+            queue += value.values() if isinstance(value, dict) else value
+    return found
+
+
+def _restore(home: dict[str, Any], contents: list[tuple[Any, Any]]) -> None:
+    """Give containers back what was in them."""
+    for container, before in contents:
+        container.clear()
+        (container.extend if isinstance(container, list) else container.update)(before)
+
+
+#: Attributes of an `nn.Module` as such.
+_OF_EVERY_LAYER = frozenset(vars(nn.Module())) - {"training"}
+
+
 @contextmanager
 def _seeded(noise: Noise) -> Iterator[None]:
-    """Seed the device's generator by (seed, t) and give it back as it was."""
+    """Seed the global generators by (seed, t) and give them back as they were."""
     # Not torch.manual_seed: it walks the Python stack, which costs more than a step.
-    generator = _generator(noise.t.device)
-    before = generator.get_state()
-    generator.manual_seed(mix(noise.seed, int(noise.t)))
+    generator, seed = _generator(noise.t.device), mix(noise.seed, int(noise.t))
+    before = generator.get_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed([seed >> 32, seed % (1 << 32)])  # noqa: NPY002
     try:
         yield
     finally:
-        generator.set_state(before)
+        generator.set_state(before[0])
+        random.setstate(before[1])
+        np.random.set_state(before[2])  # noqa: NPY002
+
+
+def _host_states() -> tuple[Any, ...]:
+    """The states of Python's and numpy's global generators."""
+    state: Any = np.random.get_state()  # noqa: NPY002
+    name, keys, *others = state
+    return random.getstate(), name, keys.tobytes(), others
 
 
 def _generator(device: torch.device) -> torch.Generator:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules import batchnorm
 
+from raymeta.types import Tensors
+
 
 @dataclass(frozen=True)
 class PerStep:
@@ -68,9 +70,7 @@ def apply_policy(module: nn.Module, policy: Policy) -> set[str]:
                 "track_running_stats=False"
             )
         if policy == "batch":
-            layer.track_running_stats = False
-            for key in layer._buffers:
-                layer._buffers[key] = None
+            _forget(layer)
             continue
         if isinstance(policy, PerStep):
             layer.num_batches_tracked = torch.zeros_like(
@@ -84,6 +84,41 @@ def apply_policy(module: nn.Module, policy: Policy) -> set[str]:
             layer.forward = partial(_running if policy == "running" else _frozen, layer)
         kept |= {f"{name}.{key}" if name else key for key in layer._buffers}
     return kept
+
+
+def tuned_norms(module: nn.Module, policy: Policy, tensors: Tensors) -> Tensors:
+    """Let torch's own batch norms evaluate as those of a policy do.
+
+    Args:
+        module: a copy that follows no policy, changed in place.
+        policy: see `module_problem`.
+        tensors: parameters and buffers of a run under the policy, by name.
+
+    Returns:
+        The same for torch's norms: of rows for every step, those of the last step.
+    """
+    tensors = dict(tensors)
+    for name, layer in module.named_modules():
+        if not (isinstance(layer, batchnorm._NormBase) and layer.track_running_stats):
+            continue
+        if policy == "batch":
+            _forget(layer)
+        if isinstance(policy, PerStep):
+            prefix = f"{name}." if name else ""
+            past = tensors[f"{prefix}num_batches_tracked"]
+            row = (past - 1).clamp(0, policy.steps - 1)
+            for key in ("running_mean", "running_var", "weight", "bias"):
+                if f"{prefix}{key}" in tensors:
+                    rows = tensors[f"{prefix}{key}"]
+                    tensors[f"{prefix}{key}"] = cast(Tensor, _at(row, rows))
+    return tensors
+
+
+def _forget(layer: Any) -> None:
+    """Keep no running statistics."""
+    layer.track_running_stats = False
+    for key in layer._buffers:
+        layer._buffers[key] = None
 
 
 def _running(layer: Any, x: Tensor) -> Tensor:

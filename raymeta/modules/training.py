@@ -1,14 +1,15 @@
 """Training of a module as a bilevel problem."""
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from functools import lru_cache
+from itertools import chain
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from raymeta.modules.copies import copied, require_module, with_tensors
 from raymeta.modules.examples import (
     Examples,
     Source,
@@ -19,10 +20,11 @@ from raymeta.modules.examples import (
 from raymeta.modules.gradient_hooks import gradient_hooks
 from raymeta.modules.networks import Network
 from raymeta.modules.noise import Noise
-from raymeta.modules.norms import Policy, apply_policy
+from raymeta.modules.norms import Policy, apply_policy, tuned_norms
+from raymeta.modules.purity import survey
 from raymeta.optim import Optimizer
 from raymeta.problem import BilevelProblem, Descent, TrainState
-from raymeta.stop_gradient import StopGradients, ThroughStops, hooked
+from raymeta.stop_gradient import ThroughStops, hooked
 from raymeta.types import Batch, Hparams, Tensors
 
 Loss = Callable[[Any, Tensor], Tensor]
@@ -118,6 +120,7 @@ def module_problem(
             weights, activation checkpointing, or hooks of layers. From `init`: `frozen`
             or `init_params` give other names.
     """
+    require_module(module, "module_problem")
     # Copies: training the module itself, later, must not move the start of this one.
     trained = {
         name: p.detach().clone()
@@ -132,6 +135,7 @@ def module_problem(
     device = next(iter(trained.values())).device
     hooks = gradient_hooks(module)
     seen, judged, written = mode_copies(module, batch_norm)
+    own = copied(module, zip(module.parameters(), seen.parameters(), strict=True))
     buffers = {name: b.detach() for name, b in seen.named_buffers()}
     constant = {name for name, p in seen.named_parameters() if not p.requires_grad}
     training = Network(seen, written, device, autocast)
@@ -228,14 +232,14 @@ def module_problem(
         return values
 
     def as_module(state: TrainState, hparams: Hparams) -> nn.Module:
-        tuned = deepcopy(judged)
-        tuned.load_state_dict(values(state.params, hparams) | state.buffers)
-        return tuned
+        tensors = values(state.params, hparams) | state.buffers
+        plain = copied(own)
+        return with_tensors(plain, tuned_norms(plain, batch_norm, tensors))
 
-    with StopGradients():
-        needs = training.survey(buffers, batch(0).data.inputs, Noise(seed, no_step))
-    training.provide(needs)
-    evaluation.provide(needs)
+    inputs = batch(0).data.inputs
+    for network in (training, evaluation):
+        noise = Noise(seed, no_step)
+        network.provide(survey(network, module, buffers, inputs, noise))
     return BilevelProblem(
         init=init,
         batch=batch,
@@ -252,10 +256,10 @@ def mode_copies(
     module: nn.Module, policy: Policy
 ) -> tuple[nn.Module, nn.Module, set[str]]:
     """What training and evaluation call, and the buffers that they may write into."""
-    seen = deepcopy(module).train()
+    seen = copied(module).train()
     # Its own modules and modes, but no second copy of what is frozen.
-    tensors = (*seen.parameters(), *seen.buffers())
-    judged = deepcopy(seen, {id(tensor): tensor for tensor in tensors}).eval()
+    tensors = chain(seen.parameters(), seen.buffers())
+    judged = copied(seen, ((tensor, tensor) for tensor in tensors)).eval()
     for copy in (seen, judged):
         kept = apply_policy(copy, policy)
         _require_pure_embeddings(copy)
