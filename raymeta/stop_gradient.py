@@ -37,10 +37,12 @@ class InnerGradient:
 
     Attributes:
         taken: whether it is being taken now.
+        written: tensors that its forward pass may write into.
     """
 
     def __init__(self) -> None:
         self.taken = False
+        self.written: list[Tensor] = []
 
     @contextmanager
     def being_taken(self) -> Iterator[None]:
@@ -213,10 +215,20 @@ class StopGradients(TorchFunctionMode):
         if func is torch.autograd.grad:
             return self._nested(func, args, kwargs)
         _refuse_if_left(func)
+        args, kwargs = _apart(func, args, kwargs)
         if self._enabled and not torch.is_grad_enabled():
             self._use()
             return _within_no_grad(func, args, kwargs)
-        return func(*args, **kwargs)
+        try:
+            return func(*args, **kwargs)
+        except RuntimeError as error:
+            if _Substituted.__name__ not in str(error):
+                raise
+            raise ValueError(
+                f"raymeta cannot differentiate past {func.__name__}() on a detached "
+                "tensor, which changes the tensor it is a view of: write into a copy, "
+                "or keep the value in a buffer"
+            ) from error
 
     def _use(self) -> None:
         self.used = True
@@ -250,6 +262,25 @@ def _live(tree: Any) -> bool:
     if in_transform():
         return any(is_differentiable(x) for x in tree_leaves(tree))
     return any(isinstance(x, Tensor) and x.requires_grad for x in tree_leaves(tree))
+
+
+def _apart(func: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """The arguments, but copies of what may be written into later.
+
+    A stopped value that is written into a buffer gives it a graph, in which what was
+    computed from the buffer before needs its former values.
+    """
+    inner = innermost()
+    if inner is None or not inner.written or func.__name__ == "__get__":
+        return args, kwargs
+
+    def copy(x: Any) -> Any:
+        return x.clone() if any(x is buffer for buffer in inner.written) else x
+
+    first = args[:1] if _writes(func, kwargs) else ()
+    out = {"out": kwargs["out"]} if "out" in kwargs else {}
+    rest, others = tree_map(copy, (args[len(first) :], kwargs))
+    return (*first, *rest), others | out
 
 
 def _register_hook(x: Tensor, hook: GradientRule) -> Any:

@@ -113,6 +113,24 @@ class RunningMean(Net):
         return z - self.mean
 
 
+class Renormalized(Net):
+    """Batch renormalization (Ioffe 2017): buffers are read, then moved in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(5))
+        self.register_buffer("std", torch.ones(5))
+
+    def features(self, z):
+        if not self.training:
+            return (z - self.mean) / self.std
+        mean, std = z.mean(0), z.std(0)
+        r, d = std.detach() / self.std, (mean.detach() - self.mean) / self.std
+        self.mean.lerp_(mean.detach(), 0.1)
+        self.std.lerp_(std.detach(), 0.1)
+        return (z - mean) / std * r + d
+
+
 class TensorHook(Net):
     def features(self, z):
         if z.requires_grad:
@@ -178,6 +196,7 @@ MODULES = [
     ClampedInPlace,
     RunningMaximum,
     RunningMean,
+    Renormalized,
     TensorHook,
     Straight,
     Inference,
@@ -401,6 +420,14 @@ class DetachedInPlace(Net):
         return z * (z * 2).detach_()
 
 
+class Initialized(Net):
+    """Weights that the first batch decides."""
+
+    def features(self, z):
+        self.b.weight.data.copy_(self.b.weight / z.detach().std())
+        return z
+
+
 class Transformed(Net):
     def features(self, z):
         return torch.func.grad(lambda z: (z * z.detach()).sum())(z)
@@ -417,6 +444,7 @@ class Backward(Net):
     [
         (DetachedInPlace, r"detach_\(\)"),
         (Backward, r"backward\(\)"),
+        (Initialized, r"copy_\(\) on a detached tensor"),
         (Transformed, r"torch\.func transform of the forward pass"),
     ],
 )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from raymeta.modules.copies import copied
 from raymeta.modules.noise import Noise, mix
 from raymeta.modules.substitutes import Inspection, Substitutes
+from raymeta.stop_gradient import innermost
 from raymeta.tree import tree_map
 from raymeta.types import Tensors
 
@@ -94,6 +95,8 @@ class Network:
             name: tensor.clone() if name in self._written else tensor
             for name, tensor in buffers.items()
         }
+        if (inner := innermost()) is not None:
+            inner.written = [given[name] for name in buffers if name in self._written]
         kept = [(home, _contents(home)) for home in self._kept]
         own = [(home, key, home[key]) for home in self._recurrent for key in _WEIGHTS]
         try:
