@@ -7,7 +7,9 @@ from difflib import get_close_matches
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """The error for an unknown name: says what was given, meant, and available."""
     known = sorted(known)
-    close = get_close_matches(name, known, n=1)
+    # Too short to be close to what contains it: "lr" in "inner_lr".
+    inside = [k for k in known if k in name.split("_")]
+    close = get_close_matches(name, known, n=1) or inside
     hint = f"did you mean {close[0]!r}? " if close else ""
     return ValueError(
         f"unknown {kind} {name!r}: {hint}available: {', '.join(known) or 'none'}"

@@ -10,6 +10,7 @@ from raymeta.meta.inner import (
     Loss,
     Options,
     network_of,
+    require_known,
     rule_of,
     supervised,
     with_hyperparameters,
@@ -48,6 +49,7 @@ def anil(
 
     Source: Raghu et al. 2020, section 4.
     """
+    require_known(anil, options)
     network = network_of(module, options)
     adapted: list[str] = []
     for part in [head] if isinstance(head, str) else head:

@@ -11,6 +11,7 @@ from raymeta.meta.inner import (
     Loss,
     Options,
     network_of,
+    require_known,
     rule_of,
     supervised,
     with_hyperparameters,
@@ -61,6 +62,7 @@ def cavia(
 
     Source: Zintgraf et al. 2019, Algorithm 1 and eq. 3-4.
     """
+    require_known(cavia, options)
     if context < 1:
         raise ValueError(f"cavia needs context >= 1, but got context={context}")
     if join not in JOINS:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from raymeta.data.episodes import Episode, Examples, SplitName
 from raymeta.data.families import Family
 from raymeta.data.random import draws
-from raymeta.meta.inner import Loss, Options, network_of, supervised
+from raymeta.meta.inner import Loss, Options, network_of, require_known, supervised
 from raymeta.meta.learner import Learner
 from raymeta.optim import sgd
 from raymeta.types import Tensors
@@ -49,6 +49,7 @@ def distillation(
 
     Source: Wang et al. 2018, Algorithm 1 and section 3.4.
     """
+    require_known(distillation, options)
     if images.ndim < 2 or images.shape[1:2] != labels.shape:
         raise ValueError(
             "distillation needs images (steps, m, ...) with labels (m,), but got "

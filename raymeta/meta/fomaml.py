@@ -5,7 +5,7 @@ from typing import Unpack
 
 from torch import Tensor, nn
 
-from raymeta.meta.inner import Inner, Loss, Options
+from raymeta.meta.inner import Inner, Loss, Options, require_known
 from raymeta.meta.learner import Learner, first_order
 from raymeta.meta.maml import maml
 
@@ -40,6 +40,7 @@ def fomaml(
 
     Source: Finn et al. 2017, section 5.2; Nichol et al. 2018, section 2.
     """
+    require_known(fomaml, options)
     exact = maml(
         module,
         loss=loss,

@@ -5,7 +5,7 @@ from typing import Unpack
 from torch.nn import functional as F
 
 from raymeta.meta.cavia import cavia
-from raymeta.meta.inner import Inner, Loss, Options
+from raymeta.meta.inner import Inner, Loss, Options, require_known
 from raymeta.meta.learner import Learner
 from raymeta.meta.siren import Siren
 from raymeta.optim import Optimizer, sgd
@@ -47,6 +47,7 @@ def functa(
 
     Source: Dupont et al. 2022, section 3.2 and appendix A.
     """
+    require_known(functa, options)
     if optimizer is not None or not learn_lr:
         return cavia(
             module,

@@ -8,7 +8,15 @@ from torch import Tensor, nn
 
 from raymeta.hypergrad import ConjugateGradient, Implicit
 from raymeta.hypergrad.solvers import Solver
-from raymeta.meta.inner import Inner, Loss, Options, network_of, rule_of, supervised
+from raymeta.meta.inner import (
+    Inner,
+    Loss,
+    Options,
+    network_of,
+    require_known,
+    rule_of,
+    supervised,
+)
 from raymeta.meta.learner import Learner
 from raymeta.optim import sgd
 from raymeta.types import Tensors
@@ -52,6 +60,7 @@ def imaml(
 
     Source: Rajeswaran et al. 2019, eq. 3-7 and Algorithm 2.
     """
+    require_known(imaml, options)
     if not strength > 0:
         raise ValueError(f"imaml needs strength > 0, but got strength={strength}")
     network = network_of(module, options)

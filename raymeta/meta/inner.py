@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, TypedDict
+from inspect import signature
+from typing import Any, TypedDict, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from raymeta.modules.norms import Policy
 from raymeta.optim import Optimizer, from_torch
 from raymeta.problem import BilevelProblem, Descent, TrainState
 from raymeta.stop_gradient import ThroughStops
+from raymeta.suggest import unknown
 from raymeta.tree import tree_map
 from raymeta.types import Batch, Tensors
 
@@ -50,6 +52,33 @@ class Options(TypedDict, total=False):
     metrics: Mapping[str, Loss]
     batch_norm: Policy
     seed: int
+
+
+OPTIONS = get_type_hints(Options)
+
+
+def require_known(algorithm: Callable[..., Learner], options: Options) -> None:
+    """Refuse options that an algorithm does not have, and values that none can have.
+
+    Python checks a `TypedDict` at no time.
+
+    Raises:
+        ValueError: an unknown name, and which one may be meant; metrics that are no
+            functions by name; a seed that is no integer.
+    """
+    own = signature(algorithm).parameters.values()
+    known = {p.name for p in own if p.kind is p.KEYWORD_ONLY} | set(OPTIONS)
+    for name in options:
+        if name not in known:
+            raise unknown(f"argument of {algorithm.__name__}", name, known)
+    metrics, seed = options.get("metrics", {}), options.get("seed", 0)
+    if not isinstance(metrics, Mapping) or not all(map(callable, metrics.values())):
+        raise ValueError(
+            "metrics must be functions (outputs, targets) -> shape () by name, but got "
+            f"{metrics!r}: give, for example, metrics={{'error': error}}"
+        )
+    if not isinstance(seed, int):
+        raise ValueError(f"a seed must be an integer, but got seed={seed!r}")
 
 
 def network_of(module: nn.Module, options: Options) -> MetaNetwork:

@@ -4,7 +4,7 @@ from typing import Unpack
 
 from torch import nn
 
-from raymeta.meta.inner import Loss, Options, network_of
+from raymeta.meta.inner import Loss, Options, network_of, require_known
 from raymeta.meta.learner import Learner
 from raymeta.meta.maml import maml
 from raymeta.optim import Optimizer, Schedule, sgd
@@ -40,6 +40,7 @@ def lslr(
     Source: Antoniou et al. 2019 (MAML++), section 4: learning per-layer per-step
     learning rates.
     """
+    require_known(lslr, options)
     weights = network_of(module, options).weights
     layers = dict.fromkeys(name.rpartition(".")[0] or name for name in weights)
     some = next(iter(weights.values()))

@@ -11,6 +11,7 @@ from raymeta.meta.inner import (
     Loss,
     Options,
     network_of,
+    require_known,
     rule_of,
     supervised,
     with_hyperparameters,
@@ -61,6 +62,7 @@ def maml(
 
     Source: Finn et al. 2017, Algorithm 2.
     """
+    require_known(maml, options)
     network = network_of(module, options)
     return supervised(
         network,

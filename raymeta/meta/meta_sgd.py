@@ -5,7 +5,7 @@ from typing import Unpack
 import torch
 from torch import nn
 
-from raymeta.meta.inner import Loss, Options, network_of
+from raymeta.meta.inner import Loss, Options, network_of, require_known
 from raymeta.meta.learner import Learner
 from raymeta.meta.maml import maml
 from raymeta.optim import Optimizer, sgd
@@ -39,6 +39,7 @@ def meta_sgd(
 
     Source: Li et al. 2017, eq. 2-3 and Algorithm 1.
     """
+    require_known(meta_sgd, options)
     weights = network_of(module, options).weights
     rates = {f"lr.{name}": torch.full_like(w, lr) for name, w in weights.items()}
 

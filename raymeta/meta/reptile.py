@@ -6,7 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from raymeta.data.episodes import Episode, Examples
-from raymeta.meta.inner import Inner, Loss, Options, network_of, rule_of, supervised
+from raymeta.meta.inner import (
+    Inner,
+    Loss,
+    Options,
+    network_of,
+    require_known,
+    rule_of,
+    supervised,
+)
 from raymeta.meta.learner import Learner
 from raymeta.meta.noise import TaskNoise
 from raymeta.optim import sgd
@@ -46,6 +54,7 @@ def reptile(
 
     Source: Nichol et al. 2018, Algorithm 1 and section 5.2.
     """
+    require_known(reptile, options)
     if batch_size is not None and batch_size < 1:
         raise ValueError(
             f"reptile needs batch_size >= 1, but got batch_size={batch_size}"

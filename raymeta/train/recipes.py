@@ -1,8 +1,10 @@
 """Ready-made runs: an algorithm on a family, by name, with the papers' settings."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -292,6 +294,12 @@ def recipe(
         inner.context if context is None else context,
     )
     _require_possible(inner, algorithm)
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    free = fields - {"algorithm", "learner", "family", "knobs", "pictures", "published"}
+    for name in settings:
+        if name not in free:
+            own = set(signature(recipe).parameters) - {"settings"}
+            raise unknown("setting of a recipe", name, free | own)
     given = {name: value for name, value in settings.items() if value is not None}
     return TrainConfig(
         algorithm=algorithm,
