@@ -13,7 +13,8 @@ SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 class Examples(NamedTuple):
     """Labelled data; of N tasks along a leading dimension of every tensor.
 
-    A loss of examples is their weighted mean, Σ w_j ℓ_j / Σ w_j.
+    A loss of examples is their weighted mean, Σ w_j ℓ_j / Σ w_j; where all weigh 1, the
+    batch's own.
 
     Attributes:
         inputs: shape (n, ...).

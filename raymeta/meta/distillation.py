@@ -11,6 +11,7 @@ from raymeta.data.families import Family
 from raymeta.data.random import draws
 from raymeta.meta.inner import Loss, Options, network_of, require_known, supervised
 from raymeta.meta.learner import Learner
+from raymeta.meta.weighted import Unpadded
 from raymeta.optim import sgd
 from raymeta.types import Tensors
 
@@ -68,7 +69,7 @@ def distillation(
 
     def seen(task: Episode, theta: Tensors, t: Tensor) -> Examples:
         x = theta["images"].index_select(0, (t % count).reshape(1)).squeeze(0)
-        return Examples(x, classes.to(x.device), x.new_ones(len(x)))
+        return Unpadded(x, classes.to(x.device), x.new_ones(len(x)))
 
     steps = count * epochs
     meta = {

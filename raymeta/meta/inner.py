@@ -7,23 +7,26 @@ from typing import Any, TypedDict, get_type_hints
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
 
 from raymeta.data.episodes import Episode, Examples
 from raymeta.hypergrad import Estimator
 from raymeta.meta.learner import Learner
 from raymeta.meta.network import MetaNetwork
 from raymeta.meta.noise import TaskNoise
+from raymeta.meta.weighted import (
+    Loss,
+    batch_loss,
+    is_weighted,
+    require_examples_apart,
+    without_padding,
+)
 from raymeta.modules.norms import Policy
 from raymeta.optim import Optimizer, from_torch
 from raymeta.problem import BilevelProblem, Descent, TrainState
 from raymeta.stop_gradient import ThroughStops
 from raymeta.suggest import unknown
-from raymeta.tree import tree_map
+from raymeta.tree import in_transform
 from raymeta.types import Batch, Tensors
-
-#: (outputs, targets) of a batch -> the mean over its examples, shape ().
-Loss = Callable[[Any, Any], Tensor]
 
 #: A rule; θ -> a rule; or an optimizer of `torch.optim`, or what makes one from
 #: parameters: its class, or a `partial` of that.
@@ -135,18 +138,24 @@ def with_hyperparameters(
     return {**weights, **hyperparameters}
 
 
-def mean_loss(loss: Loss, outputs: Any, examples: Examples) -> Tensor:
-    r"""$\sum_j w_j \ell_j / \sum_j w_j$, shape ()."""
-
-    def of_one(output: Any, target: Any) -> Tensor:
-        return loss(*tree_map(lambda x: x[None], (output, target)))
-
-    each = vmap(of_one)(outputs, examples.targets)
-    return (examples.weight * each).sum() / examples.weight.sum()
-
-
 def _support(task: Episode, theta: Tensors, t: Tensor) -> Examples:
     return task.support
+
+
+def _floating(metric: Loss) -> Loss:
+    """The same metric, where it counts as well."""
+
+    def measure(outputs: Any, targets: Any) -> Tensor:
+        value = metric(outputs, targets)
+        whole = isinstance(value, Tensor) and not value.is_floating_point()
+        return value.to(torch.get_default_dtype()) if whole else value
+
+    return measure
+
+
+def _is_first(index: Tensor) -> bool:
+    """Whether this is step 0, seen as such."""
+    return not in_transform() and int(index) == 0
 
 
 def _as_given(params: Tensors, inputs: tuple) -> tuple:
@@ -178,7 +187,7 @@ def supervised(
     Args:
         network: its weights are those of φ, and of θ where φ has none of that name.
         meta: θ to start from.
-        loss: L; see `mean_loss`.
+        loss: L; see `batch_loss`.
         optimizer: θ -> the inner update rule.
         steps: T.
         options: what is left of the algorithm's arguments.
@@ -199,6 +208,8 @@ def supervised(
         return arguments(params, given if isinstance(given, tuple) else (given,))
 
     def problem(task: Episode) -> BilevelProblem:
+        query = without_padding(task.query)
+
         def init(theta: Tensors) -> TrainState:
             params = start(theta, task)
             memory = optimizer(theta).init(params)
@@ -211,14 +222,18 @@ def supervised(
             params: Tensors, buffers: Tensors, theta: Tensors, batch: Batch
         ) -> tuple[Tensor, Tensors]:
             params = network.hooked(params)
-            examples = seen(task, theta, batch.index)
-            outputs, buffers = network.train(
-                {**theta, **params},
-                buffers,
-                called_with(params, examples),
-                TaskNoise(seed, task, batch.index),
-            )
-            value = mean_loss(loss, outputs, examples)
+            examples = without_padding(seen(task, theta, batch.index))
+            weights, before = {**theta, **params}, buffers
+
+            def trained(inputs: tuple) -> tuple[Any, Tensors]:
+                noise = TaskNoise(seed, task, batch.index)
+                return network.train(weights, before, inputs, noise)
+
+            inputs = called_with(params, examples)
+            if is_weighted(examples) and _is_first(batch.index):
+                require_examples_apart(trained, inputs, examples.weight)
+            outputs, buffers = trained(inputs)
+            value = batch_loss(loss, outputs, examples, "loss")
             if penalty is not None:
                 value = value + penalty(params, theta)
             return value, buffers
@@ -229,15 +244,17 @@ def supervised(
             return inner(pass_of, params, buffers, theta, batch)
 
         def answer(state: TrainState, theta: Tensors) -> Any:
-            return network.judge(
-                {**theta, **state.params},
-                state.buffers,
-                called_with(state.params, task.query),
-                TaskNoise(seed, task, steps),
-            )
+            def judged(inputs: tuple) -> Any:
+                weights, noise = {**theta, **state.params}, TaskNoise(seed, task, steps)
+                return network.judge(weights, state.buffers, inputs, noise)
+
+            inputs = called_with(state.params, query)
+            if is_weighted(query) and not in_transform():
+                require_examples_apart(judged, inputs, query.weight)
+            return judged(inputs)
 
         def query_loss(state: TrainState, theta: Tensors) -> Tensor:
-            return mean_loss(loss, answer(state, theta), task.query)
+            return batch_loss(loss, answer(state, theta), query, "loss")
 
         def outer_loss(state: TrainState, theta: Tensors) -> Tensor:
             value = outer(query_loss, state, theta)
@@ -246,8 +263,12 @@ def supervised(
         def measured(state: TrainState, theta: Tensors) -> Tensors:
             with torch.no_grad():
                 outputs = answer(state, theta)
-                each = metrics.items()
-                return {k: mean_loss(metric, outputs, task.query) for k, metric in each}
+                return {
+                    key: batch_loss(
+                        _floating(metric), outputs, query, f"metric {key!r}"
+                    )
+                    for key, metric in metrics.items()
+                }
 
         return BilevelProblem(
             init=init,

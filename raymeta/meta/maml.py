@@ -45,9 +45,10 @@ def maml(
 
     Args:
         module: any; its present weights are the first θ. It is not changed.
-        loss: (outputs, targets) -> the mean loss over a batch's examples, shape ().
-            It is taken example by example and weighted (see `Examples`), so that what
-            it divides by over a batch, a class's weight, has no effect.
+        loss: (outputs, targets) -> the loss of a batch, shape (); of any kind, where
+            all examples weigh 1. Where they do not, as where tasks of unequal sizes are
+            padded, it must be a mean over examples: each is taken by itself, then their
+            weighted mean (see `Examples`).
         optimizer: the inner rule of `raymeta.optim`, or θ -> a rule; or an optimizer of
             `torch.optim` for the module's parameters, or a `partial` of its class. By
             default SGD with a learning rate of 0.01.
@@ -58,7 +59,8 @@ def maml(
 
     Raises:
         ValueError: nothing to train; a module, optimizer or hyperparameter that the
-            engine cannot differentiate; steps below 1.
+            engine cannot differentiate; steps below 1. From the first forward: a loss
+            that is no mean where it must be; operators without a second derivative.
 
     Source: Finn et al. 2017, Algorithm 2.
     """

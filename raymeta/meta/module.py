@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from raymeta.data.episodes import Episode
 from raymeta.meta.learner import Learner
-from raymeta.meta.sequential import WithHigher, estimated
+from raymeta.meta.preflight import Preflight
+from raymeta.meta.sequential import TaskByTask, WithHigher, estimated
 from raymeta.meta.vectorized import Vectorized
+from raymeta.meta.weighted import with_known_weights
 from raymeta.suggest import unknown
 from raymeta.tree import detach, tree_leaves
 from raymeta.types import State, Tensors
@@ -38,8 +40,9 @@ class MetaModule(nn.Module):
     `no_sync` and autocast work as with any module. What the inner loop trains lives in
     the forward pass alone and is never registered. In `eval()` no graph is built.
 
-    Two engines take the inner steps: "functional" those of all tasks at once, by vmap;
-    "higher" task after task, patched by the library of that name.
+    Two engines take the inner steps: "functional" those of all tasks at once, by vmap
+    (task after task, if vmap cannot run the module, as with RNNs); "higher" task after
+    task, patched by the library of that name.
 
     Only `higher`'s meta-gradients have derivatives themselves (`create_graph=True`).
 
@@ -73,7 +76,7 @@ class MetaModule(nn.Module):
         for name, value in learner.meta.items():
             parameter = nn.Parameter(value.detach().clone())
             self.register_parameter(_registered(name), parameter)
-        self._inner = self._new_inner()
+        self._prepare()
 
     def theta(self) -> Tensors:
         """The meta-parameters θ by name."""
@@ -87,9 +90,11 @@ class MetaModule(nn.Module):
             steps: inner steps; the learner's T by default.
         """
         learner, theta = self.learner, self.theta()
+        episodes = with_known_weights(episodes)
         count = learner.steps if steps is None else steps
         differentiated = self.training and torch.is_grad_enabled()
         with torch.set_grad_enabled(differentiated):
+            self._preflight(episodes, theta, count, differentiated)
             if differentiated and (learner.estimator or learner.transform):
                 losses, metrics = self._task_by_task(episodes, theta, count)
             else:
@@ -99,8 +104,11 @@ class MetaModule(nn.Module):
     def adapt(self, episodes: Episode, steps: int | None = None) -> State:
         """The learners' states after their inner steps, tasks along the first axis."""
         count = self.learner.steps if steps is None else steps
-        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
-            return self._inner.adapt(episodes, self.theta(), count)
+        episodes = with_known_weights(episodes)
+        theta, differentiated = self.theta(), self.training and torch.is_grad_enabled()
+        with torch.set_grad_enabled(differentiated):
+            self._preflight(episodes, theta, count, differentiated)
+            return self._inner.adapt(episodes, theta, count)
 
     def _task_by_task(
         self, episodes: Episode, theta: Tensors, steps: int
@@ -124,18 +132,22 @@ class MetaModule(nn.Module):
             grads = torch.func.vmap(learner.transform)(grads)
         return _with_gradients(losses.detach(), grads, theta), metrics
 
-    def _new_inner(self) -> Vectorized | WithHigher:
-        if self.engine == "higher":
-            return WithHigher(self.learner)
-        return Vectorized(self.learner, self.compile_steps)
+    def _prepare(self) -> None:
+        higher = self.engine == "higher"
+        alone = WithHigher(self.learner) if higher else TaskByTask(self.learner)
+        self._preflight = Preflight(self.learner, alone)
+        self._inner: Vectorized | TaskByTask = alone
+        if not higher:
+            self._inner = Vectorized(self.learner, self.compile_steps, alone)
 
     def __getstate__(self) -> dict[str, Any]:
         # What was traced belongs to this process, and refers to this very object.
-        return {k: x for k, x in super().__getstate__().items() if k != "_inner"}
+        own = ("_inner", "_preflight")
+        return {k: x for k, x in super().__getstate__().items() if k not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._inner = self._new_inner()
+        self._prepare()
 
 
 def _with_gradients(losses: Tensor, grads: Tensors, theta: Tensors) -> Tensor:

@@ -10,13 +10,21 @@ from raymeta.data.episodes import Episode
 from raymeta.hypergrad.base import with_steps
 from raymeta.hypergrad.with_higher import unroll_with_higher
 from raymeta.meta.learner import Learner, task_axes
-from raymeta.meta.vectorized import judged
+from raymeta.problem import BilevelProblem
 from raymeta.tree import detach, tree_leaves, tree_map
 from raymeta.types import State, Tensors
 
 
-class WithHigher:
-    """Inner loops by `higher`; see `unroll_with_higher`.
+def judged(
+    problem: BilevelProblem, theta: Tensors, state: State
+) -> tuple[Tensor, Tensors]:
+    """The outer loss of one task, and its metrics without a graph."""
+    metrics = {} if problem.metrics is None else problem.metrics(state, theta)
+    return problem.outer_loss(state, theta), detach(metrics)
+
+
+class TaskByTask:
+    """Inner loops by eager steps.
 
     Args:
         learner: whose inner loops.
@@ -27,17 +35,20 @@ class WithHigher:
 
     def adapt(self, episodes: Episode, theta: Tensors, steps: int) -> State:
         """s_T of all tasks, along the first axis; in θ's graph where one is built."""
-        track = torch.is_grad_enabled()
-        theta = theta if track else detach(theta)
+        theta = theta if torch.is_grad_enabled() else detach(theta)
 
         def one(theta: Tensors, task: Episode) -> State:
             problem = self._learner.problem(task)
-            start = problem.init(theta)
-            with torch.enable_grad():
-                return unroll_with_higher(problem, theta, start, steps, track)
+            return self._unrolled(problem, theta, problem.init(theta), steps)
 
-        states = self._each(one, theta, episodes)
-        return states if track else detach(states)
+        return self._each(one, theta, episodes)
+
+    def _unrolled(
+        self, problem: BilevelProblem, theta: Tensors, state: State, steps: int
+    ) -> State:
+        for t in range(steps):
+            state = problem.step(state, theta, problem.batch(t))
+        return state
 
     def outcome(
         self, episodes: Episode, theta: Tensors, steps: int
@@ -57,6 +68,18 @@ class WithHigher:
             return function(own, *tree_map(lambda x: x[i], trees))
 
         return stacked(one, len(tree_leaves(trees)[0]))
+
+
+class WithHigher(TaskByTask):
+    """Inner loops by `higher`; see `unroll_with_higher`."""
+
+    def _unrolled(
+        self, problem: BilevelProblem, theta: Tensors, state: State, steps: int
+    ) -> State:
+        track = torch.is_grad_enabled()
+        with torch.enable_grad():
+            state = unroll_with_higher(problem, theta, state, steps, track)
+        return state if track else detach(state)
 
 
 def estimated(
