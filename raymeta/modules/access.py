@@ -55,7 +55,7 @@ class Access(TorchDispatchMode):
         now = dict(module.named_parameters())
         for memory, name in self._given.items():
             if now.get(name) is not self._params[name] or _memory(now[name]) != memory:
-                raise self._writes(name, "an assignment")
+                raise self._writes(name)
         others = sorted(now.keys() - self._params.keys())
         if others:
             raise ValueError(
@@ -80,28 +80,32 @@ class Access(TorchDispatchMode):
         for argument, x in zip(func._schema.arguments, args, strict=False):
             alias, name = argument.alias_info, self._given.get(_memory(x))
             if alias is not None and alias.is_write and name is not None:
-                raise self._writes(name, func.name())
+                raise self._writes(name)
         return func(*args, **kwargs)
 
-    def _writes(self, name: str, by: str) -> ValueError:
+    def _writes(self, name: str) -> ValueError:
         return ValueError(
             f"raymeta cannot differentiate {self._name}, which writes into its "
-            f"parameter {name} by {by} when it is called: compute from it what is "
-            "needed, or register it as a buffer"
+            f"parameter {name} when it is called: compute from it what is needed, or "
+            "register it as a buffer"
         )
 
 
 def _require_derivative(func: Any, args: tuple) -> None:
     """Raise ValueError where torch's gradient is another than the derivative."""
     if func is torch.ops.aten.embedding.default:
-        for setting, on in zip(
-            ("scale_grad_by_freq", "sparse"), args[3:], strict=False
-        ):
-            if on:
-                raise ValueError(
-                    f"raymeta cannot differentiate F.embedding with {setting}=True, "
-                    "whose gradient is not the dense derivative: leave it out"
-                )
+        padding, frequencies, sparse = (*args[2:], -1, False, False)[:3]
+        settings = {
+            "padding_idx": padding >= 0,
+            "scale_grad_by_freq": frequencies,
+            "sparse": sparse,
+        }
+        given = [name for name, on in settings.items() if on]
+        if given:
+            raise ValueError(
+                f"raymeta cannot differentiate torch.embedding with {given[0]}, whose "
+                "gradient is not the dense derivative: use F.embedding, or leave it out"
+            )
     if "fake_quantize" in func.name():
         raise ValueError(
             f"raymeta cannot differentiate {func.name()}, whose gradient is not the "

@@ -89,10 +89,8 @@ def require_module(module: Any, caller: str) -> None:
     if not isinstance(module, nn.Module):
         kind = isinstance(module, type)
         received = f"the class {module.__name__}" if kind else type(module).__name__
-        remedy = f"{module.__name__}(...)" if kind else "wrap it in one"
-        raise ValueError(
-            f"{caller} needs an nn.Module, but got {received}: give {remedy}"
-        )
+        remedy = f"give {module.__name__}(...)" if kind else "wrap it in one"
+        raise ValueError(f"{caller} needs an nn.Module, but got {received}: {remedy}")
     tensors = [*module.named_parameters(), *module.named_buffers()]
     for name, tensor in tensors:
         if is_lazy(tensor):
@@ -125,6 +123,8 @@ def _foreign(layer: nn.Module) -> str | None:
         return "which sends its weights elsewhere: give its .module"
     if isinstance(layer, torch.jit.ScriptModule):
         return "whose weights are compiled in: give the module that it was made from"
+    if any(cls.__module__.startswith("torch.export") for cls in type(layer).__mro__):
+        return "which was exported in one mode: give the module that it was made from"
     if isinstance(layer, torch._dynamo.OptimizedModule):
         return (
             "whose code was compiled for other tensors: give its ._orig_mod, and "

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from raymeta.modules.noise import Noise
 from raymeta.modules.random_rules import dropout
+from raymeta.stop_gradient import hooked
 from raymeta.tree import vmapped
 
 
@@ -47,6 +48,40 @@ def scaled_dot_product_attention(
     return dropout(noise, weights, dropout_p) @ value
 
 
+def embedding(
+    noise: Noise,
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Any:
+    """`F.embedding` whose padding stays out of training gradients alone.
+
+    torch leaves it out of all derivatives. But the outer loss depends on the padding's
+    vector, which λ reaches by weight decay or initial weights. Gradients are dense.
+    """
+    _require_derivative("embedding", max_norm, scale_grad_by_freq)
+    if padding_idx is None:
+        return F.embedding(input, weight) if sparse else NotImplemented
+    rows = torch.arange(len(weight), device=weight.device)[:, None]
+    trained = rows != padding_idx % len(weight)
+    return F.embedding(input, hooked(weight, [lambda g: g * trained]))
+
+
+def _require_derivative(
+    name: str, max_norm: float | None, scale_grad_by_freq: bool
+) -> None:
+    if max_norm is not None or scale_grad_by_freq:
+        raise ValueError(
+            f"raymeta cannot differentiate {name} with max_norm or "
+            f"scale_grad_by_freq, but got max_norm={max_norm}, scale_grad_by_freq="
+            f"{scale_grad_by_freq}: leave them out"
+        )
+
+
 def embedding_bag(
     noise: Noise,
     input: Tensor,
@@ -62,12 +97,7 @@ def embedding_bag(
     padding_idx: int | None = None,
 ) -> Tensor:
     """`F.embedding_bag` by an embedding and a sum, mean or maximum over each bag."""
-    if max_norm is not None or scale_grad_by_freq:
-        raise ValueError(
-            "raymeta cannot differentiate embedding_bag with max_norm or "
-            f"scale_grad_by_freq, but got max_norm={max_norm}, scale_grad_by_freq="
-            f"{scale_grad_by_freq}: leave them out"
-        )
+    _require_derivative("embedding_bag", max_norm, scale_grad_by_freq)
     if offsets is None:
         count, rows = input.shape
         bag = torch.arange(count, device=input.device).repeat_interleave(rows)
@@ -233,6 +263,7 @@ def in_float32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 RULES: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: scaled_dot_product_attention,
+    F.embedding: embedding,
     F.embedding_bag: embedding_bag,
     torch.gru: recurrent(torch.gru),
     torch.lstm: recurrent(torch.lstm),

@@ -51,21 +51,36 @@ def survey(
             parameters, or reads them where values from outside do not reach; gradients
             are not those of the outputs; the module cannot be called.
     """
-    trial = network.copy()
-    own = {name: _twin(p) for name, p in trial.module.named_parameters()}
-    moving = {name: _twin(b) for name, b in buffers.items()}
-    hooks = acting_hooks(trial.module)
     try:
-        with StopGradients(), Access(trial.module, original, own, moving):
-            needs = trial.survey(own, moving, inputs, copy(noise))
-    except (RuntimeError, TypeError, LookupError, AttributeError) as error:
+        with StopGradients():
+            needs, hooks = _inspected(network, original, buffers, inputs, noise)
+    except ValueError:
+        raise
+    except Exception as error:
         raise _uncalled(original, inputs, error) from error
     calls = _Calls(network, needs, hooks, buffers, inputs, noise)
     return needs._replace(kept=calls.kept())
 
 
+def _inspected(
+    network: Network,
+    original: nn.Module,
+    buffers: Tensors,
+    inputs: tuple,
+    noise: Noise,
+) -> tuple[Needs, set[Hook]]:
+    """What one call of a copy needs, and which hooks act; refused as by `Access`."""
+    trial = network.copy()
+    own = {name: _twin(p) for name, p in trial.module.named_parameters()}
+    moving = {name: _twin(b) for name, b in buffers.items()}
+    hooks = acting_hooks(trial.module)
+    with Access(trial.module, original, own, moving):
+        return trial.survey(own, moving, inputs, copy(noise)), hooks
+
+
 def _twin(x: Tensor) -> Tensor:
-    return x.detach().clone().requires_grad_(x.requires_grad)
+    """The same, and no leaf, into which nothing could be written."""
+    return x.detach().requires_grad_(x.requires_grad).clone()
 
 
 def _uncalled(module: nn.Module, inputs: tuple, error: Exception) -> ValueError:

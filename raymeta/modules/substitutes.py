@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from raymeta.modules import derivative_rules, random_rules
 from raymeta.modules.noise import Noise
 
-#: Function -> (noise, the function's own arguments) -> the function's own result.
+#: Function -> (noise, the function's own arguments) -> the function's own result, or
+#: NotImplemented where the function may be used as it is.
 RULES: dict[Any, Callable[..., Any]] = random_rules.RULES | derivative_rules.RULES
 #: The rules in mixed precision.
 MIXED_RULES = RULES | derivative_rules.MIXED_RULES
@@ -77,8 +78,11 @@ class Substitutes(TorchFunctionMode):
         own = kwargs.get("generator") is not None or kwargs.get("out") is not None
         if rule is None or own:
             return func(*args, **kwargs)
+        result = rule(self._noise, *args, **kwargs)
+        if result is NotImplemented:  # it has none for these settings
+            return func(*args, **kwargs)
         self.used = True
-        return rule(self._noise, *args, **kwargs)
+        return result
 
 
 class Inspection(TorchDispatchMode):

@@ -267,7 +267,7 @@ def mode_copies(
 
 
 def _require_pure_embeddings(module: nn.Module) -> None:
-    """Make gradients of embeddings dense, and refuse what writes into weights."""
+    """Make gradients of embeddings dense, and refuse what makes them no gradients."""
     for layer in module.modules():
         if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
             if layer.max_norm is not None:
@@ -275,6 +275,12 @@ def _require_pure_embeddings(module: nn.Module) -> None:
                     f"raymeta cannot differentiate {type(layer).__name__} with "
                     f"max_norm={layer.max_norm}, which writes into its weights: leave "
                     "it out, or divide by the norm in forward"
+                )
+            if layer.scale_grad_by_freq:
+                raise ValueError(
+                    f"raymeta cannot differentiate {type(layer).__name__} with "
+                    "scale_grad_by_freq=True, whose gradient is not the derivative: "
+                    "leave it out"
                 )
             layer.sparse = False
 
