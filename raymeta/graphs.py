@@ -14,6 +14,7 @@ from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from raymeta import tree as trees
+from raymeta.dispatch import has_complex, in_place_collective
 
 aten = torch.ops.aten
 #: How inductor translates graphs. Its layout of images is made for large ones: on small
@@ -129,7 +130,8 @@ def trace(function: Kernel, example: Sequence[Tensor]) -> fx.GraphModule:
 
     Raises:
         Untraceable: which operators run, or on how many elements, depends on the
-            tensors' values.
+            tensors' values; one that is not torch's own writes into a tensor.
+        ValueError: a collective writes into a tensor.
     """
     # One fake mode for all that make_fx notes down, not one for every operator: half of
     # the time.
@@ -137,6 +139,7 @@ def trace(function: Kernel, example: Sequence[Tensor]) -> fx.GraphModule:
     try:
         with noting:
             graph = make_fx(function)(*example)
+            _require_functional(graph)
             # Again, for what writes into a tensor; derivatives are operators by now.
             with without_autocast():
                 graph = make_fx(functionalize(graph))(*example)
@@ -162,6 +165,19 @@ def trace(function: Kernel, example: Sequence[Tensor]) -> fx.GraphModule:
         node.meta.clear()
     graph.graph.eliminate_dead_code()
     return _without_repetition(graph)
+
+
+def _require_functional(graph: fx.GraphModule) -> None:
+    """Raise ValueError where an operator writes into a tensor without saying so."""
+    for node in graph.graph.nodes:
+        if not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        if node.target.namespace == "c10d":
+            raise in_place_collective(node.target.name())
+        ours = node.target.namespace in ("aten", "prims")
+        if node.target._schema.is_mutable and not ours:
+            reason = f"{node.target.name()} writes into a tensor"
+            raise _untraceable(reason, "it (return a new tensor)")
 
 
 def _unchanged(node: fx.Node) -> fx.Node | None:
@@ -249,8 +265,12 @@ def without_autocast() -> Iterator[None]:
 
 
 def build(graph: fx.GraphModule, example: Sequence[Tensor], compiled: bool) -> Kernel:
-    """A traced graph as a function: replayed operator by operator, or compiled."""
-    if not compiled:
+    """A traced graph as a function: replayed operator by operator, or compiled.
+
+    One with complex tensors is replayed: inductor leaves them to the operators anyway,
+    but gets their conjugates wrong.
+    """
+    if not compiled or has_complex(graph.forward, example):
         return graph.forward
     found: list[Any] = []
 

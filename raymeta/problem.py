@@ -9,14 +9,31 @@ from torch import Tensor, nn
 from torch.func import grad_and_value
 
 from raymeta.optim import Optimizer
+from raymeta.optim.made import made, require_maker
 from raymeta.stop_gradient import ThroughStops, inner_gradient
-from raymeta.tree import detach, in_transform, tree_leaves
+from raymeta.suggest import unknown
+from raymeta.tree import detach, in_transform, register_dict, tree_leaves
 from raymeta.types import Batch, Hparams, State, Tensors
 
 
 def no_data(t: int) -> Batch:
     """The batch of a problem without data: only the step."""
     return Batch(torch.tensor(t), ())
+
+
+class Known(dict[str, Any]):
+    """λ by name; one that it does not have is told with those that it has."""
+
+    def __missing__(self, name: str) -> Any:
+        raise unknown("hyperparameter", name, self)
+
+
+register_dict(Known)
+
+
+def known(hparams: Hparams) -> Hparams:
+    """λ as a user's own functions get it: see `Known`."""
+    return hparams if isinstance(hparams, Known) else Known(hparams)
 
 
 def require_scalar(name: str, value: Any) -> None:
@@ -107,10 +124,20 @@ class Descent:
     Attributes:
         inner_loss: (params, buffers, λ, batch) -> (loss of shape (), new buffers).
         optimizer: λ -> the update rule.
+
+    Raises:
+        ValueError: the optimizer is none of λ.
     """
 
     inner_loss: Callable[[Tensors, Tensors, Hparams, Batch], tuple[Tensor, Tensors]]
     optimizer: Callable[[Hparams], Optimizer]
+
+    def __post_init__(self) -> None:
+        require_maker(self.optimizer)
+
+    def rule(self, hparams: Hparams) -> Optimizer:
+        """The update rule at λ."""
+        return made(self.optimizer, known(hparams))
 
     def gradient(
         self, params: Tensors, buffers: Tensors, hparams: Hparams, batch: Batch
@@ -142,6 +169,7 @@ class Descent:
                 for name, p in params.items()
             }
             loss, buffers = self.inner_loss(at, buffers, hparams, batch)
+            require_scalar("inner_loss", loss)
             if not loss.requires_grad:  # a loss that no parameter enters
                 loss = loss + 0.0 * next(iter(at.values())).sum()
             with inner.being_taken():
@@ -158,7 +186,7 @@ class Descent:
     def __call__(self, state: TrainState, hparams: Hparams, batch: Batch) -> TrainState:
         """s_{t+1} from s_t."""
         grads, buffers = self.gradient(state.params, state.buffers, hparams, batch)
-        params, memory = self.optimizer(hparams).update(
+        params, memory = self.rule(hparams).update(
             grads, state.memory, state.params, batch.index
         )
         return TrainState(params, memory, buffers)
@@ -185,29 +213,33 @@ def descent(
         batch: t -> b_t; only the step by default.
         outer_cost: cost of a pass of `outer_loss` in passes of `inner_loss`.
         metrics: (params, λ) -> held-out metrics by name.
+
+    Raises:
+        ValueError: `optimizer` is no function from λ to a rule of `raymeta.optim`.
     """
-
-    def init(hparams: Hparams) -> TrainState:
-        params = init_params(hparams)
-        return TrainState(params, optimizer(hparams).init(params), {})
-
     inner, outer = ThroughStops("inner_loss"), ThroughStops("outer_loss")
 
     def with_buffers(
         params: Tensors, buffers: Tensors, hparams: Hparams, batch: Batch
     ) -> tuple[Tensor, Tensors]:
-        return inner(inner_loss, params, hparams, batch), buffers
+        return inner(inner_loss, params, known(hparams), batch), buffers
 
     def measured(state: TrainState, hparams: Hparams) -> Tensors:
         assert metrics is not None
-        return metrics(state.params, hparams)
+        return metrics(state.params, known(hparams))
+
+    step = Descent(with_buffers, optimizer)
+
+    def init(hparams: Hparams) -> TrainState:
+        params = init_params(known(hparams))
+        return TrainState(params, step.rule(hparams).init(params), {})
 
     return BilevelProblem(
         init=init,
         batch=batch,
-        step=Descent(with_buffers, optimizer),
-        outer_loss=lambda s, hparams: outer(outer_loss, s.params, hparams),
-        inner_loss=lambda s, hparams, b: inner(inner_loss, s.params, hparams, b),
+        step=step,
+        outer_loss=lambda s, hparams: outer(outer_loss, s.params, known(hparams)),
+        inner_loss=lambda s, hparams, b: inner(inner_loss, s.params, known(hparams), b),
         outer_cost=outer_cost,
         metrics=None if metrics is None else measured,
     )

@@ -14,6 +14,20 @@ tree_map = _pytree.tree_map
 Spec = tuple[Any, Any, list[Any]] | None
 
 
+def register_dict(cls: type[dict]) -> None:
+    """Let trees have dictionaries of this class, too."""
+    _pytree.register_pytree_node(
+        cls,
+        lambda d: (list(d.values()), list(d)),
+        lambda values, names: cls(zip(names, values, strict=True)),
+        serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+        flatten_with_keys_fn=lambda d: (
+            [(_pytree.MappingKey(name), value) for name, value in d.items()],
+            list(d),
+        ),
+    )
+
+
 @cache
 def _kind(cls: type) -> Any:
     """What torch's registry of containers knows a class by.
@@ -55,6 +69,12 @@ def _put_together(leaves: Any, spec: Spec) -> Any:
 def tree_leaves(tree: Any) -> list[Any]:
     """The leaves of a tree."""
     return flatten(tree)[0]
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their place in it, as `.params['weight']`."""
+    pairs, _ = _pytree.tree_flatten_with_path(tree)
+    return {_pytree.keystr(path): leaf for path, leaf in pairs}
 
 
 def is_differentiable(leaf: Any) -> bool:

@@ -6,14 +6,13 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
+from raymeta.hypergrad.checks import recording
 from raymeta.hypergrad.compiled import Compiled
 from raymeta.hypergrad.operators import (
-    marked_backward_passes,
-    not_twice,
-    require_twice_differentiable,
+    require_twice_differentiable as require_twice_differentiable,
 )
-from raymeta.problem import BilevelProblem
-from raymeta.tree import detach, is_differentiable, partition
+from raymeta.problem import BilevelProblem, known, require_scalar
+from raymeta.tree import detach, is_differentiable
 from raymeta.types import Hparams, State, Tensors
 
 
@@ -107,30 +106,6 @@ def start(problem: BilevelProblem, hparams: Hparams) -> Rollout:
     return Rollout(detach(problem.init(hparams)), 0)
 
 
-def require_second_derivatives(problem: BilevelProblem, hparams: Hparams) -> None:
-    """Ask, once for a problem, whether a step can be differentiated by the state.
-
-    Raises:
-        ValueError: an operator of it cannot be differentiated twice.
-    """
-    if "twice" in problem.traced:
-        return
-    leaves = differentiable(hparams)
-    values, rest, merge = partition(detach(problem.init(hparams)))
-    values = [value.requires_grad_() for value in values]
-    live = {**hparams, **leaves}
-    with marked_backward_passes():
-        state = problem.step(merge(values, rest), live, problem.batch(0))
-    ends = [end for end in partition(state)[0] if end.requires_grad]
-    require_twice_differentiable(ends)
-    ones, inputs = [torch.ones_like(e) for e in ends], [*values, *leaves.values()]
-    try:
-        torch.autograd.grad(ends, inputs, ones, allow_unused=True)
-    except RuntimeError as error:  # of which NotImplementedError is one
-        raise not_twice(f"torch says: {str(error).splitlines()[0]}") from error
-    problem.traced["twice"] = True
-
-
 def differentiable(hparams: Hparams) -> Tensors:
     """The hyperparameters that have a derivative, as fresh leaves of a graph.
 
@@ -145,7 +120,7 @@ def differentiable(hparams: Hparams) -> Tensors:
     if not leaves:
         raise ValueError(
             "a hypergradient needs at least one floating-point tensor among the "
-            f"hyperparameters, but got {hparams}: pass torch.tensor(0.1), not 0.1"
+            f"hyperparameters, but got {dict(hparams)}: pass torch.tensor(0.1), not 0.1"
         )
     return leaves
 
@@ -186,13 +161,16 @@ def look_ahead_cost(problem: BilevelProblem, hparams: Hparams, steps: int) -> fl
 def _inner_loss_depends(problem: BilevelProblem, hparams: Hparams) -> bool:
     if problem.inner_loss is None:
         return True
-    leaves = differentiable(hparams)
-    state = detach(problem.init(hparams))
-    value = problem.inner_loss(state, {**hparams, **leaves}, problem.batch(0))
-    if not value.requires_grad:
-        return False
-    # It may require a gradient for what else it closes over.
-    grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+    with recording():
+        leaves = differentiable(hparams)
+        live = known({**hparams, **leaves})
+        state = detach(problem.init(live))
+        value = problem.inner_loss(state, live, problem.batch(0))
+        require_scalar("inner_loss", value)
+        if not value.requires_grad:
+            return False
+        # It may require a gradient for what else it closes over.
+        grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
     return any(g is not None for g in grads)
 
 

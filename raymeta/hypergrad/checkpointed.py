@@ -12,11 +12,12 @@ from raymeta.hypergrad.base import (
     Rollout,
     advance,
     differentiable,
-    require_second_derivatives,
     require_steps,
     start,
     unroll,
 )
+from raymeta.hypergrad.checks import differentiating, require_sound
+from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.schedules import Stretch, binomial, even, repeated_steps
 from raymeta.problem import BilevelProblem
@@ -69,15 +70,19 @@ class Checkpointed:
                 "states=1 keeps s_0 alone"
             )
 
+    @differentiating
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
         """Training stands at s_0(λ).
 
         Raises:
             ValueError: an operator of a step cannot be differentiated twice.
         """
-        require_second_derivatives(problem, hparams)
+        require_sound(problem, hparams, through="state")
+        if self.compile:
+            require_functional(problem)
         return start(problem, hparams)
 
+    @differentiating
     def estimate(
         self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
     ) -> tuple[Hypergradient, Rollout]:

@@ -15,7 +15,10 @@ from raymeta.hypergrad.base import (
     disconnected,
     require_steps,
 )
-from raymeta.problem import BilevelProblem
+from raymeta.hypergrad.checks import differentiating, require_real, require_sound
+from raymeta.hypergrad.collectives import require_functional
+from raymeta.optim.base import as_real
+from raymeta.problem import BilevelProblem, known
 from raymeta.recurrence import Recurrence
 from raymeta.tree import detach, partition
 from raymeta.types import Hparams, State, Tensors
@@ -58,6 +61,7 @@ class Forward:
                 "for all tangents at once"
             )
 
+    @differentiating
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
         """Training stands at s_0(λ), with ds_0/dλ carried along.
 
@@ -66,11 +70,17 @@ class Forward:
                 hyperparameters.
         """
         leaves = differentiable(hparams)
-        state = detach(problem.init(hparams))
+        require_real("Forward", leaves)
+        state = detach(problem.init(known(hparams)))
         tangents.require_room(state, leaves)
+        require_sound(problem, hparams)
+        require_functional(problem)
+        rollout = Rollout(state, 0, tangents.start(problem, hparams, leaves))
+        self._prepare(problem, detach(hparams), rollout)
         _require_connected(problem, hparams)
-        return Rollout(state, 0, tangents.start(problem, hparams, leaves))
+        return rollout
 
+    @differentiating
     def estimate(
         self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
     ) -> tuple[Hypergradient, Rollout]:
@@ -81,6 +91,7 @@ class Forward:
                 operators depend on values of tensors.
         """
         hparams = detach(hparams)
+        self._prepare(problem, hparams, rollout)
         directions = tangents.basis(differentiable(hparams))
         chunk = self.chunk or _tangents(hparams)
         splits = [z.split(chunk) for z in (*rollout.carry, *directions.values())]
@@ -105,6 +116,25 @@ class Forward:
         chunks = -(-k // (self.chunk or k))
         return (chunks + 2 * k) * self.steps + problem.outer_cost
 
+    def _prepare(
+        self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
+    ) -> None:
+        """The step of dual numbers, once for a problem.
+
+        Raises:
+            ValueError: an operator has no forward derivative.
+        """
+        kind = ("push", self.compile)
+        if kind not in problem.traced:
+            directions = tangents.basis(differentiable(hparams))
+            one = [z[:1] for z in rollout.carry]
+            along = {name: z[:1] for name, z in directions.items()}
+            first = problem.batch(rollout.step)
+            duals, constants = (rollout.state, one), (hparams, along)
+            moves = tangents.data_must_move(problem, duals, constants, first)
+            push = tangents.push(problem, moves)
+            problem.traced[kind] = Recurrence(push, compiled=self.compile)
+
     def _advance(
         self,
         problem: BilevelProblem,
@@ -113,11 +143,6 @@ class Forward:
         t: int,
     ) -> tangents.Duals:
         steps, kind = range(t, t + self.steps), ("push", self.compile)
-        if kind not in problem.traced:
-            first = problem.batch(t)
-            moves = tangents.data_must_move(problem, duals, constants, first)
-            push = tangents.push(problem, moves)
-            problem.traced[kind] = Recurrence(push, compiled=self.compile)
         traced = problem.traced[kind]
         try:
             if isinstance(traced, Recurrence):
@@ -147,7 +172,7 @@ def _contract(
     inputs = [*values, *leaves.values()]
     grads = torch.autograd.grad(outer_loss, inputs, materialize_grads=True)
     through_state = sum(
-        z.reshape(len(z), -1) @ g.flatten()
+        as_real(z).reshape(len(z), -1) @ as_real(g).flatten()
         for g, z in zip(grads[: len(values)], carry, strict=True)
     )
     assert isinstance(through_state, Tensor)
@@ -166,13 +191,13 @@ def _require_connected(problem: BilevelProblem, hparams: Hparams) -> None:
     live = {**hparams, **leaves}
     state = problem.step(problem.init(live), live, problem.batch(0))
     ends = [*partition(state)[0], problem.outer_loss(state, live)]
-    ends = [end.sum() for end in ends if end.requires_grad]
+    ends = [end for end in ends if end.requires_grad]
     grads: tuple[Tensor | None, ...] = (None,) * len(leaves)
     if ends:
-        total = torch.stack([end.to(ends[0].dtype) for end in ends]).sum()
+        ones, inputs = [torch.ones_like(end) for end in ends], list(leaves.values())
         try:
-            grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-        except NotImplementedError:  # no second derivative, which we do not need
+            grads = torch.autograd.grad(ends, inputs, ones, allow_unused=True)
+        except RuntimeError:  # no second derivative, which we do not need
             return
     missing = [name for name, g in zip(leaves, grads, strict=True) if g is None]
     if missing:

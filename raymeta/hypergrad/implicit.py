@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.func import grad
 
 from raymeta.hypergrad.base import (
     Hypergradient,
@@ -16,8 +15,11 @@ from raymeta.hypergrad.base import (
     require_steps,
     start,
 )
+from raymeta.hypergrad.checks import differentiating, require_sound
+from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.solvers import ConjugateGradient, Solver
+from raymeta.optim.base import as_real, like
 from raymeta.problem import BilevelProblem, TrainState
 from raymeta.stop_gradient import inner_gradient
 from raymeta.tree import detach
@@ -54,6 +56,7 @@ class Implicit:
     def __post_init__(self) -> None:
         require_steps("Implicit", self.steps)
 
+    @differentiating
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
         """Training stands at s_0(λ).
 
@@ -61,6 +64,9 @@ class Implicit:
             ValueError: the problem has no inner loss, or no `TrainState`; neither the
                 inner nor the outer loss depends on a hyperparameter.
         """
+        require_sound(problem, hparams)
+        if self.compile:
+            require_functional(problem)
         rollout = start(problem, hparams)
         _require_stationarity(problem, rollout)
         leaves = differentiable(hparams)
@@ -70,6 +76,7 @@ class Implicit:
         _pull_back(outer_loss + _dot(ones, gradient), leaves)
         return rollout
 
+    @differentiating
     def estimate(
         self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
     ) -> tuple[Hypergradient, Rollout]:
@@ -117,12 +124,23 @@ class Implicit:
         """∂f/∂w on b_T, with its graph."""
         batch, inner_loss = problem.batch(self.steps), problem.inner_loss
         assert inner_loss is not None
-
-        def loss(params: Tensors) -> Tensor:
-            return inner_loss(state._replace(params=params), hparams, batch)
-
-        with inner_gradient() as inner, inner.being_taken():
-            return grad(loss)(state.params)
+        with inner_gradient() as inner:
+            # Views: weights may have been computed from one another.
+            params = {
+                k: w.view_as(w) if w.requires_grad else w.detach().requires_grad_()
+                for k, w in state.params.items()
+            }
+            loss = inner_loss(state._replace(params=params), hparams, batch)
+            if not loss.requires_grad:  # a loss that no parameter enters
+                loss = loss + 0.0 * next(iter(params.values())).sum()
+            with inner.being_taken():
+                grads = torch.autograd.grad(
+                    loss,
+                    list(params.values()),
+                    create_graph=True,
+                    materialize_grads=True,
+                )
+        return dict(zip(params, grads, strict=True))
 
 
 def _require_stationarity(problem: BilevelProblem, rollout: Rollout) -> None:
@@ -147,18 +165,20 @@ def _pull_back(total: Tensor, leaves: Tensors) -> Tensors:
 
 
 def _dot(one: Tensors, other: Tensors) -> Tensor:
-    return torch.stack([(one[k] * other[k]).sum() for k in one]).sum()
+    products = [(as_real(one[k]) * as_real(other[k])).sum() for k in one]
+    return torch.stack(products).sum()
 
 
 def _flat_grad(value: Tensor, params: Tensors) -> Tensor:
     grads = torch.autograd.grad(
         value, list(params.values()), retain_graph=True, materialize_grads=True
     )
-    return torch.cat([g.flatten() for g in grads])
+    return torch.cat([as_real(g).flatten() for g in grads])
 
 
 def _unflatten(v: Tensor, params: Tensors) -> Tensors:
-    parts = v.split([w.numel() for w in params.values()])
+    parts = v.split([as_real(w).numel() for w in params.values()])
     return {
-        k: part.view_as(w) for (k, w), part in zip(params.items(), parts, strict=True)
+        k: like(part.view_as(as_real(w)), w)
+        for (k, w), part in zip(params.items(), parts, strict=True)
     }

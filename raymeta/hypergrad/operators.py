@@ -1,6 +1,6 @@
 """Operators that lack a derivative, found in autograd's graphs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,9 +14,10 @@ from raymeta.tree import tree_leaves
 #: that of `once_differentiable` hangs on a leaf of its own, which
 #: `torch.autograd.grad(outputs, inputs)` never visits, so that a 0 comes out.
 DEAD_ENDS = ("Error", "DelayedError", "NotImplemented", "WarnNotImplemented")
-#: Where a node says which `torch.autograd.Function` it is of.
-OWNER = "raymeta.function"
 REMEDY = "write the operator out, or use ES"
+#: Where a node says which `torch.autograd.Function` it is of, and on what tensors its
+#: dead end depends.
+OWNER, SOURCES = "raymeta.owner", "raymeta.sources"
 
 
 @contextmanager
@@ -30,12 +31,14 @@ def marked_backward_passes() -> Iterator[None]:
     plain = BackwardCFunction.apply
 
     def apply(self: Any, *grads: Any) -> Any:
-        if torch.is_grad_enabled():
-            grads = tuple(map(_requiring_grad, grads))
-        results = plain(self, *grads)
+        if not torch.is_grad_enabled():
+            return plain(self, *grads)
+        results = plain(self, *map(_requiring_grad, grads))
         for x in results if isinstance(results, tuple) else (results,):
             if isinstance(x, Tensor) and x.grad_fn is not None and _is_dead(x.grad_fn):
                 x.grad_fn.metadata[OWNER] = self._forward_cls.__name__
+                kept = (grads, self.saved_tensors, vars(self))
+                x.grad_fn.metadata[SOURCES] = _live(kept)
         return results
 
     BackwardCFunction.apply = apply  # type: ignore[method-assign]
@@ -45,25 +48,26 @@ def marked_backward_passes() -> Iterator[None]:
         BackwardCFunction.apply = plain  # type: ignore[method-assign]
 
 
-def require_twice_differentiable(outputs: Any, remedy: str = REMEDY) -> None:
+def require_twice_differentiable(
+    outputs: Any, inputs: Iterable[Tensor] | None = None, remedy: str = REMEDY
+) -> None:
     """Raise ValueError where autograd's graph of these tensors has a dead end.
 
     Args:
         outputs: a pytree of tensors that contain a derivative, for example s_1 of a
             step, or the gradient of an inner loss, computed with `create_graph=True`
             and within `marked_backward_passes`.
+        inputs: what they are to be differentiated by: only dead ends on the way count.
+            All of them do if None.
         remedy: what to do about it.
     """
-    stack = [x.grad_fn for x in tree_leaves(outputs) if isinstance(x, Tensor)]
-    seen = set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
+    ends = None if inputs is None else {id(x) for x in inputs}
+    for node in _graph(_live(outputs)):
+        if not _is_dead(node):
             continue
-        seen.add(node)
-        if _is_dead(node):
+        sources = node.metadata.get(SOURCES)
+        if ends is None or sources is None or _reaches(sources, ends):
             raise not_twice(_told(node), remedy)
-        stack.extend(source for source, _ in node.next_functions)
 
 
 def not_twice(fault: str, remedy: str = REMEDY) -> ValueError:
@@ -76,6 +80,31 @@ def not_twice(fault: str, remedy: str = REMEDY) -> ValueError:
 def _requiring_grad(x: Any) -> Any:
     plain = isinstance(x, Tensor) and not x.requires_grad and x.is_floating_point()
     return x.detach().requires_grad_() if plain else x
+
+
+def _live(tree: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor) and x.requires_grad]
+
+
+def _graph(tensors: list[Tensor]) -> Iterator[Any]:
+    """All nodes that they come from."""
+    stack = [_node(x) for x in tensors]
+    seen = set()
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            stack.extend(source for source, _ in node.next_functions)
+
+
+def _node(x: Tensor) -> Any:
+    return torch.autograd.graph.get_gradient_edge(x).node
+
+
+def _reaches(tensors: list[Tensor], ends: set[int]) -> bool:
+    leaves = (getattr(node, "variable", None) for node in _graph(tensors))
+    return any(id(leaf) in ends for leaf in leaves)
 
 
 def _is_dead(node: Any) -> bool:

@@ -10,6 +10,8 @@ from raymeta.hypergrad.base import (
     require_steps,
     start,
 )
+from raymeta.hypergrad.checks import differentiating, require_real, require_sound
+from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.population import (
     Population,
@@ -74,10 +76,16 @@ class PES:
         require_steps("PES", self.steps)
         require_sampling("PES", self.sigma, self.pairs)
 
+    @differentiating
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
         """Training stands at s_0(λ); the first window perturbs the start as well."""
+        require_real("PES", hparams)
+        require_sound(problem, hparams, derivatives=False)
+        if self.vectorized or self.compile:
+            require_functional(problem)
         return start(problem, hparams)
 
+    @differentiating
     def estimate(
         self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
     ) -> tuple[Hypergradient, Rollout]:

@@ -67,11 +67,6 @@ class RetracedRun:
         self._descent = require_inverse(problem, hparams)
         self._problem, self._hparams, self._bits = problem, hparams, bits
         self._params, self._buffers = s_0.params, s_0.buffers
-        if any(p.is_complex() for p in s_0.params.values()):
-            raise ValueError(
-                "Reversible needs real weights, but got "
-                f"{ {name: p.dtype for name, p in s_0.params.items()} }"
-            )
         self._zero = {name: torch.zeros_like(p) for name, p in s_0.params.items()}
         w_0, v_0 = _join(s_0.params), _join(self._rule()[1].velocity(s_0.memory))
         self._require_range(0, weight=w_0, velocity=v_0)
@@ -227,6 +222,16 @@ def require_inverse(problem: BilevelProblem, hparams: Hparams) -> Descent:
             "one of this problem has none: use Checkpointed"
         )
     return problem.step
+
+
+def require_real_weights(params: Tensors) -> None:
+    """Raise ValueError where a weight is complex: it has no place in fixed point."""
+    for name, p in params.items():
+        if p.is_complex():
+            raise ValueError(
+                f"Reversible needs real weights, but {name!r} is {p.dtype}: use "
+                "Checkpointed"
+            )
 
 
 def _join(tensors: Tensors) -> Tensor:

@@ -9,11 +9,12 @@ from raymeta.hypergrad.base import (
     Rollout,
     differentiable,
     pull_back,
-    require_second_derivatives,
     require_steps,
     start,
     unroll,
 )
+from raymeta.hypergrad.checks import differentiating, require_sound
+from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.with_higher import require_truth, unroll_with_higher
 from raymeta.problem import BilevelProblem
@@ -79,6 +80,7 @@ class Reverse:
                 "engine='higher': leave one of them out"
             )
 
+    @differentiating
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
         """Training stands at s_0(λ).
 
@@ -89,9 +91,12 @@ class Reverse:
         if self.engine == "higher":
             live = {**hparams, **differentiable(hparams)}
             require_truth(problem, live, problem.init(live))
-        require_second_derivatives(problem, hparams)
+        require_sound(problem, hparams, through="state")
+        if self.compile:
+            require_functional(problem)
         return start(problem, hparams)
 
+    @differentiating
     def estimate(
         self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
     ) -> tuple[Hypergradient, Rollout]:

@@ -8,13 +8,18 @@ from raymeta.hypergrad.base import (
     Hypergradient,
     Rollout,
     differentiable,
-    require_second_derivatives,
     require_steps,
     start,
 )
+from raymeta.hypergrad.checks import differentiating, require_sound
+from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.fixed_point import MAGNITUDE_BITS
-from raymeta.hypergrad.retraced import RetracedRun, require_inverse
+from raymeta.hypergrad.retraced import (
+    RetracedRun,
+    require_inverse,
+    require_real_weights,
+)
 from raymeta.problem import BilevelProblem
 from raymeta.tree import detach
 from raymeta.types import Hparams
@@ -63,6 +68,7 @@ class Reversible:
                 f"{self.fractional_bits}"
             )
 
+    @differentiating
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
         """Training stands at s_0(λ).
 
@@ -71,9 +77,13 @@ class Reversible:
                 cannot be differentiated twice.
         """
         require_inverse(problem, hparams)
-        require_second_derivatives(problem, hparams)
+        require_real_weights(problem.init(hparams).params)
+        require_sound(problem, hparams, through="state")
+        if self.compile:
+            require_functional(problem)
         return start(problem, hparams)
 
+    @differentiating
     def estimate(
         self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
     ) -> tuple[Hypergradient, Rollout]:

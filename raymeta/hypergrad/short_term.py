@@ -17,6 +17,8 @@ from raymeta.hypergrad.base import (
     start,
     unroll,
 )
+from raymeta.hypergrad.checks import Through, differentiating, require_sound
+from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.problem import BilevelProblem, Descent, TrainState
 from raymeta.tree import detach, tree_leaves
@@ -95,6 +97,7 @@ class ShortTerm:
                 f"loss={self.loss!r}"
             )
 
+    @differentiating
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
         """Training stands at s_0(λ); how to go on is carried along.
 
@@ -106,10 +109,17 @@ class ShortTerm:
                 "ShortTerm needs the problem's inner_loss for loss='next_batch', but "
                 "got none: give it, or use loss='outer'"
             )
+        require_sound(problem, hparams)
         first = look_ahead_cost(problem, hparams, 1)
+        if first > 1 or self.steps > 1:
+            through: Through = "hparams" if self.steps == 1 else "state"
+            require_sound(problem, hparams, through=through)
+        if self.compile:
+            require_functional(problem)
         carry = Shared(None) if self._shares(problem, first) else first
         return start(problem, hparams)._replace(carry=carry)
 
+    @differentiating
     def estimate(
         self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
     ) -> tuple[Hypergradient, Rollout]:

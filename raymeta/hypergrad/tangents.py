@@ -108,14 +108,24 @@ def data_must_move(
     """
     try:
         push(problem, data_moves=False)(duals, constants, b)
+        return False
     except NotImplementedError as error:
-        raise ValueError(
-            "Forward needs operators with a forward derivative, but torch says: "
-            f"{str(error).splitlines()[0]}; write the operator out, or use Reverse"
-        ) from error
+        raise _no_forward(error) from error
     except RuntimeError:
-        return True
-    return False
+        pass
+    try:
+        push(problem, data_moves=True)(duals, constants, b)
+    except RuntimeError as error:
+        raise _no_forward(error) from error
+    return True
+
+
+def _no_forward(error: RuntimeError) -> ValueError:
+    told = str(error).splitlines()[0]
+    return ValueError(
+        "Forward needs operators with a forward derivative, but torch says: "
+        f"{told}; write the operator out, or use Reverse"
+    )
 
 
 def require_room(state: State, leaves: Tensors) -> None:

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor, full_like, zeros_like
 
 from raymeta.hypergrad.base import differentiable, look_ahead_cost, pull_back
+from raymeta.hypergrad.checks import ordinary, recording, require_sound
 from raymeta.hypergrad.short_term import HINT
 from raymeta.optim import Optimizer
 from raymeta.problem import BilevelProblem, Descent
@@ -96,6 +97,8 @@ def tower(
         raise ValueError(
             f"tower needs loss='outer' or loss='next_batch', but got loss={loss!r}"
         )
+    hparams = ordinary(hparams)
+    require_sound(problem, hparams)
     learnt = detach(differentiable(hparams))
     start, natural, project = _walk(space, learnt, hparams)
 
@@ -129,10 +132,13 @@ def tower(
         assert problem.metrics is not None
         return problem.metrics(s.state, {**hparams, **s.hparams})
 
-    x_0, s_0 = differentiable(start), detach(problem.init(hparams))
-    # A hypergradient that is 0 for ever looks like a true 0: ask once.
-    pull_back(look_ahead(x_0, s_0, {}, problem.batch(0))[0], x_0, HINT)
     first = look_ahead_cost(problem, hparams, 1)
+    if first > 1:
+        require_sound(problem, hparams, through="hparams")
+    with recording():
+        x_0, s_0 = differentiable(start), detach(problem.init(hparams))
+        # A hypergradient that is 0 for ever looks like a true 0: ask once.
+        pull_back(look_ahead(x_0, s_0, {}, problem.batch(0))[0], x_0, HINT)
     return BilevelProblem(
         init=init,
         batch=problem.batch,

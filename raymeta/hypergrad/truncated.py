@@ -11,11 +11,12 @@ from raymeta.hypergrad.base import (
     differentiable,
     look_ahead_cost,
     pull_back,
-    require_second_derivatives,
     require_steps,
     start,
     unroll,
 )
+from raymeta.hypergrad.checks import differentiating, require_sound
+from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.problem import BilevelProblem
 from raymeta.tree import detach
@@ -56,15 +57,19 @@ class Truncated:
                 "differentiates the whole run"
             )
 
+    @differentiating
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
         """Training stands at s_0(λ); the cost of an estimate is carried along.
 
         Raises:
             ValueError: an operator of a step cannot be differentiated twice.
         """
-        require_second_derivatives(problem, hparams)
+        require_sound(problem, hparams, through="state")
+        if self.compile:
+            require_functional(problem)
         return start(problem, hparams)._replace(carry=self.cost(problem, hparams))
 
+    @differentiating
     def estimate(
         self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
     ) -> tuple[Hypergradient, Rollout]:

@@ -225,6 +225,8 @@ def require_truth(
     for flag in recipe.flags:
         if flag in twin.flags:
             raise _refusal(f"{flag}=False in {name}", twin.flags[flag])
+    if any(w.is_complex() for w in state.params.values()):
+        raise _refusal("real weights", "squares complex gradients")
     at = recipe.settings.at(state.memory.step)
     for key, setting in recipe.settings.given.items():
         tensors = _tensors(setting)

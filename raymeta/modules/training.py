@@ -23,7 +23,7 @@ from raymeta.modules.noise import Noise
 from raymeta.modules.norms import Policy, apply_policy, tuned_norms
 from raymeta.modules.purity import survey
 from raymeta.optim import Optimizer
-from raymeta.problem import BilevelProblem, Descent, TrainState
+from raymeta.problem import BilevelProblem, Descent, TrainState, known
 from raymeta.stop_gradient import ThroughStops, hooked
 from raymeta.types import Batch, Hparams, Tensors
 
@@ -165,6 +165,7 @@ def module_problem(
     no_step = torch.tensor(-1, device=device)
 
     def init(hparams: Hparams) -> TrainState:
+        hparams = known(hparams)
         params = {name: p.clone() for name, p in trained.items()}
         if init_params is not None:
             params = init_params(params, hparams)
@@ -172,7 +173,7 @@ def module_problem(
         fixed = {} if frozen is None else frozen(hparams)
         _require_names("frozen", fixed, of=constant | set(buffers))
         moving = {name: b for name, b in buffers.items() if name not in fixed}
-        return TrainState(params, optimizer(hparams).init(params), moving)
+        return TrainState(params, step.rule(hparams).init(params), moving)
 
     def batch(t: int) -> Batch:
         index = torch.tensor(t, device=device)
@@ -181,11 +182,12 @@ def module_problem(
         return Batch(index, source.at(batch_indices(n_train, size, seed, t)))
 
     def values(params: Tensors, hparams: Hparams) -> Tensors:
-        return params if frozen is None else params | frozen(hparams)
+        return params if frozen is None else params | frozen(known(hparams))
 
     def pass_of(
         params: Tensors, buffers: Tensors, hparams: Hparams, batch: Batch
     ) -> tuple[Tensor, Tensors]:
+        hparams = known(hparams)
         params = params | {name: hooked(params[name], hooks[name]) for name in hooks}
         inputs, targets, index = batch.data
         noise = Noise(seed, batch.index)
@@ -236,6 +238,7 @@ def module_problem(
         plain = copied(own)
         return with_tensors(plain, tuned_norms(plain, batch_norm, tensors))
 
+    step = Descent(inner_loss, optimizer)
     inputs = batch(0).data.inputs
     for network in (training, evaluation):
         noise = Noise(seed, no_step)
@@ -243,7 +246,7 @@ def module_problem(
     return BilevelProblem(
         init=init,
         batch=batch,
-        step=Descent(inner_loss, optimizer),
+        step=step,
         outer_loss=outer_loss,
         inner_loss=lambda s, h, b: inner_loss(s.params, s.buffers, h, b)[0],
         outer_cost=n_val / size,

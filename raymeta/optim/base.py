@@ -104,6 +104,9 @@ def tensorwise(
        g \leftarrow g + \lambda w \quad\text{or}\quad
        w \leftarrow w - \alpha\lambda w \;\text{(decoupled)} $$
 
+    Complex weights are pairs of real ones to it, as to `torch.optim`, and so is what is
+    kept for them, of shape (*shape, 2).
+
     Args:
         start: (w, settings at step 0) -> what is kept for w before the first step.
         step: (w, g, kept, k, settings) -> (w, kept); k = 1, 2, … counts the steps
@@ -118,9 +121,13 @@ def tensorwise(
     def init(params: Tensors) -> Memory:
         some = next(iter(params.values()))
         t = torch.zeros((), dtype=torch.int64, device=some.device)
-        at = settings.at(t)
-        kept = {name: start(w, at(name)) for name, w in params.items()}
-        return Memory({k: _cast(kept[k], w.dtype) for k, w in params.items()}, t)
+        at_step, slots = settings.at(t), {}
+        for name, w in params.items():
+            at = at_step(name)
+            settings.require_fit(at, name, w.shape)
+            w, at = _real(w, at)
+            slots[name] = _cast(start(w, at), w.dtype)
+        return Memory(slots, t)
 
     def update(
         grads: Tensors, memory: Memory, params: Tensors, t: Tensor
@@ -128,15 +135,18 @@ def tensorwise(
         taken = memory.step + 1
         k, at_step = taken.to(torch.float64), settings.at(t)
         new_params, slots = {}, {}
-        for name, w in params.items():
-            at, dtype = at_step(name), w.dtype
-            g = -grads[name] if maximize else grads[name]
+        for name, whole in params.items():
+            w, at = _real(whole, at_step(name))
+            dtype = w.dtype
+            g = as_real(grads[name])
+            g = -g if maximize else g
             if not is_zero(at.weight_decay) and decoupled:
                 w = (1 - at.lr * at.weight_decay) * w
             elif not is_zero(at.weight_decay):
                 g = g + at.weight_decay * w
             w, kept = step(w, g, memory.slots[name], k, at)
-            new_params[name], slots[name] = w.to(dtype), _cast(kept, dtype)
+            new_params[name] = like(w.to(dtype), whole)
+            slots[name] = _cast(kept, dtype)
         return new_params, Memory(slots, taken)
 
     recipe = None
@@ -145,6 +155,21 @@ def tensorwise(
         chosen = [name for name, on in flags.items() if on]
         recipe = Recipe(stands_for, settings, chosen, update)
     return Optimizer(init, update, recipe=recipe)
+
+
+def as_real(x: Tensor) -> Tensor:
+    """A complex tensor as pairs of real numbers, in a further dimension of 2."""
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+
+
+def _real(w: Tensor, at: At) -> tuple[Tensor, At]:
+    """Weights as the rule sees them, and their settings."""
+    return (as_real(w), at.pairwise()) if w.is_complex() else (w, at)
+
+
+def like(w: Tensor, whole: Tensor) -> Tensor:
+    """What `as_real` gave, as complex where the whole is."""
+    return torch.view_as_complex(w.contiguous()) if whole.is_complex() else w
 
 
 def safe_sqrt(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from raymeta.optim.base import Optimizer, safe_sqrt
+from raymeta.optim.base import Optimizer, as_real, safe_sqrt
 from raymeta.optim.settings import Setting, Settings, Value
 from raymeta.types import State, Tensors
 
@@ -39,7 +39,7 @@ def clip_by_norm(optimizer: Optimizer, max_norm: Value) -> Optimizer:
     def update(
         grads: Tensors, memory: State, params: Tensors, t: Tensor
     ) -> tuple[Tensors, State]:
-        squares = torch.stack([g.square().sum() for g in grads.values()])
+        squares = torch.stack([as_real(g).square().sum() for g in grads.values()])
         theta = settings.at(t)("").max_norm  # the same for any name
         scale = (theta / (safe_sqrt(squares.sum()) + 1e-6)).clamp(max=1.0)
         clipped = {name: (scale * g).to(g.dtype) for name, g in grads.items()}
@@ -58,9 +58,20 @@ def clip_by_value(optimizer: Optimizer, value: Setting) -> Optimizer:
         value: θ. Numbers, tensors, mappings and schedules: see `Setting`.
 
     Raises:
-        ValueError: a negative number.
+        ValueError: a negative number. From `init`: complex weights.
     """
     settings = Settings("clip_by_value", nonnegative={"value": value})
+
+    def init(params: Tensors) -> State:
+        at = settings.at(torch.zeros((), dtype=torch.int64))
+        for name, w in params.items():
+            if w.is_complex():
+                raise ValueError(
+                    f"clip_by_value needs real weights, but {name!r} is {w.dtype}: use "
+                    "clip_by_norm"
+                )
+            settings.require_fit(at(name), name, w.shape)
+        return optimizer.init(params)
 
     def update(
         grads: Tensors, memory: State, params: Tensors, t: Tensor
@@ -71,4 +82,4 @@ def clip_by_value(optimizer: Optimizer, value: Setting) -> Optimizer:
             clipped[name] = torch.clamp(g, -theta, theta)
         return optimizer.update(clipped, memory, params, t)
 
-    return optimizer._replace(update=update)
+    return optimizer._replace(init=init, update=update)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, ItemsView, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -19,6 +21,13 @@ class Schedule:
     """
 
     values: Tensor
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, Tensor) or self.values.ndim == 0:
+            raise ValueError(
+                "Schedule needs a tensor of shape (T, ...), but got "
+                f"{_kind(self.values)}: write Schedule(torch.tensor([...]))"
+            )
 
     def at(self, t: Tensor) -> Tensor:
         """The value at step t."""
@@ -47,6 +56,19 @@ class At:
     def __getattr__(self, name: str) -> Any:
         return self._values[name]
 
+    def pairwise(self) -> At:
+        """The same for a parameter whose elements are pairs, in a last dimension."""
+        return At(
+            {
+                name: x.unsqueeze(-1) if isinstance(x, Tensor) and x.ndim else x
+                for name, x in self._values.items()
+            }
+        )
+
+    def items(self) -> ItemsView[str, float | Tensor]:
+        """(name, value) of all of them."""
+        return self._values.items()
+
 
 class Settings:
     """The settings of one optimizer by name.
@@ -62,7 +84,7 @@ class Settings:
         given: all of them.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: a number outside its range; something else than a `Setting`.
     """
 
     def __init__(
@@ -73,6 +95,7 @@ class Settings:
         fractions: Mapping[str, Setting] | None = None,
     ) -> None:
         fractions = fractions or {}
+        self._optimizer = optimizer
         for name, setting in nonnegative.items():
             _require(optimizer, name, setting, ">= 0.0", lambda x: x >= 0)
         for name, setting in fractions.items():
@@ -104,6 +127,27 @@ class Settings:
 
         return of
 
+    def require_fit(self, at: At, name: str, shape: torch.Size) -> None:
+        """Raise ValueError unless settings broadcast against their parameter.
+
+        Args:
+            at: the settings.
+            name: of the parameter.
+            shape: of the parameter.
+        """
+        for key, value in at.items():
+            if not isinstance(value, Tensor):
+                continue
+            ends = zip(reversed(value.shape), reversed(shape), strict=False)
+            fits = value.ndim <= len(shape) and all(n in (1, m) for n, m in ends)
+            if not fits or value.is_complex():
+                raise ValueError(
+                    f"{self._optimizer} needs a real {key} that broadcasts to parameter"
+                    f" {name!r} of shape {tuple(shape)}, but got "
+                    f"{tuple(value.shape)} of {value.dtype}: give shape () for all "
+                    "parameters, or a mapping from their names"
+                )
+
 
 def is_zero(setting: Setting) -> bool:
     """Whether a setting is the plain number 0, so that its term is left out.
@@ -118,8 +162,31 @@ def _require(
 ) -> None:
     values = setting.values() if isinstance(setting, Mapping) else [setting]
     for value in values:
+        _require_kind(optimizer, name, value)
         if isinstance(value, int | float) and not holds(value):
             raise ValueError(f"{optimizer} needs {name} {rule}, but got {value}")
+
+
+def _require_kind(optimizer: str, name: str, value: Any) -> None:
+    if isinstance(value, int | float | Tensor | Schedule):
+        return
+    remedy = "give one of these"
+    if callable(value):
+        remedy = "for a schedule Schedule(torch.tensor([f(t) for t in range(T)]))"
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        remedy = "torch.tensor([...]) has one value per step"
+    elif isinstance(value, Real):  # of numpy
+        remedy = "float(value)"
+    raise ValueError(
+        f"{optimizer} needs {name} as a number, a tensor, a Schedule, or a mapping from"
+        f" parameter names to these, but got {_kind(value)}: {remedy}"
+    )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def _shared_value(setting: Value, t: Tensor) -> float | Tensor:
