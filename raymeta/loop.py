@@ -2,15 +2,24 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from raymeta import tasks
 from raymeta.hypergrad import Estimator, ShortTerm, Truncated
 from raymeta.hypergrad.base import advance
+from raymeta.outer.arguments import (
+    estimator_of,
+    number_of,
+    require_hyper_lr,
+    require_progress,
+    require_seed,
+)
 from raymeta.outer.coordinates import Coordinates, device_of, place
 from raymeta.outer.descent import Descent
 from raymeta.outer.evaluations import DIRECT, Evaluations
@@ -24,13 +33,11 @@ from raymeta.outer.report import (
 )
 from raymeta.outer.whole_run import WholeRunDescent
 from raymeta.problem import BilevelProblem
+from raymeta.progress import Progress, clock
 from raymeta.result import Result, better
 from raymeta.space import Space
 from raymeta.tasks.base import Task, check_task
 from raymeta.types import Hparams, State
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "Report",
@@ -43,6 +50,8 @@ __all__ = [
     "replay",
     "require_fit",
     "run_cost",
+    "sure_cost",
+    "unsure",
 ]
 
 
@@ -92,7 +101,9 @@ def descend(
     """Hypergradient descent in a task's space, one report per estimate.
 
     An estimator of whole runs (`steps` = the horizon) is followed by one hyper-step per
-    run; one that looks ahead a few steps, by one hyper-step per estimate.
+    run; one that looks ahead a few steps, by one hyper-step per estimate. The first
+    report is E(s_T) at the start, by a plain run or by the first estimate where that is
+    one of a whole run; only a budget below `sure_cost` goes without.
 
     Args:
         task: gives the space and the horizon.
@@ -102,8 +113,10 @@ def descend(
         budget: gradient evaluations; never exceeded.
         hyper_lr: first length of a hyper-step in each unconstrained coordinate: log λ
             for `Positive`, logit λ for `Unit`, λ for `Real`, in eighths of the range
-            where that has bounds. It adapts, and is at most the method's own (1 for
-            whole runs, 0.2 while training goes on), which is the default.
+            where that has bounds; 1 for whole runs and 0.2 while training goes on by
+            default. From there lengths adapt: they grow while hypergradients agree, to
+            1.5 and 0.2 (or the first length where that is more), and shrink where they
+            do not.
         evaluations: compute what is evaluated, or remember it.
 
     Raises:
@@ -111,8 +124,7 @@ def descend(
             training but does not cover the horizon, or does not look at the outer loss;
             the space is all discrete.
     """
-    if hyper_lr is not None and not hyper_lr > 0:
-        raise ValueError(f"descend needs hyper_lr > 0, but got {hyper_lr}")
+    require_hyper_lr(hyper_lr)
     descent = _descent(task, problem, estimator, seed, budget, hyper_lr, evaluations)
     if not descent.run_cost <= budget < math.inf:
         raise ValueError(
@@ -130,6 +142,24 @@ def run_cost(task: Task, problem: BilevelProblem, estimator: Estimator) -> float
         ValueError: the estimator does not fit the task.
     """
     return _descent(task, problem, estimator, 0, math.inf, None).run_cost
+
+
+def sure_cost(task: Task, problem: BilevelProblem, estimator: Estimator) -> float:
+    """The same with the start: the least budget for a result that is no worse than it.
+
+    Raises:
+        ValueError: the estimator does not fit the task.
+    """
+    return _descent(task, problem, estimator, 0, math.inf, None).sure_cost
+
+
+def unsure(task: Task, method: str, budget: float, sure: float) -> str:
+    """A line for who gives a method less than what it is surely no worse than."""
+    return (
+        f"{method} on {task.name!r}: a budget of {budget:,g} gradient evaluations does "
+        "not cover a training run at the start as well, so what is found may be worse "
+        f"than the start: give {math.ceil(sure):,} or more"
+    )
 
 
 def require_fit(task: Task, problem: BilevelProblem, estimator: Estimator) -> None:
@@ -183,49 +213,65 @@ def _descent(
 
 
 def optimize(
-    task: Task,
-    estimator: Estimator,
+    task: Task | str,
+    estimator: Estimator | str,
     *,
     hyper_lr: float | None = None,
     budget: float | None = None,
     seed: int = 0,
-    progress: Callable[[Report, float], None] | None = None,
+    progress: bool | Callable[[Report, float], None] | None = True,
 ) -> Result:
     """Learn a task's hyperparameters by hypergradient descent, in this process.
 
-    Ctrl-C ends the descent: the result is what was found until then.
+    What is found is never worse than training at the start, `Result.start_loss`, which
+    is looked at first; a budget too small for that is warned of. Ctrl-C ends the
+    descent: the result is what was found until then.
 
     Args:
-        task: what to tune.
-        estimator: how to differentiate, for example `Reverse(task.horizon)`.
+        task: what to tune: an object, a name, or `path.py:Name`.
+        estimator: how to differentiate: an object, for example `Reverse(task.horizon)`,
+            or a name of `raymeta.hypergrad.registry`, for example "reverse".
         hyper_lr: see `descend`.
         budget: gradient evaluations; the task's default if None.
         seed: of the task's sample and of restarts.
-        progress: called after each report with it and the lowest outer loss of a full
-            run so far, ∞ before the first.
+        progress: whether to print a line now and then; or what is called after each
+            report with it and the lowest outer loss of a full run so far, ∞ before the
+            first.
 
     Raises:
-        ValueError: see `descend`; or no run ended with a finite outer loss.
+        ValueError: see `descend`; a name is unknown; or no run ended with a finite
+            outer loss.
         KeyboardInterrupt: Ctrl-C came before a run ended with a finite outer loss.
     """
+    if isinstance(task, str):
+        task = tasks.get(task)
     check_task(task)
+    estimator = estimator_of(estimator, task.horizon)
+    budget = number_of("budget", task.budget if budget is None else budget)
+    require_seed(seed)
+    require_hyper_lr(hyper_lr)
+    require_progress(progress)
+    show = _printing(budget) if progress is True else progress or _ignore
     problem = task.sample(seed)
-    budget = task.budget if budget is None else budget
     start = time.perf_counter()
     reports: list[Report] = []
     seconds: list[float] = []
     best: Report | None = None
     interrupted = False
+    descent = descend(
+        task, problem, estimator, seed=seed, budget=budget, hyper_lr=hyper_lr
+    )
+    sure = sure_cost(task, problem, estimator)
+    if budget < sure * (1 - 1e-9):
+        line = unsure(task, type(estimator).__name__, budget, sure)
+        warnings.warn(line, stacklevel=2)
     try:
-        for report in descend(
-            task, problem, estimator, seed=seed, budget=budget, hyper_lr=hyper_lr
-        ):
+        for report in descent:
             if better(report, best):
                 best = report
             reports.append(report._replace(state=None))
             seconds.append(time.perf_counter() - start)
-            if progress is not None:
-                progress(reports[-1], math.inf if best is None else best.outer_loss)
+            show(reports[-1], math.inf if best is None else best.outer_loss)
     except KeyboardInterrupt:
         if best is None:
             raise
@@ -253,6 +299,25 @@ def optimize(
         interrupted=interrupted,
         tuned=problem.module and partial(problem.module, best.state, last),
     )
+
+
+def _printing(budget: float) -> Callable[[Report, float], None]:
+    """What prints how far a descent has come, now and then."""
+    display = Progress(True)
+
+    def show(report: Report, best: float) -> None:
+        line = (
+            f"{clock(display.elapsed)} {report.gradient_evals / budget:4.0%} of the "
+            f"budget, outer loss {report.outer_loss:.5g} at step {report.inner_steps}, "
+            f"best of a full run {best:.5g}"
+        )
+        display.update(lambda width: [line[:width]])
+
+    return show
+
+
+def _ignore(report: Report, best: float) -> None:
+    pass
 
 
 def mean_hparams(space: Space, schedule: Schedule) -> Hparams:

@@ -52,6 +52,18 @@ class Result:
     tuned: Callable[[], nn.Module] | None = None
 
     @property
+    def start_loss(self) -> float | None:
+        """E(s_T) of training at the start; ∞ where that diverged.
+
+        It is what the first report says, and `outer_loss` is at most that. None where
+        the budget did not cover it.
+        """
+        first = self.reports[0]
+        if not first.complete:
+            return None
+        return first.outer_loss if math.isfinite(first.outer_loss) else math.inf
+
+    @property
     def params(self) -> Tensors:
         """The weights after the best run, by name; `state.params`."""
         return self.state.params

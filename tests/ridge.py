@@ -1,11 +1,12 @@
 """Ridge regression as a task: strongly convex, and its hypergradient in closed form."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 
 from raymeta.optim import sgd
-from raymeta.problem import BilevelProblem, descent
+from raymeta.problem import BilevelProblem, TrainState, descent
 from raymeta.space import Positive, Space
 from raymeta.types import Batch, Hparams, Tensors
 
@@ -22,6 +23,7 @@ class Ridge:
     horizon: int = 40
     budget: float = 6000.0
     name: str = "ridge"
+    momentum: float = 0.0
 
     @property
     def space(self) -> Space:
@@ -43,7 +45,7 @@ class Ridge:
             init_params=lambda hparams: {"w": torch.zeros(D)},
             inner_loss=inner_loss,
             outer_loss=outer_loss,
-            optimizer=lambda hparams: sgd(0.4),
+            optimizer=lambda hparams: sgd(0.4, momentum=self.momentum),
             outer_cost=N_VAL / N,
         )
 
@@ -68,3 +70,24 @@ class Ridge:
         w = torch.linalg.solve(hessian, x.T @ y / N)
         outer = x_val.T @ (x_val @ w - y_val) / N_VAL
         return 0.01 - torch.linalg.solve(hessian, outer) * w
+
+
+@dataclass(frozen=True, kw_only=True)
+class Well(Ridge):
+    """Its start is the best point: E is 1 lower there, and nowhere else.
+
+    No hypergradient says so, for the bottom is flat: every descent leaves it.
+    """
+
+    name: str = "well"
+    lowest: float = 1.0
+
+    def sample(self, seed: int) -> BilevelProblem:
+        problem = super().sample(seed)
+        ridge = problem.outer_loss
+
+        def outer_loss(state: TrainState, hparams: Hparams) -> torch.Tensor:
+            away = (hparams["l2"].log() - math.log(0.5)).square().sum()
+            return ridge(state, hparams) - self.lowest * (-away / 1e-4).exp()
+
+        return replace(problem, outer_loss=outer_loss)

@@ -52,6 +52,6 @@ def test_looks_at_shorter_horizons_first_or_ends_with_a_shorter_window(estimator
     reports = descend(
         task, task.sample(0), estimator, seed=0, budget=20_000, hyper_lr=1.0
     )
-    steps = [next(reports).inner_steps for _ in range(5)]
-    online = [10, 20, 30, 35, 10]
-    assert steps == (online if estimator.continues else [4, 8, 17, 35, 35])
+    steps = [next(reports).inner_steps for _ in range(6)]
+    online = [35, 10, 20, 30, 35, 10]
+    assert steps == (online if estimator.continues else [35, 4, 8, 17, 35, 35])

@@ -22,7 +22,7 @@ from raymeta.optim import load_schedule
 from raymeta.outer.report import outer_value, plain_run
 from raymeta.space import Choice, Positive, Real, Space, Unit
 from raymeta.tasks import Quadratic
-from tests.small_tasks import OneStep, Small, every_estimator, run_cost
+from tests.small_tasks import Diverging, OneStep, Small, every_estimator, run_cost
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -182,7 +182,7 @@ def test_ctrl_c_gives_what_was_found_until_then():
 
 def test_ctrl_c_before_any_full_run_is_an_interrupt():
     with pytest.raises(KeyboardInterrupt):
-        optimize(Small(), Reverse(13), budget=500, progress=interrupted_after(3))
+        optimize(Diverging(lr=1e30), Reverse(20), progress=interrupted_after(3))
 
 
 def test_progress_hears_every_report_and_the_best_of_full_runs():
@@ -195,7 +195,7 @@ def test_progress_hears_every_report_and_the_best_of_full_runs():
     for report, told in heard:
         best = min(best, report.outer_loss) if report.complete else best
         assert told == best
-    assert heard[0][1] == math.inf
+    assert heard[0][1] == result.start_loss
 
 
 def test_the_default_budget_is_the_tasks():
@@ -229,7 +229,7 @@ def test_the_frame_has_a_row_per_report():
     assert list(frame["outer_loss"]) == [r.outer_loss for r in result.reports]
     assert list(frame["hp/lr[1]"]) == [r.hparams["lr[1]"] for r in result.reports]
     assert frame["best_outer_loss"].iloc[-1] == result.outer_loss
-    assert frame["best_outer_loss"].isna().tolist()[:3] == [True, True, False]
+    assert frame["best_outer_loss"].iloc[0] == frame["outer_loss"].iloc[0]
 
 
 def test_the_best_so_far_ignores_diverged_and_incomplete_runs():
@@ -284,20 +284,43 @@ def test_the_seed_of_restarts_is_not_the_problems():
     assert runs[0][:4] == runs[2][:4]
 
 
-def test_the_hyper_rate_is_the_first_step_in_each_coordinate():
-    task = Quadratic(horizon=16)
-    for estimator in (Reverse(16), ShortTerm(2)):
-        reports = descend(
-            task, task.sample(0), estimator, seed=0, budget=200, hyper_lr=0.03
-        )
-        one, two = (task.space.unflatten(next(reports).hparams) for _ in range(2))
-        before, after = (task.space.unconstrained(h) for h in (one, two))
-        for name in before:
-            step = abs(float(after[name] - before[name]))
-            assert step == pytest.approx(0.03, rel=1e-9)
+@pytest.mark.parametrize("hyper_lr", [1e-3, 0.03, 0.5, 2.5])
+@pytest.mark.parametrize("estimator", [Reverse(16), ShortTerm(2)], ids=str)
+def test_the_hyper_rate_is_the_first_step_in_each_coordinate(estimator, hyper_lr):
+    """After the run at the start, and the first estimate there."""
+    task = Unbounded(horizon=16)
+    reports = descend(
+        task, task.sample(0), estimator, seed=0, budget=200, hyper_lr=hyper_lr
+    )
+    zero, one, two = (task.space.unflatten(next(reports).hparams) for _ in range(3))
+    assert zero == one
+    before, after = (task.space.unconstrained(h) for h in (one, two))
+    for name in before:
+        step = abs(float(after[name] - before[name]))
+        assert step == pytest.approx(hyper_lr, rel=1e-9)
+
+
+@pytest.mark.parametrize("hyper_lr", [1e-3, 0.1])
+def test_a_short_first_step_grows_as_fast_as_signs_agree_and_no_faster(hyper_lr):
+    """By 1.5 from each hypergradient to the next; no plain run tries a longer one."""
+    task = Unbounded(horizon=16)
+    reports = optimize(task, Reverse(16), budget=300, hyper_lr=hyper_lr).reports
+    lr = [math.log(r.hparams["lr"]) for r in reports]
+    assert [r.inner_steps for r in reports[:5]] == [16, 2, 4, 8, 16]
+    steps = [lr[2] - lr[1], lr[3] - lr[2]]
+    assert steps == pytest.approx([hyper_lr, 1.5 * hyper_lr], rel=1e-9)
 
 
 # ---------------------------------------------------------------------------- refusals
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unbounded(Quadratic):
+    """No step is cut."""
+
+    @property
+    def space(self) -> Space:
+        return Space(lr=Positive(1e-3), momentum=Unit(0.5))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,24 +59,33 @@ def test_a_diverging_problem_does_not_exceed_it_either(estimator):
 def test_the_charge_counts_hyperparameters_in_the_inner_loss():
     """Quadratic has none there: the first gradient of a look-ahead costs 1, not 3."""
     task = Quadratic(horizon=20)
-    (one, *_) = descend(task, task.sample(0), ShortTerm(3), seed=0, budget=100)
-    assert one.gradient_evals == 1 + 3 + 3 + 1
+    plain = 20 + 1 / 3
+    (zero, one, *_) = descend(task, task.sample(0), ShortTerm(3), seed=0, budget=100)
+    assert zero.gradient_evals == plain
+    assert one.gradient_evals - plain == pytest.approx(1 + 3 + 3 + 1)
     reports = list(descend(task, task.sample(0), ShortTerm(3), seed=0, budget=53))
     assert [r.inner_steps for r in reports] == [3, 6, 9, 12, 15, 18, 20]
     assert reports[-1].gradient_evals == 6 * (1 + 6 + 1) + (1 + 3 + 1)
 
 
 def test_whole_runs_look_at_short_horizons_first_where_the_budget_has_room():
-    """7, 13 and 25 for 2, 4 and 8 steps by Reverse; 16 1/3 for a plain run of 16."""
+    """7, 13 and 25 for 2, 4 and 8 steps by Reverse; 16 1/3 for a plain run of 16.
+
+    Where it has not, the start is looked at by the first hypergradient, for 49.
+    """
     task = Quadratic(horizon=16)
     problem, estimator = task.sample(0), Reverse(16)
-    enough = 7 + 13 + 25 + 16 + 1 / 3
+    plain = 16 + 1 / 3
+    enough = plain + 7 + 13 + 25 + plain
     wide = list(descend(task, problem, estimator, seed=0, budget=enough))
-    assert [report.inner_steps for report in wide] == [2, 4, 8, 16]
+    assert [report.inner_steps for report in wide] == [16, 2, 4, 8, 16]
     spent = [report.gradient_evals for report in wide]
-    assert spent == pytest.approx([7, 20, 45, enough], rel=1e-12)
-    narrow = descend(task, problem, estimator, seed=0, budget=enough - 1e-3)
-    assert [report.inner_steps for report in narrow] == [16]
+    charges = [plain, plain + 7, plain + 20, plain + 45, enough]
+    assert spent == pytest.approx(charges, rel=1e-12)
+    narrow = list(descend(task, problem, estimator, seed=0, budget=enough - 1e-3))
+    assert [report.inner_steps for report in narrow] == [16, 16]
+    assert [r.gradient_evals for r in narrow] == pytest.approx([49, 49 + plain])
+    assert narrow[0].hparams == wide[0].hparams
 
 
 def test_a_step_that_fails_is_searched_by_plain_runs_at_a_third_of_the_charge():

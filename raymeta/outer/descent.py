@@ -44,6 +44,9 @@ class Descent(ABC):
 
     Where hypergradients lead no further, `_look_around` tries random points near the
     best one by plain runs, which cost a third of a hypergradient, until one is better.
+    What is looked at over the whole horizon before anything else is the start, so that
+    what is found is never worse than it.
+
     A descent that says which hypergradient matters (`_heed`) looks in coordinate i at a
     distance proportional to $|\partial E/\partial x_i|^{-1/2}$, for where E is flat
     only what is far away makes a difference.
@@ -55,7 +58,7 @@ class Descent(ABC):
         horizon: T, the training steps of a full run.
         budget: gradient evaluations; never exceeded.
         seed: of everything random.
-        hyper_lr: first length of a step in each coordinate; None for the default.
+        hyper_lr: first length of a step in each coordinate; None for the descent's own.
         evaluations: compute what is evaluated, or remember it.
     """
 
@@ -80,6 +83,11 @@ class Descent(ABC):
     @abstractmethod
     def run_cost(self) -> float:
         """Charge for one complete training run with hypergradients."""
+
+    @property
+    def sure_cost(self) -> float:
+        """Charge for such a run that also leaves E at the start known."""
+        return self.run_cost
 
     @abstractmethod
     def reports(self) -> Iterator[Report]:

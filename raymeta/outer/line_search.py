@@ -21,8 +21,6 @@ class LineSearch:
         value: φ(0).
         slope: φ'(0); not positive.
         shortest: t is not tried below it.
-        longest: t is not tried above it.
-        factor: of a longer trial.
         length: the t to try next; None when the search is over.
         best: the best t tried, 0 if none was better than x.
 
@@ -32,8 +30,6 @@ class LineSearch:
     value: float
     slope: float
     shortest: float = 0.0
-    longest: float = math.inf
-    factor: float = 2.0
     length: float | None = field(default=1.0, init=False)
     best: float = field(default=0.0, init=False)
 
@@ -46,8 +42,7 @@ class LineSearch:
         if value < self.value:
             self.best, self.value = t, value
             # A step that had to be shortened is not lengthened again.
-            longer = t * self.factor
-            self.length = longer if t >= 1 and longer <= self.longest else None
+            self.length = 2 * t if t >= 1 else None
         elif self.best:
             self.length = None
         else:

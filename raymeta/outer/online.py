@@ -12,7 +12,7 @@ from raymeta.outer.adam import HYPER_LR, ClippedAdam
 from raymeta.outer.descent import Descent, Seen
 from raymeta.outer.report import Report, Schedule
 
-#: A hyper-step that is given shorter than HYPER_LR grows to it by exp(GROW c) a step,
+#: A hyper-step that begins shorter than the longest grows to it by exp(GROW c) a step,
 #: where c > 0 is the cosine of a gradient with those before.
 GROW = 0.5
 #: How it shrinks after a training run that was no better than the best.
@@ -26,16 +26,18 @@ ESCAPE = 0.7
 class OnlineDescent(Descent):
     r"""Descends while training goes on; runs again and again from what was learnt.
 
-    Every estimate is followed by one hyper-step of `ClippedAdam`. A first length η that
-    is given shorter than 0.2 grows to it while hypergradients agree,
+    First comes a plain run at the start, where the budget covers it and a run that
+    descends. Every estimate is followed by one hyper-step of `ClippedAdam`. Its length
+    η is 0.2, or what is given; one that is given shorter grows to 0.2 while
+    hypergradients agree,
 
     $$ \eta \leftarrow \min(\eta\, e^{\max(0, \cos(g_t, m_{t-1})) / 2},\ 0.2), $$
 
-    and a longer one is cut to it, so that η hardly matters. A better run moves the
-    start of the next one to its own mean λ; after a worse one the 0.2 shrinks, so that
-    runs tend to training at the best λ found. After two, six plain runs at most look
-    for another start nearby (see `Descent`). As long as no run has ended better than it
-    began, the next one goes on from where the last one led.
+    and a longer one is the longest in the place of 0.2. A better run moves the start of
+    the next one to its own mean λ; after a worse one the longest shrinks, so that runs
+    tend to training at the best λ found. After two, six plain runs at most look for
+    another start nearby (see `Descent`). As long as no run, that at the start included,
+    has ended better than it began, the next one goes on from where the last one led.
 
     Source: Baydin et al. 2018 and Franceschi et al. 2017 (RTHO) for the descent. That η
     grows by the agreement of hypergradients is Baydin's rule, applied to η itself.
@@ -44,24 +46,32 @@ class OnlineDescent(Descent):
     def __post_init__(self) -> None:
         """Know nothing better than the start."""
         super().__post_init__()
-        self._longest = HYPER_LR
-        self._adam = ClippedAdam(min(self.hyper_lr or HYPER_LR, HYPER_LR))
+        first = self.hyper_lr or HYPER_LR
+        self._longest = max(first, HYPER_LR)
+        self._adam = ClippedAdam(first)
         self._escape, self._way = ESCAPE, torch.zeros(())
         self._visited: list[tuple[int, Tensor]] = []
+        self._began = math.inf  # E after the first estimate of a run
         self._cost = self.run_cost
 
     def reports(self) -> Iterator[Report]:
         """Descend until nothing more is covered by the budget."""
-        start, worse = self.coordinates.start(), 0
+        start, worse = self._best.x, 0
+        constant = math.inf
+        if self._ledger.covers(self.sure_cost):
+            constant = yield from self._plain(start, self.horizon)
+        converged = False  # whether a run has ended better than it began
         while self._ledger.covers(self._cost):
             value = yield from self._run(start)
+            converged |= min(value, constant) < self._began
+            constant = math.inf
             if value == math.inf:
                 # The moments of a diverging run would dwarf all later gradients.
                 self._adam = ClippedAdam(self._adam.lr)
             if value < self._best.value:
                 self._best, worse = Seen(self._mean(), value, None), 0
                 start = self._best.x
-            elif self._best.value < math.inf:
+            elif converged:
                 self._longest, worse = self._longest * SHRINK, worse + 1
             else:
                 start = self._go_on()
@@ -78,7 +88,7 @@ class OnlineDescent(Descent):
         rollout = self.estimator.init(self.problem, coordinates.hparams(x))
         self._adam.lr = min(self._adam.lr, self._longest)
         self._visited = []
-        first = value = math.inf
+        self._began = value = math.inf
         while rollout.step < self.horizon:
             hparams = coordinates.hparams(x)
             before = rollout.step
@@ -92,12 +102,12 @@ class OnlineDescent(Descent):
             if not math.isfinite(value):
                 return math.inf
             if len(self._visited) == 1:
-                first = value
+                self._began = value
             x = self._adam.step(x, coordinates.gradient(x, hyper.grads))
             x = coordinates.project(x)
             longer = self._adam.lr * math.exp(GROW * max(self._adam.agreement, 0.0))
             self._adam.lr = min(longer, self._longest)
-        return value if value < first else math.inf
+        return value if value < self._began else math.inf
 
     def _go_on(self) -> Tensor:
         """Where to start after diverging, finitely or not: where that run led.
@@ -130,6 +140,11 @@ class OnlineDescent(Descent):
 
     def _mean(self) -> Tensor:
         return torch.stack([x for _, x in self._visited]).mean(dim=0)
+
+    @property
+    def sure_cost(self) -> float:
+        """Charge for such a run, and for a plain one at the start."""
+        return self.run_cost + self._plain_cost(self.horizon)
 
     @property
     def run_cost(self) -> float:

@@ -40,10 +40,9 @@ class Rprop:
     #: A step is grown to this at most: a factor of 4.5 in a positive hyperparameter.
     LONGEST = 1.5
 
-    def turn(self, gradient: Tensor) -> bool:
-        """Take in dE/dx where to step from, shape (n,); whether it is the first."""
+    def turn(self, gradient: Tensor) -> None:
+        """Take in dE/dx where to step from, shape (n,)."""
         slopes = self._along(gradient)
-        first = self._lengths is None
         if self._lengths is None:
             self._lengths = self._first(slopes)
         else:
@@ -53,7 +52,6 @@ class Rprop:
             flipped = slopes * self._slopes < 0
             self._lengths = torch.where(flipped, self._lengths * self.SHRINK, grown)
         self._slopes = slopes
-        return first
 
     def retreat(self, gradient: Tensor) -> None:
         """Shrink what changed its sign at the end of a step."""

@@ -14,11 +14,10 @@ from raymeta.outer.line_search import LineSearch
 from raymeta.outer.report import Report
 from raymeta.outer.rprop import Rprop
 
-#: First length of a step in each coordinate: a factor of e. One that is given longer is
-#: cut to it; a shorter one grows to it by tenfold trials, as long as they help.
-STEP, TENFOLD = 1.0, 10.0
-#: First length where a descent is taken up again.
-STEP_AGAIN = 0.5
+#: First length of a step in each coordinate, unless another is given: a factor of e.
+STEP = 1.0
+#: Share of the first length where a descent is taken up again.
+AGAIN = 0.5
 #: The first estimates look at horizons T/8, T/4, T/2: they cost less than one of T, and
 #: leave the region where nothing is learnt in T steps.
 DOUBLINGS = 3
@@ -31,12 +30,14 @@ ARRIVED = 1e-6
 class WholeRunDescent(Descent):
     r"""Steps by signs and curvature, over doubling horizons and then the whole one.
 
-    1. Over horizons T/8, T/4, T/2: one hypergradient and one step of `Rprop` each. The
-       point that the last one was taken at is looked at over T.
-    2. Over T, from the step of T/2 on: each step of `Rprop`, corrected by `Curvature`
-       as soon as two hypergradients tell of it, ends in a hypergradient. If E fell, the
-       next step starts there. If not, lengths shrink where signs changed on the way,
-       and a `LineSearch` tries the shorter step by plain runs, which cost a third of a
+    1. A plain run over T from the start. Over horizons T/8, T/4, T/2: one hypergradient
+       and one step of `Rprop` each. The point that the last one was taken at is looked
+       at over T. Where the budget does not cover all this, 2 begins at the start.
+    2. Over T, from the step of T/2 on, or from the start where that is the better
+       point: each step of `Rprop`, corrected by `Curvature` as soon as two
+       hypergradients tell of it, ends in a hypergradient. If E fell, the next step
+       starts there. If not, lengths shrink where signs changed on the way, and a
+       `LineSearch` tries the shorter step by plain runs, which cost a third of a
        hypergradient.
     3. Where that finds nothing, plain runs at random points near the best one, until
        one is better (see `Descent`): back to 2. If 2 then finds nothing k times in a
@@ -53,10 +54,15 @@ class WholeRunDescent(Descent):
 
     def reports(self) -> Iterator[Report]:
         """Descend until nothing more is covered by the budget."""
-        rprop = self._rprop(min(self.hyper_lr or STEP, STEP))
+        first = self.hyper_lr or STEP
+        rprop = self._rprop(first)
         best: Seen | None = Seen(self.coordinates.start(), math.inf, None)
         if halvings := self._first_halvings():
+            yield from self._plain(self.coordinates.start(), self.horizon)
+            start = self._best
             best = yield from self._approach(rprop, halvings)
+            if best is not None and start.value < best.value:
+                best, rprop = start, self._rprop(AGAIN * first)
         fruitless = 0
         while best is not None:
             before = best.value
@@ -64,7 +70,7 @@ class WholeRunDescent(Descent):
             fruitless = 0 if self._best.value < before else fruitless + 1
             for _ in range(2**fruitless):
                 best = yield from self._look_around()
-            rprop = self._rprop(STEP_AGAIN)
+            rprop = self._rprop(AGAIN * first)
 
     # -------------------------------------------------------------- 1. short horizons
 
@@ -98,8 +104,7 @@ class WholeRunDescent(Descent):
             value, gradient = yield from self._estimate(x, horizon)
             if value < math.inf:
                 last = Seen(x, value, gradient)
-                if rprop.turn(gradient) and rprop.length < STEP:
-                    yield from self._lengthen(x, value, rprop, horizon)
+                rprop.turn(gradient)
                 x, halvings = self._ahead(x, rprop), halvings - 1
             elif horizon > 1:
                 halvings += 1
@@ -108,25 +113,12 @@ class WholeRunDescent(Descent):
                 x = self._perturbed(x, length)
         return last
 
-    def _lengthen(
-        self, x: Tensor, value: float, rprop: Rprop, horizon: int
-    ) -> Generator[Report, None, None]:
-        """Bring a first step that is very short to what the space's scale suggests."""
-        longest = STEP / rprop.length
-        search = LineSearch(value, 0.0, shortest=1.0, longest=longest, factor=TENFOLD)
-        step = rprop.step()
-        while search.length and self._ledger.covers(
-            self._plain_cost(horizon) + self._plain_cost(self.horizon)
-        ):
-            trial = self.coordinates.project(x + search.length * step)
-            search.observe((yield from self._plain(trial, horizon)))
-        rprop.scale(search.best or 1.0)
-
     def _first_halvings(self) -> int:
         """How short to begin: not at all if that and a full run exceed the budget."""
         most = min(DOUBLINGS, self.horizon.bit_length() - 1)
         cost = sum(self._cost(self.horizon >> i) for i in range(1, most + 1))
-        return most if self._ledger.covers(cost + self._plain_cost(self.horizon)) else 0
+        runs = 2 * self._plain_cost(self.horizon)  # at the start, and where they lead
+        return most if self._ledger.covers(cost + runs) else 0
 
     # ------------------------------------------------------------- 2. the whole horizon
 

@@ -13,7 +13,7 @@ from ray.tune.search import Searcher
 from raymeta.search.cells import Cell, Message, Run, Stretch, broken
 from raymeta.search.courses import Course, DescentCourse, non_finite
 from raymeta.search.dice import Dice
-from raymeta.search.domains import Coded, encode, to_tune
+from raymeta.search.domains import Coded, encode, initial_point, to_tune
 from raymeta.search.group import RUNNING, Group, Saved, Trial
 from raymeta.search.methods import BlackBoxMethod
 
@@ -35,6 +35,8 @@ def course_of(cell: Cell) -> Course:
 class BlackBoxCourse(Course):
     """Trials that a searcher suggests, then one look at the test set.
 
+    Those of a hybrid come after a plain run at the space's initial values, of which
+    neither the searcher nor the scheduler hears: what is found is never worse than it.
     A trial starts, or goes on after a pause, only while what remains of the budget
     covers the rest of a full run; one that ends early gives the rest back.
     """
@@ -46,8 +48,10 @@ class BlackBoxCourse(Course):
             self._searcher, scheduler, self._slots = _inner(cell)
         self._group = Group(self._searcher, scheduler)
         self._suggested = 0
+        self._start_due = cell.looks_at_start
         self._dropped: set[int] = set()
         self._way: tuple[Stretch, ...] = ()
+        self._constant = False  # whether the best run is the plain one at the start
         self._exhausted = False
         self._final_asked = False
 
@@ -65,7 +69,9 @@ class BlackBoxCourse(Course):
         return sorted(over)
 
     def _next(self) -> Run | None:
-        if len(self.live) >= self._slots:
+        if self._start_due:
+            return self._at_start()
+        if len(self.live) >= self._slots or self._at_start_now():
             return None
         with self._dice:
             trial = self._choose()
@@ -81,7 +87,24 @@ class BlackBoxCourse(Course):
             hparams=self._way[-1].hparams,
             recorded=self.best[0],
             before=self._way[:-1],
+            constant=self._constant,
         )
+
+    def _at_start(self) -> Run:
+        """The plain run that a hybrid is compared with, as its trial 0."""
+        self._start_due, self._suggested = False, 1
+        space = self.cell.task.space
+        return Run(
+            cell=self.cell.name,
+            number=0,
+            kind="search",
+            hparams=encode(space, initial_point(space)),
+            constant=True,
+        )
+
+    def _at_start_now(self) -> bool:
+        """Whether it is in flight: what the budget covers is known when it is over."""
+        return any(run.constant for run in self.live.values())
 
     def _has_more(self) -> bool:
         waiting = bool(self._group.trials) or self._may_grow()
@@ -160,6 +183,8 @@ class BlackBoxCourse(Course):
     def _hear(self, run: Run, message: Message) -> tuple[Message, bool]:
         if run.kind == "final":
             return message, True
+        if run.constant:
+            return self._hear_start(run, message), True
         trial = self._group.trials[run.number]
         if message.outer_step <= 1 and run.origin != run.number:
             message = message._replace(parent=run.origin)
@@ -179,6 +204,18 @@ class BlackBoxCourse(Course):
             self._group.fail(trial)
         return message, True
 
+    def _hear_start(self, run: Run, message: Message) -> Message:
+        if message.kind == "failed":
+            return message._replace(gradient_evals=self.cell.plain_run)
+        if not math.isfinite(message.outer_loss):
+            return broken(run, message, non_finite(message))
+        assert message.complete
+        assert run.hparams is not None
+        self._improve(message)
+        self._way = (Stretch(message.inner_steps, run.hparams),)
+        self._constant = True
+        return message
+
     def _judge(self, run: Run, trial: Trial, message: Message) -> bool:
         """Show a result to the scheduler and the searcher; whether the trial ends."""
         if message.inner_steps <= trial.judged:
@@ -187,7 +224,7 @@ class BlackBoxCourse(Course):
         stretch = Stretch(message.inner_steps - _start(run), run.hparams or {})
         trial.save(Saved(run.number, (*run.before, stretch)))
         if self._improve(message):
-            self._way = trial.checkpoint.stretches
+            self._way, self._constant = trial.checkpoint.stretches, False
         result: dict[str, Any] = {
             "outer_loss": message.outer_loss,
             "inner_steps": message.inner_steps,

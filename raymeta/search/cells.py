@@ -68,6 +68,17 @@ class Cell:
         return hasattr(self.method, "tune_config")
 
     @property
+    def looks_at_start(self) -> bool:
+        """Whether plain training at the initial values comes before a hybrid's."""
+        both = self.plain_run + self.full_run
+        return bool(self._charges) and both <= self.budget * (1 + 1e-9)
+
+    @property
+    def plain_run(self) -> float:
+        """Gradient evaluations of a training at constant hyperparameters."""
+        return self.task.horizon + self.outer_cost / 3
+
+    @property
     def is_black_box(self) -> bool:
         """Whether its trials train at constant hyperparameters."""
         return self.searches and self.method.family == BLACK_BOX
@@ -108,6 +119,7 @@ class Run:
         before: how training came where it starts; nothing at initial weights.
         origin: the trial of which it continues the training.
         keep: whether training states are saved where it reports.
+        constant: whether it trains at constant hyperparameters, whatever the method.
     """
 
     cell: CellName
@@ -120,6 +132,7 @@ class Run:
     before: tuple[Stretch, ...] = field(default=(), repr=False)
     origin: int = -1
     keep: bool = False
+    constant: bool = False
 
 
 class Message(NamedTuple):

@@ -74,6 +74,10 @@ def compare(
             as `cuda` devices, and the task says what runs there.
         progress: whether to print progress, or what takes its lines.
 
+    What descents, hybrids and restarts find is never worse than training at the space's
+    initial values, which they do first; of a budget too small for that, a warning says
+    so.
+
     Returns:
         The frame, one row per report (see the README), as in
         `<storage>/<name>/frame.parquet`. Beside it, evidence.json and spending.json
@@ -111,6 +115,8 @@ def compare(
     folder = folder_of(storage, name, [task.name for task in plan.tasks])
     display = Progress(progress)
     display.say(opening(plan, address(folder.path)))
+    for line in plan.unsure():
+        warnings.warn(line, stacklevel=2)
     with silence():
         courses = [course_of(cell) for cell in plan.cells()]
     folder.claim(plan.settings())

@@ -152,6 +152,8 @@ def _key(run: Run) -> dict[str, Any]:
 
 def _describe(run: Run) -> dict[str, Any]:
     described = {**_key(run), "kind": run.kind, "hparams": run.hparams}
+    if run.constant:
+        described["constant"] = True
     if run.before:
         described["before"] = [list(stretch) for stretch in run.before]
     return described

@@ -9,6 +9,7 @@ from numbers import Integral
 from typing import Any, NamedTuple, cast
 
 from raymeta import tasks as task_registry
+from raymeta.loop import unsure
 from raymeta.problem import BilevelProblem
 from raymeta.search.cells import Cell
 from raymeta.search.evidence import step_flops
@@ -60,6 +61,15 @@ class Plan:
             ValueError: see `cells`.
         """
         return {pair: misfit.reason for pair, misfit in self._grid[1].items()}
+
+    def unsure(self) -> list[str]:
+        """A line for each method that may, for its budget, find worse than the start.
+
+        Raises:
+            ValueError: see `cells`.
+        """
+        first = [cell for cell in self._grid[0] if cell.seed == self.seeds[0]]
+        return [line for cell in first if (line := _unsure(cell))]
 
     @cached_property
     def _grid(self) -> "tuple[list[Cell], dict[tuple[str, str], Misfit]]":
@@ -149,6 +159,17 @@ def _misfit(cell: Cell, problem: BilevelProblem) -> Misfit | None:
         f"{cell.budget:,g}",
         least,
     )
+
+
+def _unsure(cell: Cell) -> str:
+    """Why what a cell finds may be worse than its start; "" where it cannot be."""
+    if not hasattr(cell.method, "sure_budget"):
+        return ""  # a search, or a user's own method
+    problem = cell.task.sample(cell.seed)
+    sure = cast(Any, cell.method).sure_budget(cell.task, problem)
+    if sure * (1 - 1e-9) <= cell.budget:
+        return ""
+    return unsure(cell.task, cell.method.name, cell.budget, sure)
 
 
 def _whole(evaluations: float) -> str:

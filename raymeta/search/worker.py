@@ -19,6 +19,7 @@ from raymeta.search.domains import Coded, decode, encode
 from raymeta.search.evidence import fingerprint
 from raymeta.search.methods import (
     BLACK_BOX,
+    BlackBox,
     BlackBoxMethod,
     HypergradientMethod,
     Method,
@@ -35,6 +36,9 @@ POST_EVERY_S = 0.5
 
 #: Sampled problems that a worker keeps; sampling reads data and builds networks.
 CACHED_PROBLEMS = 8
+
+#: Training at constant hyperparameters to the horizon.
+PLAIN = BlackBox()
 
 #: Characters of an exception that the frame keeps.
 MAX_REASON = 300
@@ -167,14 +171,18 @@ class _Trial:
         self, start: tuple[int, State], end: int, coded: Coded | None = None
     ) -> Iterator[tuple[Report, State]]:
         """Train from rung to rung, at the run's hyperparameters or at others."""
-        method = cast(BlackBoxMethod, self.method)
+        method = self._training
         rungs = (r for r in method.rungs(self.task) if start[0] < r <= end)
         config = self._natural(coded or self.run.hparams or {})
         return method.train(self.task, self._problem(), config, start, tuple(rungs))
 
+    @property
+    def _training(self) -> BlackBoxMethod | BlackBox:
+        """How it trains: as its method does, or at constant hyperparameters."""
+        return PLAIN if self.run.constant else cast(BlackBoxMethod, self.method)
+
     def _begin(self, coded: Coded) -> State:
-        method = cast(BlackBoxMethod, self.method)
-        return method.begin(self.task, self._problem(), self._natural(coded))
+        return self._training.begin(self.task, self._problem(), self._natural(coded))
 
     def _start(self) -> tuple[int, State]:
         """(t, s_t) where the run starts: initial weights, or what was saved."""
@@ -216,7 +224,8 @@ class _Trial:
 
     def _say(self, report: Report) -> Message:
         # A searcher's values as it gave them: the tensors may be of lower precision.
-        given = self.run.hparams if self.method.family == BLACK_BOX else None
+        constant = self.run.constant or self.method.family == BLACK_BOX
+        given = self.run.hparams if constant else None
         hparams = given or encode(self.task.space, report.hparams)
         self.last = Message(
             kind="report",

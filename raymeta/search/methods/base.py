@@ -31,6 +31,9 @@ class BlackBoxMethod(Protocol):
     - `least_budget(task, problem)`: their sum; raises ValueError where the method does
       not fit the task.
 
+    Before a hybrid's first trial there is a plain run at the space's initial values, if
+    the budget covers it and a trial: what is found is never worse than it.
+
     Any search may have `least_budget`, where one run is too little for it, and
     `sized(runs)`: the method for a budget of so many full runs, where what it suggests
     depends on them.

@@ -9,6 +9,7 @@ from raymeta import loop
 from raymeta.hypergrad import ShortTerm
 from raymeta.loop import Report
 from raymeta.outer.coordinates import Coordinates, device_of
+from raymeta.outer.report import plain_cost
 from raymeta.outer.within_run import Standing, WithinRun
 from raymeta.problem import BilevelProblem
 from raymeta.search.methods.base import HYBRID, BlackBox
@@ -24,7 +25,8 @@ class Descending(BlackBox):
 
     A trial is one training run. What the searcher suggests is where its continuous
     hyperparameters start; from there they descend by hypergradients while training goes
-    on (`WithinRun`). Its choices stay as suggested.
+    on (`WithinRun`). Its choices stay as suggested. Before the first trial, the
+    comparison trains at the space's initial values without descending.
 
     Attributes:
         hyper_steps: estimates and hyper-steps of a run, at most: `ShortTerm` looks
@@ -42,6 +44,11 @@ class Descending(BlackBox):
         """
         loop.require_fit(task, problem, self._estimator(task))
         return sum(self.charges(task, problem))
+
+    def sure_budget(self, task: Task, problem: BilevelProblem) -> float:
+        """The same, with the plain run at the start."""
+        run = sum(self.charges(task, problem))
+        return run + plain_cost(problem, task.horizon)
 
     def charges(self, task: Task, problem: BilevelProblem) -> tuple[float, ...]:
         """Gradient evaluations up to the first rung, from there to the second, …."""

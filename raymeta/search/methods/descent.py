@@ -44,6 +44,11 @@ class Descent:
         loop.require_fit(task, problem, estimator)
         return loop.run_cost(task, problem, estimator)
 
+    def sure_budget(self, task: Task, problem: BilevelProblem) -> float:
+        """The same, with what leaves the outer loss at the start known."""
+        estimator = by_name(self.estimator, task.horizon)
+        return loop.sure_cost(task, problem, estimator)
+
     def reports(
         self,
         task: Task,

@@ -134,6 +134,10 @@ class Evolution:
         """Gradient evaluations of one full training run, and those beside it."""
         return loop.run_cost(task, problem, self._estimator(task))
 
+    def sure_budget(self, task: Task, problem: BilevelProblem) -> float:
+        """The same, with what leaves the outer loss at the start known."""
+        return loop.sure_cost(task, problem, self._estimator(task))
+
     def reports(
         self,
         task: Task,

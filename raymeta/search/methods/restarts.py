@@ -26,11 +26,12 @@ from raymeta.tasks.base import Task, problem_at
 class Restarts:
     """Random points, several at a time: their runs are one vectorized program.
 
-    The first point is the initial one. The runs of a batch have the same choices, so
-    networks of one shape; each is charged. With hyper-steps each run descends from its
-    point while training goes on (`WithinRun`); without, it is a full run at constant
-    hyperparameters, as in random search. What `torch.func.vmap` cannot take runs one by
-    one, with a line in the worker's log.
+    The first point is the initial one; where runs descend, a plain run there comes
+    before them all, if the budget covers it besides one of them. The runs of a batch
+    have the same choices, so networks of one shape; each is charged. With hyper-steps
+    each run descends from its point while training goes on (`WithinRun`); without, it
+    is a full run at constant hyperparameters, as in random search. What
+    `torch.func.vmap` cannot take runs one by one, with a line in the worker's log.
 
     Attributes:
         name: of the method.
@@ -70,6 +71,11 @@ class Restarts:
             loop.require_fit(task, problem, self._estimator(task))
         return self._cost(task, problem)
 
+    def sure_budget(self, task: Task, problem: BilevelProblem) -> float:
+        """The same, with a plain run at the start where runs descend from it."""
+        start = plain_cost(problem, task.horizon) if self.hyper_steps else 0.0
+        return self._cost(task, problem) + start
+
     def reports(
         self,
         task: Task,
@@ -82,6 +88,8 @@ class Restarts:
         searcher = RandomSearch(seed, first=initial_point(task.space))
         searcher.set_search_properties(METRIC, MODE, to_tune(task.space))
         ledger = Ledger(budget)
+        if self.hyper_steps and ledger.covers(self.sure_budget(task, problem)):
+            yield self._at_start(task, problem, ledger, evaluations)
         while True:
             first = searcher.suggest("")
             at = problem_at(task, seed, first)
@@ -98,6 +106,21 @@ class Restarts:
                 yield ledger.report(
                     task.horizon, ran.value, ran.flat, (ran.state, schedule)
                 )
+
+    def _at_start(
+        self,
+        task: Task,
+        problem: BilevelProblem,
+        ledger: Ledger,
+        evaluations: Evaluations,
+    ) -> Report:
+        """A plain run at the initial point."""
+        flat = initial_point(task.space)
+        hparams = place(task.space.unflatten(flat), device_of(problem))
+        state, value = evaluations.plain_run(problem, hparams, task.horizon)
+        ledger.charge(plain_cost(problem, task.horizon))
+        schedule = [(task.horizon, flat)]
+        return ledger.report(task.horizon, value, flat, (state, schedule))
 
     def _run(
         self,
