@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from raymeta import Positive, Real, Space, Unit, module_problem, optim, optimize
 from raymeta.hypergrad import Reverse, ShortTerm
-from raymeta.loop import replay, run_cost
+from raymeta.loop import replay, sure_cost
 from raymeta.optim import Optimizer, export_schedule, load_schedule, replay_with_torch
 from raymeta.outer.report import outer_value
 from raymeta.problem import BilevelProblem
@@ -170,8 +170,8 @@ def test_plain_torch_reproduces_the_learned_run(
     tmp_path, task, estimator, make, settings
 ):
     budget = None
-    if isinstance(estimator, ShortTerm):  # one run that learns, no plain ones after it
-        budget = 1.01 * run_cost(task, task.sample(0), estimator)
+    if isinstance(estimator, ShortTerm):  # one run that learns, after that at the start
+        budget = 1.01 * sure_cost(task, task.sample(0), estimator)
     result = optimize(task, estimator, budget=budget)
     if isinstance(estimator, ShortTerm):
         assert len({h["lr" if "lr" in h else "lr[0]"] for _, h in result.schedule}) > 5

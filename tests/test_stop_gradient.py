@@ -1,6 +1,7 @@
 """Stopped gradients and hooks act on training gradients, and not on hypergradients."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -386,6 +387,14 @@ def test_numbers_that_no_result_depends_on_may_leave_the_graph():
     problem = problem_of(make(Logged))
     right = central_difference(problem)
     assert of_lr(problem, Reverse(STEPS)) == pytest.approx(right, rel=1e-6)
+
+
+def test_numbers_that_leave_the_graph_of_a_run_that_diverged_are_none_of_it():
+    class Diverged(Logged):
+        def forward(self, x):
+            return super().forward(x) * math.nan
+
+    assert math.isnan(of_lr(problem_of(make(Diverged)), Reverse(STEPS)))
 
 
 class ByItem(Net):
