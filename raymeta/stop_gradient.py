@@ -279,7 +279,8 @@ def _apart(func: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
 
     first = args[:1] if _writes(func, kwargs) else ()
     out = {"out": kwargs["out"]} if "out" in kwargs else {}
-    rest, others = tree_map(copy, (args[len(first) :], kwargs))
+    with torch.inference_mode(False), torch.enable_grad():  # no_grad is seen to later
+        rest, others = tree_map(copy, (args[len(first) :], kwargs))
     return (*first, *rest), others | out
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from raymeta.meta.noise import TaskNoise
+from raymeta.modules.copies import require_module
 from raymeta.modules.gradient_hooks import gradient_hooks
 from raymeta.modules.networks import Needs, Network
 from raymeta.modules.norms import Policy
@@ -28,11 +29,12 @@ class MetaNetwork:
         weights: its parameters that require grad, by name, as they are now.
 
     Raises:
-        ValueError: nothing to train; an unknown policy; running statistics that have no
-            derivative.
+        ValueError: no module that could run so; nothing to train; an unknown policy;
+            running statistics that have no derivative.
     """
 
     def __init__(self, module: nn.Module, batch_norm: Policy) -> None:
+        require_module(module, "meta-learning")
         trained = {k: p for k, p in module.named_parameters() if p.requires_grad}
         if not trained:
             raise ValueError(

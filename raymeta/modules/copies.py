@@ -125,7 +125,7 @@ def _foreign(layer: nn.Module) -> str | None:
         return "whose weights are compiled in: give the module that it was made from"
     if any(cls.__module__.startswith("torch.export") for cls in type(layer).__mro__):
         return "which was exported in one mode: give the module that it was made from"
-    if isinstance(layer, torch._dynamo.OptimizedModule):
+    if type(layer).__module__.startswith("torch._dynamo"):  # whose import takes long
         return (
             "whose code was compiled for other tensors: give its ._orig_mod, and "
             "compile=True to the estimator"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 
 from raymeta.hypergrad import Checkpointed, Forward, Reverse, hypergradient
 from tests.modules.common import data, hparams_of, mlp, problem_of
@@ -178,6 +179,11 @@ RIGHT = {
     "a norm in evaluation mode": (FrozenNorm, {}),
     "low-rank adaptation": (adapted, {}),
     "a graph": (lambda: torch.fx.symbolic_trace(mlp()), {}),
+    "spectral norm": (
+        lambda: mlp(parametrizations.spectral_norm(nn.Linear(6, 8)), nn.Linear(8, 6)),
+        {},
+    ),
+    "spectral norm of old": (lambda: mlp(nn.utils.spectral_norm(nn.Linear(6, 6))), {}),
     "weight norm of old": (lambda: mlp(nn.utils.weight_norm(nn.Linear(6, 6))), {}),
 }
 
