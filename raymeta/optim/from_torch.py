@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from raymeta.optim.adadelta import adadelta
 from raymeta.optim.adagrad import adagrad
@@ -16,6 +17,7 @@ from raymeta.optim.base import Optimizer
 from raymeta.optim.nadam import nadam
 from raymeta.optim.radam import radam
 from raymeta.optim.rmsprop import rmsprop
+from raymeta.optim.scheduled import followed, is_scheduled, number
 from raymeta.optim.sgd import sgd
 
 TorchFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -32,30 +34,42 @@ _RULES: dict[type, Callable[..., Optimizer]] = {
 }
 #: What a group says beside the rule: how it is computed, and what schedulers note.
 _BESIDE = {"params", "param_names", "foreach", "fused", "capturable", "differentiable"}
-_BESIDE |= {"initial_lr"}
+_BESIDE |= {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr"}
 
 
 def from_torch(
     optimizer: torch.optim.Optimizer | TorchFactory,
     params: Mapping[str, Tensor] | None = None,
+    *,
+    scheduler: LRScheduler | None = None,
+    steps: int | None = None,
+    every: int = 1,
 ) -> Optimizer:
     """The differentiable rule with the settings of an optimizer of `torch.optim`.
 
-    Its settings are read now: those that change later are not followed. They are
-    constants; to learn one, give it to the rule itself, as in `sgd(lr=theta["lr"])`.
+    Its settings are read now: those that change later are not followed, but for those
+    that a scheduler changes. They are constants, or schedules; to learn one, give it to
+    the rule itself, as in `sgd(lr=theta["lr"])`.
 
     Args:
         optimizer: SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad or Adadelta; or what
             makes one from parameters, such as `partial(torch.optim.SGD, lr=0.01)`.
         params: the parameters that the rule is for, by name; each has the settings of
-            its group. May be left out where there is one group.
+            its group. May be left out where there is one group, or the optimizer was
+            given `named_parameters()`.
+        scheduler: of the optimizer, before its first step: the learning rate, and what
+            else it changes, is that of each training step.
+        steps: of a run, with a scheduler; past them the last value holds.
+        every: training steps from one step of the scheduler to the next, for one that
+            steps once an epoch.
 
     Raises:
-        ValueError: another class; one that has taken steps; groups that differ in a
-            flag; several groups without `params`; a parameter that is in no group.
+        ValueError: another class; one that has taken steps, has hooks, or has a
+            scheduler that is not given; a scheduler that cannot be followed (see
+            `followed`); groups that differ in a flag; several groups without `params`;
+            a parameter that is in no group.
     """
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        optimizer = optimizer([nn.Parameter(torch.zeros(()))])
+    optimizer = _made(optimizer)
     rule = _RULES.get(type(optimizer))
     if rule is None:
         known = ", ".join(kind.__name__ for kind in _RULES)
@@ -63,23 +77,78 @@ def from_torch(
             f"from_torch needs one of {known}, but got {type(optimizer).__name__}: use "
             "a rule of raymeta.optim"
         )
+    _require_as_made(optimizer)
+    own = optimizer.param_groups
+    if scheduler is not None:
+        own = followed(optimizer, scheduler, steps, every)
+    elif is_scheduled(optimizer):
+        raise ValueError(
+            "from_torch reads settings once, but a scheduler changes those of this "
+            f"{type(optimizer).__name__}: pass scheduler= and steps=, the training "
+            "steps of a run, or an optimizer without one"
+        )
+    elif steps is not None or every != 1:
+        raise ValueError(
+            f"steps and every are those of a scheduler, but got steps={steps} and "
+            f"every={every} without one: pass scheduler= as well"
+        )
+    groups = [_settings(group, rule) for group in own]
+    if params is None and len(groups) > 1:
+        params = _named(optimizer)
+    if params is None or (len(groups) == 1 and not _missing(optimizer, params)):
+        return rule(**groups[0])
+    return rule(**_by_name(optimizer, groups, params))
+
+
+def _made(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer itself, or one made for a parameter of nobody's."""
+    if isinstance(optimizer, torch.optim.Optimizer):
+        return optimizer
+    if not callable(optimizer) or isinstance(optimizer, LRScheduler):
+        raise ValueError(
+            "from_torch needs an optimizer of torch.optim, or what makes one from "
+            f"parameters, but got {type(optimizer).__name__}: pass the optimizer"
+        )
+    return optimizer([nn.Parameter(torch.zeros(()))])
+
+
+def _require_as_made(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError where a step is not that of the class with its settings."""
+    name = type(optimizer).__name__
     # Adagrad has its memory from the start.
     if any(int(kept.get("step", 1)) for kept in optimizer.state.values() if kept):
         raise ValueError(
             f"from_torch needs an optimizer that has taken no step, as only settings "
-            f"are read, but this {type(optimizer).__name__} has memory: make a new one"
+            f"are read, but this {name} has memory: make a new one"
         )
-    groups = [_settings(group, rule) for group in optimizer.param_groups]
-    if params is None:
-        if len(groups) > 1:
-            raise ValueError(
-                f"from_torch needs params to tell {len(groups)} groups apart: give "
-                "dict(module.named_parameters())"
-            )
-        return rule(**groups[0])
-    if len(groups) == 1 and not _missing(optimizer, params):
-        return rule(**groups[0])
-    return rule(**_by_name(optimizer, groups, params))
+    own = vars(optimizer)
+    hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+    if any(own.get(kind) for kind in hooks):
+        raise ValueError(
+            f"from_torch reads settings alone, but this {name} has hooks on its step, "
+            "which may change anything: write what they do around the rule"
+        )
+    step = own.get("step")
+    if step is not None and not getattr(step, "_wrapped_by_lr_sched", False):
+        raise ValueError(
+            f"from_torch reads settings alone, but the step of this {name} was "
+            "replaced: use a rule of raymeta.optim"
+        )
+
+
+def _named(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The parameters by the names that an optimizer was given."""
+    groups = optimizer.param_groups
+    if not all("param_names" in group for group in groups):
+        raise ValueError(
+            f"from_torch needs params to tell {len(groups)} groups apart: give "
+            "dict(module.named_parameters())"
+        )
+    return {
+        name: p
+        for group in groups
+        for name, p in zip(group["param_names"], group["params"], strict=True)
+    }
 
 
 def _settings(
@@ -87,7 +156,7 @@ def _settings(
 ) -> dict[str, Any]:
     """The arguments for the rule that a group stands for."""
     known = inspect.signature(rule).parameters
-    given = {key: value for key, value in group.items() if key not in _BESIDE}
+    given = {key: number(x) for key, x in group.items() if key not in _BESIDE}
     lacking = {key: x for key, x in given.items() if key not in known and x}
     if lacking:
         raise ValueError(
