@@ -14,7 +14,7 @@ class Collectives(TorchDispatchMode):
     """Notes the collectives that write into their tensors.
 
     Attributes:
-        found: operator's name -> whether a tensor of it requires a gradient.
+        found: operator's name -> whether autograd should have recorded it.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,9 @@ class Collectives(TorchDispatchMode):
     ) -> Any:
         if func.namespace == "c10d":
             tensors = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
-            live = any(x.requires_grad for x in tensors)
+            # Off within the forward pass of a Function, which has its own derivative.
+            recorded = torch._C._is_fwd_grad_enabled()
+            live = recorded and any(x.requires_grad for x in tensors)
             self.found[func.name()] = self.found.get(func.name(), False) or live
         return func(*args, **(kwargs or {}))
 

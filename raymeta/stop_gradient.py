@@ -198,7 +198,7 @@ class StopGradients(TorchFunctionMode):
     ) -> Any:
         """Call a function, or what replaces it."""
         kwargs = kwargs or {}
-        if not _live((args, kwargs)):
+        if not _live((args, kwargs)) or _is_collective(func):
             return func(*args, **kwargs)
         if func in _DETACHED:
             self._use()
@@ -262,6 +262,11 @@ def _live(tree: Any) -> bool:
     if in_transform():
         return any(is_differentiable(x) for x in tree_leaves(tree))
     return any(isinstance(x, Tensor) and x.requires_grad for x in tree_leaves(tree))
+
+
+def _is_collective(func: Any) -> bool:
+    """Whether it writes what other ranks sent into the very tensor that it gets."""
+    return getattr(func, "__module__", "").startswith("torch.distributed")
 
 
 def _apart(func: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

@@ -122,3 +122,59 @@ def test_a_step_that_is_no_descent_needs_one_derivative() -> None:
     )
     found = hypergrad.hypergradient(pushed, H, hypergrad.Reverse(1))
     assert found.grads["lr"].item() == pytest.approx(2 * (0.5**3 + 0.1))
+
+
+def weighed(params, hparams, batch) -> Tensor:
+    """λ beside the operator, not within it."""
+    return Cube.apply(params["w"]).square().mean()
+
+
+def test_one_step_ahead_asks_for_no_more_than_it_needs() -> None:
+    """Where λ does not pass the operator its second derivative is not needed."""
+    hypergradient = hypergrad.hypergradient
+    found = hypergradient(problem(inside), H, hypergrad.ShortTerm())
+    assert found.grads["lr"].isfinite()
+    beside = descent(
+        init_params=lambda h: {"w": torch.ones(3)},
+        inner_loss=lambda p, h, b: (
+            weighed(p, h, b) + h["l2"] * p["w"].square().sum() / 2
+        ),
+        outer_loss=lambda p, h: p["w"].sum(),
+        optimizer=lambda h: optim.sgd(0.1),
+    )
+    l2 = {"l2": torch.tensor(0.5)}
+    found = hypergradient(beside, l2, hypergrad.ShortTerm())
+    assert found.grads["l2"].item() == pytest.approx(-0.1 * 3)
+
+
+@pytest.mark.parametrize("loss", [inside, last], ids=lambda f: f.__name__)
+def test_one_step_ahead_is_refused_where_it_needs_more(loss) -> None:
+    match = "but Cube is marked"
+    for estimator in (hypergrad.ShortTerm(), hypergrad.ShortTerm(2)):
+        with pytest.raises(ValueError, match=match):
+            estimator.init(problem(loss), SCALED)
+    with pytest.raises(ValueError, match=match):
+        hypergrad.tower(problem(loss), SCALED, lambda k: optim.sgd(k["rate"]))
+    towered = hypergrad.tower(problem(loss), H, lambda k: optim.sgd(k["rate"]))
+    with pytest.raises(ValueError, match=match):
+        hypergrad.Reverse(3).init(towered, {"rate": torch.tensor(0.1)})
+
+
+@pytest.mark.parametrize("loss", [inside, last, ctc], ids=lambda f: f.__name__)
+def test_implicit_needs_the_hessian(loss) -> None:
+    with pytest.raises(
+        ValueError, match=r"^reverse mode needs operators with"
+    ):
+        hypergrad.Implicit(4).init(problem(loss), SCALED)
+
+
+@pytest.mark.parametrize("loss", [inside, last], ids=lambda f: f.__name__)
+def test_forward_names_what_a_function_lacks(loss) -> None:
+    with pytest.raises(ValueError, match=r"^Forward needs .*setup_context.*Reverse$"):
+        hypergrad.Forward(4).init(problem(loss), H)
+
+
+@pytest.mark.parametrize("loss", [inside, last, dirichlet, ctc, cdist])
+def test_evolution_needs_no_derivative(loss) -> None:
+    es = hypergrad.ES(2, 0.1, 2, vectorized=False)
+    assert hypergrad.hypergradient(problem(loss), H, es).grads["lr"].isfinite()

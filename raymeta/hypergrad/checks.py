@@ -124,19 +124,22 @@ def _ask_step(
     require_no_lost_derivative(problem)
     require_alike(s_0, s_1)
     if through:
-        _require_pullback(s_1, inputs)
+        require_pullback(s_1, inputs)
     return detach(s_1)
 
 
-def _require_pullback(s_1: State, inputs: list[Tensor]) -> None:
-    """Raise ValueError where a step has no derivative by the state or λ."""
-    ends = [end for end in partition(s_1)[0] if end.requires_grad]
+def require_pullback(outputs: Any, inputs: list[Tensor]) -> None:
+    """Raise ValueError where what contains a derivative has none by these tensors.
+
+    It must have been computed within `marked_backward_passes`.
+    """
+    ends = [end for end in partition(outputs)[0] if end.requires_grad]
     require_twice_differentiable(ends, inputs)
     if not ends:
         return
     ones = [torch.ones_like(end) for end in ends]
     try:
-        torch.autograd.grad(ends, inputs, ones, allow_unused=True)
+        torch.autograd.grad(ends, inputs, ones, retain_graph=True, allow_unused=True)
     except RuntimeError as error:  # of which NotImplementedError is one
         raise not_twice(f"torch says: {_first_line(error)}") from error
 

@@ -1,5 +1,6 @@
 """Collectives in a training step: what traces and derivatives make of them."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,7 +16,9 @@ def collectives_in(problem: BilevelProblem) -> Iterator[None]:
     if not (dist.is_available() and dist.is_initialized()):
         yield
         return
-    with Collectives() as watch:
+    with warnings.catch_warnings(), Collectives() as watch:
+        # Said once more, and by name, where it matters.
+        warnings.filterwarnings("ignore", ".*autograd kernel was not registered")
         yield
     problem.traced["collectives"] = watch.found
 

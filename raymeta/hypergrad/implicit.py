@@ -15,9 +15,14 @@ from raymeta.hypergrad.base import (
     require_steps,
     start,
 )
-from raymeta.hypergrad.checks import differentiating, require_sound
+from raymeta.hypergrad.checks import (
+    differentiating,
+    require_pullback,
+    require_sound,
+)
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
+from raymeta.hypergrad.operators import marked_backward_passes
 from raymeta.hypergrad.solvers import ConjugateGradient, Solver
 from raymeta.optim.base import as_real, like
 from raymeta.problem import BilevelProblem, TrainState
@@ -70,9 +75,16 @@ class Implicit:
         rollout = start(problem, hparams)
         _require_stationarity(problem, rollout)
         leaves = differentiable(hparams)
-        ones = {k: torch.ones_like(w) for k, w in rollout.state.params.items()}
-        outer_loss = problem.outer_loss(rollout.state, {**hparams, **leaves})
-        gradient = self._gradient(problem, rollout.state, {**hparams, **leaves})
+        live = {**hparams, **leaves}
+        params = {
+            k: w.detach().requires_grad_() for k, w in rollout.state.params.items()
+        }
+        outer_loss = problem.outer_loss(rollout.state, live)
+        with marked_backward_passes():
+            at = rollout.state._replace(params=params)
+            gradient = self._gradient(problem, at, live)
+        require_pullback(gradient, [*params.values(), *leaves.values()])
+        ones = {k: torch.ones_like(w) for k, w in params.items()}
         _pull_back(outer_loss + _dot(ones, gradient), leaves)
         return rollout
 

@@ -144,7 +144,7 @@ class RetracedRun:
 
     def _rule(self) -> tuple[Optimizer, HeavyBall]:
         # Anew for each step: the graph of what it computes from λ serves only once.
-        rule = self._descent.optimizer(self._hparams)
+        rule = self._descent.rule(self._hparams)
         assert rule.heavy_ball is not None
         return rule, rule.heavy_ball
 
@@ -215,7 +215,7 @@ def require_inverse(problem: BilevelProblem, hparams: Hparams) -> Descent:
             "Reversible needs a problem whose step is a `Descent`, as of descent() and "
             f"module_problem(), but got {problem.step}: use Checkpointed"
         )
-    if problem.step.optimizer(hparams).heavy_ball is None:
+    if problem.step.rule(hparams).heavy_ball is None:
         raise ValueError(
             "Reversible needs an optimizer whose update has an inverse, as that of sgd "
             "with momentum (a tensor where it may be 0) and without nesterov, but the "

@@ -175,7 +175,7 @@ def _share(
     if slope is None:
         cost, (_, slope) = 2.0, _slope(descent, state, hparams, problem.batch(t))
     leaves = differentiable(hparams)
-    params, memory = descent.optimizer({**hparams, **leaves}).update(
+    params, memory = descent.rule({**hparams, **leaves}).update(
         slope.grads, state.memory, state.params, slope.index
     )
     fixed = {name: w.detach() for name, w in params.items()}

@@ -213,7 +213,7 @@ def require_truth(
             "a problem whose step is a `Descent`, as of descent() and module_problem()",
             f"has no place for {step}",
         )
-    optimizer = step.optimizer(hparams)
+    optimizer = step.rule(hparams)
     recipe = optimizer.recipe
     own = recipe is not None and recipe.update is optimizer.update
     if recipe is None or not own or recipe.name not in _TWINS:
