@@ -13,9 +13,9 @@ import torch
 from raymeta import tasks
 from raymeta.hypergrad import Estimator, ShortTerm, Truncated
 from raymeta.hypergrad.base import advance
+from raymeta.hypergrad.reads import require_names
 from raymeta.outer.arguments import (
     estimator_of,
-    number_of,
     require_hyper_lr,
     require_progress,
     require_seed,
@@ -36,7 +36,8 @@ from raymeta.problem import BilevelProblem
 from raymeta.progress import Progress, clock
 from raymeta.result import Result, better
 from raymeta.space import Space
-from raymeta.tasks.base import Task, check_task
+from raymeta.tasks.base import Task, budget_of, check_task, sampled
+from raymeta.tasks.conditions import conditioned, seen_by
 from raymeta.types import Hparams, State
 
 __all__ = [
@@ -75,7 +76,8 @@ def evaluate(
     """
     rungs = list(rungs)
     assert rungs == sorted(set(rungs)), rungs
-    space.check(hparams)
+    space = seen_by(problem, space, hparams)
+    hparams = space.trim(hparams)
     ledger, flat = Ledger(math.inf), space.flatten(hparams)
     hparams = place(hparams, device_of(problem))
     t, state = start or (0, problem.init(hparams))
@@ -171,7 +173,7 @@ def require_fit(task: Task, problem: BilevelProblem, estimator: Estimator) -> No
     Raises:
         ValueError: the estimator does not fit the task.
     """
-    hparams = place(task.space.initial(), device_of(problem))
+    hparams = place(task.space.trim(task.space.initial()), device_of(problem))
     if isinstance(estimator, Truncated) and estimator.window < estimator.steps:
         estimator = replace(estimator, steps=2, window=1)
     rollout = estimator.init(problem, hparams)
@@ -225,7 +227,8 @@ def optimize(
 
     What is found is never worse than training at the start, `Result.start_loss`, which
     is looked at first; a budget too small for that is warned of. Ctrl-C ends the
-    descent: the result is what was found until then.
+    descent: the result is what was found until then. Hyperparameters that the initial
+    options do not use are left out of it.
 
     Args:
         task: what to tune: an object, a name, or `path.py:Name`.
@@ -247,31 +250,35 @@ def optimize(
         task = tasks.get(task)
     check_task(task)
     estimator = estimator_of(estimator, task.horizon)
-    budget = number_of("budget", task.budget if budget is None else budget)
+    budget = budget_of(task, budget)
     require_seed(seed)
     require_hyper_lr(hyper_lr)
     require_progress(progress)
     show = _printing(budget) if progress is True else progress or _ignore
-    problem = task.sample(seed)
+    task = conditioned(task, seed)
+    problem = sampled(task, seed)
     start = time.perf_counter()
     reports: list[Report] = []
     seconds: list[float] = []
     best: Report | None = None
     interrupted = False
-    descent = descend(
-        task, problem, estimator, seed=seed, budget=budget, hyper_lr=hyper_lr
-    )
-    sure = sure_cost(task, problem, estimator)
-    if budget < sure * (1 - 1e-9):
-        line = unsure(task, type(estimator).__name__, budget, sure)
-        warnings.warn(line, stacklevel=2)
     try:
+        descent = descend(
+            task, problem, estimator, seed=seed, budget=budget, hyper_lr=hyper_lr
+        )
+        sure = sure_cost(task, problem, estimator)
+        if budget < sure * (1 - 1e-9):
+            line = unsure(task, type(estimator).__name__, budget, sure)
+            warnings.warn(line, stacklevel=2)
         for report in descent:
             if better(report, best):
                 best = report
             reports.append(report._replace(state=None))
             seconds.append(time.perf_counter() - start)
             show(reports[-1], math.inf if best is None else best.outer_loss)
+    except KeyError:
+        require_names(problem, task.space.trim(task.space.initial()))
+        raise
     except KeyboardInterrupt:
         if best is None:
             raise
@@ -330,13 +337,14 @@ def mean_hparams(space: Space, schedule: Schedule) -> Hparams:
         for name, value in coordinates.items():
             mean[name] = mean.get(name, 0.0) + value * (steps / total)
     natural, dtype = space.natural(mean), torch.get_default_dtype()
-    choices = {name: schedule[-1][1][name] for name in space.choices}
+    last = schedule[-1][1]
+    choices = {name: last[name] for name in space.active(last) if name in space.choices}
     return {name: value.to(dtype) for name, value in natural.items()} | choices
 
 
 def replay(problem: BilevelProblem, space: Space, schedule: Schedule) -> State:
     """s_T of plain training along a schedule: the run that a descent reported."""
-    device = device_of(problem)
+    space, device = seen_by(problem, space, schedule[0][1]), device_of(problem)
     state, t = problem.init(place(space.unflatten(schedule[0][1]), device)), 0
     for steps, flat in schedule:
         hparams = place(space.unflatten(flat), device)
@@ -349,7 +357,7 @@ def loss_curve(
     problem: BilevelProblem, space: Space, schedule: Schedule
 ) -> list[float]:
     """E(s_t) for t = 0 … T of plain training along a schedule."""
-    device = device_of(problem)
+    space, device = seen_by(problem, space, schedule[0][1]), device_of(problem)
     hparams = place(space.unflatten(schedule[0][1]), device)
     state, t = problem.init(hparams), 0
     curve = [outer_value(problem, state, hparams)]

@@ -1,5 +1,6 @@
 """What a descent in this process has found."""
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from torch import nn
 
 from raymeta.optim import export_schedule
 from raymeta.outer.report import Report, Schedule
+from raymeta.space import label, plain
 from raymeta.types import Hparams, State, Tensors
 
 if TYPE_CHECKING:
@@ -84,9 +86,14 @@ class Result:
     def export(self, path: str | Path) -> None:
         """Write `schedule` as JSON, to be replayed with plain `torch.optim`.
 
+        Options that JSON does not have (functions, classes) are written by name.
         See `raymeta.optim.load_schedule` and `raymeta.optim.replay_with_torch`.
         """
-        export_schedule(self.schedule, path)
+        shown = [
+            (steps, {name: _in_json(value) for name, value in flat.items()})
+            for steps, flat in self.schedule
+        ]
+        export_schedule(shown, path)
 
     @property
     def frame(self) -> "DataFrame":
@@ -122,8 +129,16 @@ class Result:
             "best_outer_loss": math.nan if best is None else best.outer_loss,
             "status": "complete" if report.complete else "running",
             "failure": "" if finite else "non-finite outer loss",
-            **{f"hp/{name}": value for name, value in report.hparams.items()},
+            **{f"hp/{name}": plain(v) for name, v in report.hparams.items()},
         }
+
+
+def _in_json(option: Any) -> Any:
+    try:
+        json.dumps(option)
+    except TypeError:
+        return label(option)
+    return option
 
 
 def better(report: Report, best: Report | None) -> bool:

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+#: Characters of a value that an error message shows.
+MOST = 120
+
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """The error for an unknown name: says what was given, meant, and available."""
@@ -14,3 +17,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     return ValueError(
         f"unknown {kind} {name!r}: {hint}available: {', '.join(known) or 'none'}"
     )
+
+
+def said(value: object) -> str:
+    """A value as an error message shows it: on one line, cut where it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= MOST else f"{text[:MOST]} …"

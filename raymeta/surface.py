@@ -14,6 +14,7 @@ from raymeta.outer.report import outer_value
 from raymeta.space import Choice
 from raymeta.suggest import unknown
 from raymeta.tasks.base import Task, problem_at
+from raymeta.tasks.conditions import conditioned
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -52,8 +53,15 @@ def loss_surface(
     """
     if points < 2:
         raise ValueError(f"a surface needs at least 2 points a side, but got {points}")
+    task = conditioned(task, seed)
     first, second = (_grid(task, name, points) for name in _two(task, names))
     flat = task.space.flatten(task.space.initial()) if at is None else dict(at)
+    for name in names:
+        if name not in task.space.used(flat):
+            raise ValueError(
+                f"a surface is over hyperparameters that are used, but {name!r} is not "
+                f"at {flat}: choose others, or give other options by at="
+            )
     grid = [{**flat, names[0]: x, names[1]: y} for y in second for x in first]
     rows = learning_curves(task, grid, seed=seed, progress=progress)
     return rows.drop(columns="outer_step").assign(x=names[0], y=names[1])
@@ -81,7 +89,8 @@ def learning_curves(
     """
     import pandas as pd
 
-    chosen, rows = list(hparams), []
+    task, chosen = conditioned(task, seed), list(hparams)
+    rows = []
     for number, flat in enumerate(chosen):
         about = {"task": task.name, "seed": seed, "outer_step": number}
         values = {f"hp/{name}": value for name, value in flat.items()}
@@ -96,7 +105,7 @@ def learning_curves(
 
 def _curve(task: Task, flat: Mapping[str, Any], seed: int) -> list[tuple[int, float]]:
     """(t, E(s_t)) of a run at fixed λ, from 0 to T."""
-    hparams = task.space.unflatten(_with_options(task, flat))
+    hparams = task.space.unflatten(flat)
     problem = problem_at(task, seed, hparams)
     hparams = place(hparams, device_of(problem))
     stride = max(1, task.horizon // RUNGS)
@@ -104,16 +113,6 @@ def _curve(task: Task, flat: Mapping[str, Any], seed: int) -> list[tuple[int, fl
     start = outer_value(problem, problem.init(hparams), hparams)
     reports = evaluate(problem, task.space, hparams, rungs)
     return [(0, start), *((r.inner_steps, r.outer_loss) for r in reports)]
-
-
-def _with_options(task: Task, flat: Mapping[str, Any]) -> dict[str, Any]:
-    """λ by flat name, in which what a frame says of a choice is an option again."""
-    found = dict(flat)
-    for name, domain in task.space.choices.items():
-        said = found[name]
-        same = (o for o in domain.options if o == said or str(o) == str(said))
-        found[name] = next(same, said)
-    return found
 
 
 def _two(task: Task, names: Sequence[str]) -> Sequence[str]:

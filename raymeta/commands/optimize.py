@@ -64,13 +64,16 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _print(task: Any, result: Any) -> None:
     """Every report, the best λ and its metrics."""
+    from raymeta.space import Space
+
     hidden = ["task", "method", "family", "seed", "trial", "failure"]
     shown = result.frame.drop(columns=hidden)
     print(shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4g}"))
+    space = Space(**{name: task.space[name] for name in result.hparams})  # what is used
     if result.start_loss is not None:
         print(f"\nouter loss at the start {result.start_loss:.6g}", end="")
     print(f"\nbest outer loss {result.outer_loss:.6g} at")
-    for name, value in task.space.flatten(result.hparams).items():
+    for name, value in space.flatten(result.hparams).items():
         text = f"{value:.6g}" if isinstance(value, float) else value
         print(f"  {name} = {text}")
     for name, value in result.metrics.items():

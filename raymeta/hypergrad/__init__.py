@@ -1,5 +1,7 @@
 """Every way of computing dE/dλ, one estimator a file."""
 
+import torch
+
 from raymeta.hypergrad.base import (
     Estimator,
     Hypergradient,
@@ -11,6 +13,7 @@ from raymeta.hypergrad.es import ES
 from raymeta.hypergrad.forward import Forward
 from raymeta.hypergrad.implicit import Implicit
 from raymeta.hypergrad.pes import PES
+from raymeta.hypergrad.reads import named_in, require_names, unread
 from raymeta.hypergrad.reverse import Reverse
 from raymeta.hypergrad.reversible import Reversible
 from raymeta.hypergrad.short_term import ShortTerm
@@ -47,14 +50,33 @@ def hypergradient(
 ) -> Hypergradient:
     """dE/dλ of a run that starts at s_0(λ).
 
+    A hyperparameter that the options in λ do not use, so that init, the first step and
+    the outer loss do not ask for it, has derivative 0.
+
     Args:
         problem: what is trained.
-        hparams: λ in natural values, name -> tensor.
+        hparams: λ in natural values, name -> tensor, or the option of a `Choice`.
         estimator: how to differentiate, for example `Reverse(steps=100)`.
 
     Raises:
         ValueError: the estimator is none; the outer loss does not depend on a
-            hyperparameter.
+            hyperparameter, though it is read, or though λ has no options; the problem
+            asks for a name that λ lacks.
     """
     require_estimator(estimator, steps=100)
-    return estimator.estimate(problem, hparams, estimator.init(problem, hparams))[0]
+    unused = unread(problem, hparams)
+    try:
+        active = {name: v for name, v in hparams.items() if name not in unused}
+        found = estimator.estimate(problem, active, estimator.init(problem, active))[0]
+    except (KeyError, ValueError) as error:
+        if isinstance(error, KeyError):
+            require_names(problem, hparams)
+        if not named_in(error, unused):
+            raise
+        # A later step asks for it.
+        return estimator.estimate(problem, hparams, estimator.init(problem, hparams))[0]
+    zeros = {name: torch.zeros_like(hparams[name]) for name in unused}
+    grads = found.grads | zeros
+    return found._replace(
+        grads={name: grads[name] for name in hparams if name in grads}
+    )

@@ -223,5 +223,6 @@ def disconnected(names: list[str], hint: str = "") -> ValueError:
     listed = ", ".join(repr(name) for name in names)
     return ValueError(
         f"the outer loss does not depend on hyperparameter {listed}: use it in init, "
-        f"step or outer_loss (without .item() or .detach()), or leave it out{hint}"
+        "step or outer_loss (without .item() or .detach()), leave it out, or say at "
+        f"which options it is used: Space(..., when=...){hint}"
     )

@@ -98,6 +98,8 @@ def tower(
             f"tower needs loss='outer' or loss='next_batch', but got loss={loss!r}"
         )
     hparams = ordinary(hparams)
+    if space is not None:
+        hparams = space.trim(hparams)
     require_sound(problem, hparams)
     learnt = detach(differentiable(hparams))
     start, natural, project = _walk(space, learnt, hparams)

@@ -26,8 +26,8 @@ class Coordinates:
     x stays on the CPU: it is small, and not every device has float64.
 
     Args:
-        space: whose continuous hyperparameters are walked in; choices stay at their
-            initial value.
+        space: whose continuous hyperparameters are walked in, those that the initial
+            options use; choices stay at these.
         device: where λ is needed; see `device_of`.
 
     Raises:
@@ -35,6 +35,7 @@ class Coordinates:
     """
 
     def __init__(self, space: Space, device: torch.device | str = "cpu") -> None:
+        space = space.at(space.initial())
         if not space.continuous:
             raise ValueError(
                 "hypergradient descent needs a continuous hyperparameter, but the "

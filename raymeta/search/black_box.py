@@ -177,7 +177,7 @@ class BlackBoxCourse(Course):
         if flat is None or flat == Searcher.FINISHED:
             self._exhausted = flat is not None or not self.live
             return
-        self._group.add(Trial(self._suggested, flat))
+        self._group.add(Trial(self._suggested, _used(self.cell, flat)))
         self._suggested += 1
 
     def _hear(self, run: Run, message: Message) -> tuple[Message, bool]:
@@ -247,6 +247,13 @@ class BlackBoxCourse(Course):
 def _start(run: Run) -> int:
     """Training steps before a run."""
     return sum(stretch.steps for stretch in run.before)
+
+
+def _used(cell: Cell, flat: dict[str, Any]) -> dict[str, Any]:
+    """A suggestion without what its options do not use."""
+    space = cell.task.space
+    unused = space.flat_domains().keys() - space.used(flat).keys()
+    return {name: value for name, value in flat.items() if name not in unused}
 
 
 def _coded(cell: Cell, config: dict[str, Any]) -> Coded:

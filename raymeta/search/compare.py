@@ -119,6 +119,7 @@ def compare(
         warnings.warn(line, stacklevel=2)
     with silence():
         courses = [course_of(cell) for cell in plan.cells()]
+        plan.require_names()
     folder.claim(plan.settings())
     with open_journal(folder.journal) as journal, silence():
         events = journal.read()

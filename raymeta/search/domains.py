@@ -1,4 +1,8 @@
-"""The space as Ray Tune and the journal see it."""
+"""The space as Ray Tune and the journal see it.
+
+Searchers see all hyperparameters, used or not: what the options that they suggest do
+not use is left out of the trial (`Space.used`).
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +16,9 @@ from raymeta.space import Choice, Domain, Positive, Space
 #: Hyperparameters by flat name as plain numbers: a choice is the index of its option,
 #: since options may be anything and the journal is JSON.
 Coded = dict[str, float | int]
+
+#: Stands for a slash.
+SLASH = "\N{DIVISION SLASH}"
 
 
 def to_tune(space: Space) -> dict[str, TuneDomain]:
@@ -27,6 +34,20 @@ def to_tune(space: Space) -> dict[str, TuneDomain]:
     return {flat: _to_tune(domain) for flat, domain in space.flat_domains().items()}
 
 
+def tune_names(space: Space) -> dict[str, str]:
+    """What Tune and its searchers call a hyperparameter, by flat name.
+
+    The same, but for a slash: Tune would take that for a dictionary within another.
+    """
+    names: dict[str, str] = {}
+    for name in space.flat_domains():
+        known = name.replace("/", SLASH)
+        while known != name and (known in names.values() or known in space):
+            known += SLASH
+        names[name] = known
+    return names
+
+
 def _to_tune(domain: Domain) -> TuneDomain:
     if isinstance(domain, Choice):
         return tune.choice(list(domain.options))
@@ -36,17 +57,18 @@ def _to_tune(domain: Domain) -> TuneDomain:
 
 
 def initial_point(space: Space) -> dict[str, Any]:
-    """The space's initial values by flat name, in double precision."""
-    return space.flatten(space.initial(torch.float64))
+    """The space's initial values by flat name, used or not, in double precision."""
+    whole = Space(**dict(space), when={})
+    return whole.flatten(space.initial(torch.float64))
 
 
 def encode(space: Space, flat: Mapping[str, Any]) -> Coded:
-    """Plain numbers from natural values by flat name."""
+    """Plain numbers from natural values by flat name, of what is used."""
     return {
-        name: domain.options.index(flat[name])
+        name: domain.index(flat[name])
         if isinstance(domain, Choice)
         else float(flat[name])
-        for name, domain in space.flat_domains().items()
+        for name, domain in space.used(flat).items()
     }
 
 
@@ -57,4 +79,5 @@ def decode(space: Space, coded: Coded) -> dict[str, Any]:
         if isinstance(domain, Choice)
         else coded[name]
         for name, domain in space.flat_domains().items()
+        if name in coded
     }

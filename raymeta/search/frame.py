@@ -44,8 +44,9 @@ def to_frame(courses: Iterable[Course]) -> pd.DataFrame:
         `best_outer_loss` is the lowest finite outer loss of a full run of the cell so
         far. `parent` is the trial whose training the report continues: its own, or the
         one that it has copied; so the schedule of hyperparameters behind a report can
-        be followed back through the rows. Where methods did not train on the same,
-        the frame has a column `invalid`, see `raymeta.validity`.
+        be followed back through the rows. A hyperparameter that the options of a trial
+        do not use is empty (NaN). Where methods did not train on the same, the frame
+        has a column `invalid`, see `raymeta.validity`.
     """
     courses = list(courses)
     hparams = _hparam_dtypes(courses)
@@ -65,6 +66,8 @@ def to_frame(courses: Iterable[Course]) -> pd.DataFrame:
 
 def _rows(course: Course, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
     cell, best = course.cell, math.nan
+    space = cell.task.space
+    domains = space.flat_domains()
     spent, wall = Sums(), Sums()
     for number, message in course.messages:
         if message.kind != "final":
@@ -74,7 +77,7 @@ def _rows(course: Course, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
         counts = message.kind == "report" and message.complete and math.isfinite(value)
         if counts and not best <= value:  # also when best is NaN
             best = value
-        natural = decode(cell.task.space, message.hparams) if message.hparams else {}
+        natural = decode(space, message.hparams) if message.hparams else {}
         yield {
             **cell.name._asdict(),
             "family": cell.method.family,
@@ -91,7 +94,7 @@ def _rows(course: Course, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
             "failure": message.failure,
             **message.metrics,
             **{
-                f"hp/{name}": str(value) if dtypes[name] == "str" else value
+                f"hp/{name}": _shown(domains[name], value, dtypes[name])
                 for name, value in natural.items()
             },
         }
@@ -116,4 +119,14 @@ def _hparam_dtypes(courses: list[Course]) -> dict[str, str]:
 def _is_numeric(domain: Domain) -> bool:
     if not isinstance(domain, Choice):
         return True
-    return all(type(option) in (int, float) for option in domain.options)
+    numbers = {float(o) for o in domain.options if type(o) in (int, float)}
+    return len(numbers) == len(domain.options)  # 1 and 1.0 are one number
+
+
+def _shown(domain: Domain, value: Any, dtype: str) -> Any:
+    """A value as its column has it: an option by its label among words."""
+    if dtype != "str":
+        return value
+    if isinstance(domain, Choice):
+        return domain.labels[domain.index(value)]
+    return str(value)

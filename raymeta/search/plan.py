@@ -1,7 +1,6 @@
 """What a comparison will run: resolved, checked, and described for later."""
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +8,7 @@ from numbers import Integral
 from typing import Any, NamedTuple, cast
 
 from raymeta import tasks as task_registry
+from raymeta.hypergrad.reads import require_names
 from raymeta.loop import unsure
 from raymeta.problem import BilevelProblem
 from raymeta.search.cells import Cell
@@ -24,7 +24,9 @@ from raymeta.search.methods import (
     missing,
 )
 from raymeta.search.methods import get as get_method
-from raymeta.tasks.base import Task, check_task
+from raymeta.space.choice import without_addresses
+from raymeta.tasks.base import Task, budget_of, check_task, sampled
+from raymeta.tasks.conditions import conditioned
 
 Tasks = str | Task | Iterable[str | Task]
 Methods = str | Method | Iterable[str | Method]
@@ -84,7 +86,7 @@ class Plan:
                     "number"
                 )
             # What is asked of a problem is a property of the task, not of the seed.
-            problem = task.sample(self.seeds[0])
+            problem = sampled(task, self.seeds[0])
             each = self._cells_of(task, problem)
             for cell in each[: len(self.methods)]:
                 if misfit := _misfit(cell, problem):
@@ -95,7 +97,8 @@ class Plan:
         return cells, unfit
 
     def _cells_of(self, task: Task, problem: BilevelProblem) -> list[Cell]:
-        flops = step_flops(problem, task.space.initial())
+        hparams = task.space.trim(task.space.initial())
+        flops = step_flops(problem, hparams)
         return [
             Cell(
                 task=task,
@@ -123,6 +126,14 @@ class Plan:
         reasons = "; ".join(f"{name}: {m.reason}" for name, m in misfits.items())
         return ValueError(f"no method fits task {task!r} ({reasons}): add others")
 
+    def require_names(self) -> None:
+        """Raise ValueError where a problem asks for what its space does not have."""
+        for cell in {cell.task.name: cell for cell in self.cells()}.values():
+            if math.isnan(cell.flops):  # its step raises
+                problem = cell.task.sample(cell.seed)
+                if error := _unknown_name(cell.task, problem):
+                    raise ValueError(f"task {cell.task.name!r}: {error}")
+
     def settings(self) -> dict[str, Any]:
         """What must be the same to continue a comparison; JSON-serializable."""
         return {
@@ -149,9 +160,12 @@ class Misfit(NamedTuple):
 def _misfit(cell: Cell, problem: BilevelProblem) -> Misfit | None:
     try:
         least = _least_budget(cell, problem)
-    except Exception as error:
+    except Exception as raised:
+        error: Exception = raised
+        if isinstance(raised, KeyError):
+            error = _unknown_name(cell.task, problem) or raised
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        return Misfit(_without_addresses(" ".join(f"{kind}{error}".split())))
+        return Misfit(without_addresses(" ".join(f"{kind}{error}".split())))
     if least * (1 - 1e-9) <= cell.budget:
         return None
     return Misfit(
@@ -170,6 +184,15 @@ def _unsure(cell: Cell) -> str:
     if sure * (1 - 1e-9) <= cell.budget:
         return ""
     return unsure(cell.task, cell.method.name, cell.budget, sure)
+
+
+def _unknown_name(task: Task, problem: BilevelProblem) -> ValueError | None:
+    """Why a problem cannot train: it asks for a name that the space does not have."""
+    try:
+        require_names(problem, task.space.trim(task.space.initial()))
+    except ValueError as error:
+        return error
+    return None
 
 
 def _whole(evaluations: float) -> str:
@@ -206,6 +229,7 @@ def make_plan(
     _check("tasks", [task.name for task in some_tasks])
     _check("methods", [method.name for method in some_methods])
     _check("seeds", some_seeds)
+    budgets = {task.name: budget_of(task, budget) for task in some_tasks}
     skipped = {
         method.name: f"pip install {' '.join(map(repr, missing(method)))}"
         for method in some_methods
@@ -217,14 +241,11 @@ def make_plan(
             + "; ".join(f"{name} needs {need}" for name, need in skipped.items())
         )
     return Plan(
-        tasks=some_tasks,
+        tasks=tuple(conditioned(task, some_seeds[0]) for task in some_tasks),
         methods=tuple(m for m in some_methods if m.name not in skipped),
         skipped=skipped,
         seeds=some_seeds,
-        budgets={
-            task.name: float(task.budget if budget is None else budget)
-            for task in some_tasks
-        },
+        budgets=budgets,
     )
 
 
@@ -296,9 +317,4 @@ def _describe_task(task: Task) -> dict[str, Any]:
 
 
 def _describe(thing: Any) -> str:
-    return _without_addresses(repr(thing))
-
-
-def _without_addresses(text: str) -> str:
-    """Without the memory addresses of objects, which differ in every process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", text)
+    return without_addresses(repr(thing))

@@ -8,7 +8,7 @@ import torch
 from ray import tune
 from ray.tune.search import Searcher
 
-from raymeta.search.domains import initial_point
+from raymeta.search.domains import initial_point, tune_names
 from raymeta.space import Choice, Domain, Positive, Space
 
 
@@ -21,6 +21,7 @@ class UnitCube:
 
     def __init__(self, space: Space) -> None:
         self.domains = space.flat_domains()
+        self._initial = initial_point(space)
 
     def point(self, units: Mapping[str, float]) -> dict[str, Any]:
         """Natural values by flat name; units beyond [0, 1] become its ends."""
@@ -30,9 +31,13 @@ class UnitCube:
         }
 
     def units(self, point: Mapping[str, Any]) -> dict[str, float]:
-        """Where natural values lie on the sides; the middle of an option's interval."""
+        """Where natural values lie on the sides; the middle of an option's interval.
+
+        What the options do not use has its initial value.
+        """
         return {
-            name: _unit(domain, point[name]) for name, domain in self.domains.items()
+            name: _unit(domain, point.get(name, self._initial[name]))
+            for name, domain in self.domains.items()
         }
 
 
@@ -54,8 +59,11 @@ class InUnits(Searcher):
         self.inner: Any = inner
         self._space, self._cube = space, UnitCube(space)
         # Of the options that the searcher chooses from; 0 for a side of the cube.
+        self._names = tune_names(space)
         self._counts = {
-            name: 0 if intervals or not isinstance(d, Choice) else len(d.options)
+            self._names[name]: 0
+            if intervals or not isinstance(d, Choice)
+            else len(d.options)
             for name, d in self._cube.domains.items()
         }
         self._started = False
@@ -78,12 +86,11 @@ class InUnits(Searcher):
         if not self._started:
             self._started = True
             return initial_point(self._space)
-        return self._cube.point(
-            {
-                name: (found[name] + 0.5) / count if count else found[name]
-                for name, count in self._counts.items()
-            }
-        )
+        units = {
+            shown: (found[shown] + 0.5) / count if count else found[shown]
+            for shown, count in self._counts.items()
+        }
+        return self._cube.point({n: units[shown] for n, shown in self._names.items()})
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
         """Hand on."""
@@ -110,8 +117,8 @@ def first_units(space: Space, *, intervals: bool) -> dict[str, float | int]:
     units: dict[str, float | int] = dict(UnitCube(space).units(start))
     if not intervals:
         for name, choice in space.choices.items():
-            units[name] = list(choice.options).index(start[name])
-    return units
+            units[name] = choice.index(start[name])
+    return {shown: units[name] for name, shown in tune_names(space).items()}
 
 
 def _natural(domain: Domain, unit: float) -> Any:
@@ -125,7 +132,7 @@ def _natural(domain: Domain, unit: float) -> Any:
 
 def _unit(domain: Domain, value: Any) -> float:
     if isinstance(domain, Choice):
-        return (list(domain.options).index(value) + 0.5) / len(domain.options)
+        return (domain.index(value) + 0.5) / len(domain.options)
     low, high = domain.sampled
     sampled = math.log(value) if isinstance(domain, Positive) else float(value)
     return (sampled - low) / (high - low)

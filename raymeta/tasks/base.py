@@ -1,10 +1,16 @@
 """What a hyperparameter-optimization task is."""
 
+import inspect
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any, Protocol
 
 from raymeta.problem import BilevelProblem
 from raymeta.space import Space
+from raymeta.suggest import said
+
+#: What every task has.
+PARTS = ("name", "space", "horizon", "budget", "sample")
 
 
 class Task(Protocol):
@@ -60,8 +66,8 @@ def picked(task: Task, hparams: Mapping[str, Any]) -> tuple[int, ...]:
     """
     if not hasattr(task, "sample_for"):
         return ()
-    choices = task.space.choices.items()
-    return tuple(choice.options.index(hparams[name]) for name, choice in choices)
+    options = _options(task, hparams)
+    return tuple(c.index(options[name]) for name, c in task.space.choices.items())
 
 
 def problem_at(
@@ -77,7 +83,50 @@ def problem_at(
     """
     if hparams is None or not hasattr(task, "sample_for"):
         return task.sample(seed)
-    return task.sample_for(seed, {name: hparams[name] for name in task.space.choices})
+    return task.sample_for(seed, _options(task, hparams))
+
+
+def _options(task: Task, hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """An option of every choice: the initial one where λ does not use it."""
+    choices = task.space.choices.items()
+    return {name: hparams.get(name, choice.initial) for name, choice in choices}
+
+
+def sampled(task: Task, seed: int) -> BilevelProblem:
+    """`task.sample(seed)`, for whoever has not called it before.
+
+    Raises:
+        ValueError: it raises, or returns no problem.
+    """
+    try:
+        problem = task.sample(seed)
+    except Exception as error:
+        raise ValueError(
+            f"task {task.name!r}: sample({seed}) raises {_words(error)}"
+        ) from error
+    if not isinstance(problem, BilevelProblem):
+        raise ValueError(
+            f"task {task.name!r}: sample(seed) must return a BilevelProblem, but "
+            f"sample({seed}) returns {said(problem)}: return what module_problem or "
+            "descent makes"
+        )
+    return problem
+
+
+def budget_of(task: Task, given: float | None) -> float:
+    """The budget in gradient evaluations: what is given, or the task's own.
+
+    Raises:
+        ValueError: it is not a number.
+    """
+    budget = task.budget if given is None else given
+    if not isinstance(budget, Real) or isinstance(budget, bool):
+        whose = f"that of task {task.name!r} is" if given is None else "got"
+        raise ValueError(
+            f"budget must be a number, but {whose} {said(budget)}: give budget= in "
+            "gradient evaluations"
+        )
+    return float(budget)
 
 
 def check_task(task: object) -> None:
@@ -87,9 +136,50 @@ def check_task(task: object) -> None:
             f"a task must be an object, but got the class {task.__name__}: pass "
             f"{task.__name__}()"
         )
-    for name in ("name", "space", "horizon", "budget", "sample"):
-        if not hasattr(task, name):
+    name, space, horizon, _, sample = (_part(task, part) for part in PARTS)
+    if not isinstance(name, str) or not name.isprintable() or "/" in (name or "/"):
+        raise ValueError(
+            "a task needs a name of text without a slash, for it names folders, but "
+            f"{said(task)} has name={said(name)}"
+        )
+    if not isinstance(space, Space) or not space:
+        raise ValueError(
+            f"task {name!r} needs a raymeta.Space with a hyperparameter as its space, "
+            f"but has {said(space)}: write Space(lr=Positive(…))"
+        )
+    if not isinstance(horizon, Integral) or isinstance(horizon, bool) or horizon < 1:
+        raise ValueError(
+            f"task {name!r} needs a whole number of training steps, 1 or more, as its "
+            f"horizon, but has {said(horizon)}"
+        )
+    if not _takes_seed(sample):
+        raise ValueError(
+            f"task {name!r} needs a method sample(seed), but has {said(sample)}: let "
+            "it take a seed and nothing else"
+        )
+
+
+def _part(task: object, part: str) -> Any:
+    try:
+        return getattr(task, part)
+    except Exception as error:
+        if hasattr(type(task), part):  # a property
             raise ValueError(
-                f"a task needs name, space, horizon, budget and sample(seed), but "
-                f"{task!r} has no {name}: add it"
-            )
+                f"{said(task)} must have a {part}, but that raises {_words(error)}"
+            ) from error
+        raise ValueError(
+            f"a task needs {', '.join(PARTS[:-1])} and sample(seed), but "
+            f"{said(task)} has no {part}: add it"
+        ) from None
+
+
+def _takes_seed(sample: Any) -> bool:
+    try:
+        inspect.signature(sample).bind(0)
+    except TypeError:
+        return False
+    return True
+
+
+def _words(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -5,9 +5,8 @@ from typing import ClassVar
 
 from optuna.samplers import CmaEsSampler
 from ray.tune import TuneConfig
-from ray.tune.search.optuna import OptunaSearch
 
-from raymeta.search.domains import initial_point
+from raymeta.search.by_optuna import ByOptuna
 from raymeta.search.methods.base import METRIC, MODE, BlackBox
 from raymeta.tasks.base import Task
 
@@ -27,8 +26,6 @@ class CmaEs(BlackBox):
 
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """The initial point, then generations of samples."""
-        searcher = OptunaSearch(
-            sampler=CmaEsSampler(seed=seed, warn_independent_sampling=False),
-            points_to_evaluate=[initial_point(task.space)],
-        )
+        sampler = CmaEsSampler(seed=seed, warn_independent_sampling=False)
+        searcher = ByOptuna(task.space, sampler)
         return TuneConfig(metric=METRIC, mode=MODE, search_alg=searcher)

@@ -13,7 +13,7 @@ from raymeta.outer.report import plain_cost
 from raymeta.outer.within_run import Standing, WithinRun
 from raymeta.problem import BilevelProblem
 from raymeta.search.methods.base import HYBRID, BlackBox
-from raymeta.space import Choice, Space
+from raymeta.space import Space
 from raymeta.tasks.base import Task
 
 #: Where a scheduler leaves by how much a trial's hyper learning rate is multiplied.
@@ -58,7 +58,7 @@ class Descending(BlackBox):
         self, task: Task, problem: BilevelProblem, config: Mapping[str, Any]
     ) -> Standing:
         """Before the first step, at the suggested hyperparameters."""
-        flat = {name: config[name] for name in task.space.flat_domains()}
+        flat = {name: config[name] for name in task.space.used(config)}
         hparams = task.space.unflatten(flat, torch.float64)
         return self._at(task, problem, config).begin(hparams)
 
@@ -77,7 +77,7 @@ class Descending(BlackBox):
     def _at(
         self, task: Task, problem: BilevelProblem, config: Mapping[str, Any]
     ) -> WithinRun:
-        return self._run(task, problem, at_choices(task.space, config))
+        return self._run(task, problem, task.space.at(config))
 
     def _run(self, task: Task, problem: BilevelProblem, space: Space) -> WithinRun:
         return WithinRun(
@@ -89,9 +89,3 @@ class Descending(BlackBox):
 
     def _estimator(self, task: Task) -> ShortTerm:
         return ShortTerm(max(1, task.horizon // self.hyper_steps))
-
-
-def at_choices(space: Space, config: Mapping[str, Any]) -> Space:
-    """The space with the options of a configuration as the only ones."""
-    fixed = {name: Choice((config[name],)) for name in space.choices}
-    return Space(**{**space, **fixed})

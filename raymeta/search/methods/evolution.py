@@ -147,7 +147,7 @@ class Evolution:
         evaluations: Evaluations = DIRECT,
     ) -> Iterator[loop.Report]:
         """The course of the descent."""
-        start = place(task.space.initial(), device_of(problem))
+        start = place(task.space.trim(task.space.initial()), device_of(problem))
         vectorized = stackable(problem, [start, start])
         estimator = replace(self._estimator(task), seed=seed, vectorized=vectorized)
         return loop.descend(
@@ -156,4 +156,5 @@ class Evolution:
 
     def _estimator(self, task: Task) -> Perturbed:
         window = max(1, task.horizon // WINDOWS) if self.persistent else task.horizon
-        return Perturbed(window, task.space, self.persistent)
+        space = task.space.at(task.space.initial())
+        return Perturbed(window, space, self.persistent)

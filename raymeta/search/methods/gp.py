@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 from optuna.samplers import GPSampler
 from ray.tune import TuneConfig
-from ray.tune.search.optuna import OptunaSearch
 
+from raymeta.search.by_optuna import ByOptuna
 from raymeta.search.capped import Capped
-from raymeta.search.domains import initial_point
 from raymeta.search.methods.base import METRIC, MODE, BlackBox
 from raymeta.tasks.base import Task
 
@@ -26,8 +25,5 @@ class Gp(BlackBox):
 
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """The initial point, nine random ones, then the model's."""
-        searcher = OptunaSearch(
-            sampler=GPSampler(seed=seed, n_startup_trials=10),
-            points_to_evaluate=[initial_point(task.space)],
-        )
+        searcher = ByOptuna(task.space, GPSampler(seed=seed, n_startup_trials=10))
         return TuneConfig(metric=METRIC, mode=MODE, search_alg=Capped(searcher))

@@ -28,9 +28,10 @@ class Grid(BlackBox):
 
     A hyperparameter with n levels is tried in the middles (i + 1/2) / n of n equal
     parts of its range, in the coordinate that black-box search samples (log λ for
-    `Positive`); a `Choice` at all of its options. Levels are added one at a time,
-    where there are fewest, as long as the initial point and all of the grid fit. Its
-    points are tried in random order; runs that are left go to the next larger grid.
+    `Positive`); a `Choice` at all of its options, each with what it uses. Levels are
+    added one at a time, where there are fewest, as long as the initial point and all of
+    the grid fit. Its points are tried in random order; runs that are left go to the
+    next larger grid.
 
     Refused where even two levels of each hyperparameter exceed the budget.
 
@@ -45,7 +46,7 @@ class Grid(BlackBox):
 
     def least_budget(self, task: Task, problem: BilevelProblem) -> float:
         """Gradient evaluations of the initial point and two levels of everything."""
-        points = 1 + math.prod(map(float, _least_levels(task.space)))
+        points = 1 + _size(task.space, _least_levels(task.space))
         return points * plain_cost(problem, task.horizon)
 
     def sized(self, runs: float) -> "Grid":
@@ -67,7 +68,7 @@ class GridSearch(Searcher):
 
     def __init__(self, space: Space, seed: int, runs: float) -> None:
         super().__init__()
-        least = math.prod(_least_levels(space))
+        least = _size(space, _least_levels(space))
         if least > MOST:
             raise ValueError(
                 f"method 'grid' takes at most {MOST:,} points, but two levels of each "
@@ -91,12 +92,49 @@ class GridSearch(Searcher):
         """Nothing is learned from a result."""
 
 
-def _least_levels(space: Space) -> list[int]:
+#: Levels by flat name: of a choice, all of its options.
+Levels = dict[str, int]
+
+
+def _least_levels(space: Space) -> Levels:
     """Two of each number, and every option."""
-    return [
-        len(domain.options) if isinstance(domain, Choice) else 2
-        for domain in space.flat_domains().values()
-    ]
+    return {
+        name: len(domain.options) if isinstance(domain, Choice) else 2
+        for name, domain in space.flat_domains().items()
+    }
+
+
+def _size(space: Space, levels: Levels) -> float:
+    """Points of a grid, astronomically many as a float."""
+    if not space.when:
+        return math.prod(map(float, levels.values()))
+    return sum(math.prod(map(float, grid)) for grid in _parts(space, levels))
+
+
+def _parts(space: Space, levels: Levels) -> Iterator[list[int]]:
+    """Levels of what the options use, for each combination of options."""
+    for options in space.options():
+        used = space.used(options)
+        yield [levels[n] for n, d in used.items() if not isinstance(d, Choice)]
+
+
+def _units(space: Space, levels: Levels) -> list[dict[str, float]]:
+    """The points of a grid, by flat name of what is used, each on its side [0, 1]."""
+    axes = {name: [(i + 0.5) / n for i in range(n)] for name, n in levels.items()}
+    if not space.when:
+        return [
+            dict(zip(axes, point, strict=True)) for point in product(*axes.values())
+        ]
+    grids = []
+    for options in space.options():
+        fixed = {
+            name: (domain.index(options[name]) + 0.5) / len(domain.options)
+            for name, domain in space.choices.items()
+            if name in options
+        }
+        own = {n: [fixed[n]] if n in fixed else axes[n] for n in space.used(options)}
+        grids += [dict(zip(own, p, strict=True)) for p in product(*own.values())]
+    return grids
 
 
 def _points(space: Space, seed: int, runs: float) -> Iterator[dict[str, Any]]:
@@ -104,29 +142,30 @@ def _points(space: Space, seed: int, runs: float) -> Iterator[dict[str, Any]]:
     cube, random = UnitCube(space), np.random.default_rng(seed)
     start = initial_point(space)
     yield start
-    tried = {_rounded(cube.units(start).values())}
+    middle = cube.units(start)
+    tried = {_rounded({name: middle[name] for name in space.used(start)})}
     for levels in _grids(space, runs):
-        axes = [[(i + 0.5) / n for i in range(n)] for n in levels]
-        for units in random.permutation(list(product(*axes))).tolist():
-            if _rounded(units) not in tried:
-                tried.add(_rounded(units))
-                yield cube.point(dict(zip(cube.domains, units, strict=True)))
+        points = _units(space, levels)
+        for number in random.permutation(len(points)).tolist():
+            rounded = _rounded(points[number])
+            if rounded not in tried:
+                tried.add(rounded)
+                yield cube.point(middle | points[number])
 
 
-def _rounded(units: Any) -> tuple[float, ...]:
-    return tuple(round(unit, 9) for unit in units)
+def _rounded(units: dict[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple((name, round(unit, 9)) for name, unit in units.items())
 
 
-def _grids(space: Space, runs: float) -> Iterator[list[int]]:
+def _grids(space: Space, runs: float) -> Iterator[Levels]:
     """Levels of the largest grid that leaves one of the runs, and of larger ones."""
-    domains = list(space.flat_domains().values())
-    numbers = [i for i, domain in enumerate(domains) if not isinstance(domain, Choice)]
+    numbers = [n for n, d in space.flat_domains().items() if not isinstance(d, Choice)]
     levels = _least_levels(space)
     while True:
-        larger = list(levels)
+        larger = dict(levels)
         if numbers:
             larger[min(numbers, key=levels.__getitem__)] += 1
-        if not numbers or math.prod(larger) > runs - 1:
+        if not numbers or _size(space, larger) > runs - 1:
             yield levels
         if not numbers:
             return

@@ -102,7 +102,24 @@ def require_continuous(method: str, space: Space) -> None:
         )
 
 
-class _ByFactors(PopulationBasedTraining):
+class KeepsConfig(PopulationBasedTraining):
+    """Tune's scheduler, which would fill in what a trial's options do not use."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Take the trial, and leave its hyperparameters."""
+        config = dict(trial.config)
+        super().on_trial_add(tune_controller, trial)
+        trial.config = config
+
+    def _exploit(self, tune_controller: Any, trial: Any, trial_to_clone: Any) -> None:
+        """Change what the options of the cloned trial use, and nothing else."""
+        every, used = self._hyperparam_mutations, trial_to_clone.config
+        self._hyperparam_mutations = {n: m for n, m in every.items() if n in used}
+        super()._exploit(tune_controller, trial, trial_to_clone)
+        self._hyperparam_mutations = every
+
+
+class _ByFactors(KeepsConfig):
     """Tune's scheduler, which perturbs by factors in coordinates where these fit."""
 
     def __init__(self, space: Space, **options: Any) -> None:
@@ -123,4 +140,5 @@ class _ByFactors(PopulationBasedTraining):
         found, said = super()._get_new_config(trial, shown)
         moved = {n: math.log(found[n]) / math.log(r) for n, r in self._ratios.items()}
         new = self._cube.point(units | moved)
-        return config | {name: new[name] for name in self._ratios}, said
+        moving = [name for name in self._ratios if name in config]  # others are unused
+        return config | {name: new[name] for name in moving}, said

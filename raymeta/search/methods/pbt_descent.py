@@ -46,9 +46,15 @@ class PbtDescent(Descending):
         """The initial point and random ones under Tune's scheduler.
 
         Raises:
-            ValueError: no hyperparameter is continuous.
+            ValueError: no hyperparameter is continuous, or one has the name of what a
+                scheduler changes here.
         """
         require_continuous(self.name, task.space)
+        if HYPER_LR_FACTOR in task.space:
+            raise ValueError(
+                f"method {self.name!r} keeps its own {HYPER_LR_FACTOR!r}, but the "
+                "space has a hyperparameter of that name: call it otherwise"
+            )
         scheduler = PopulationBasedTraining(
             time_attr=TIME_ATTR,
             perturbation_interval=self.rungs(task)[0],

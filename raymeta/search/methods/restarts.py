@@ -17,7 +17,6 @@ from raymeta.outer.within_run import WithinRun
 from raymeta.problem import BilevelProblem
 from raymeta.search.domains import initial_point, to_tune
 from raymeta.search.methods.base import BLACK_BOX, HYBRID, METRIC, MODE
-from raymeta.search.methods.descending import at_choices
 from raymeta.search.methods.random import RandomSearch
 from raymeta.tasks.base import Task, problem_at
 
@@ -146,7 +145,7 @@ class Restarts:
     def _descent(
         self, task: Task, problem: BilevelProblem, point: dict[str, Any]
     ) -> WithinRun:
-        space = at_choices(task.space, point)
+        space = task.space.at(point)
         return WithinRun(
             problem=problem,
             coordinates=Coordinates(space, device_of(problem)),

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from optuna.samplers import TPESampler
 from ray.tune import TuneConfig
-from ray.tune.search.optuna import OptunaSearch
 
-from raymeta.search.domains import initial_point
+from raymeta.search.by_optuna import ByOptuna
 from raymeta.search.methods.base import METRIC, MODE, BlackBox
 from raymeta.tasks.base import Task
 
@@ -15,6 +14,9 @@ from raymeta.tasks.base import Task
 class Tpe(BlackBox):
     """Full runs where the density of good hyperparameters is high, by Optuna's TPE.
 
+    Where options say which hyperparameters are used, those that are used together are
+    modelled together, by Optuna's group decomposition.
+
     Source: Bergstra et al. 2011; Watanabe 2023 for what Optuna does.
     """
 
@@ -22,8 +24,6 @@ class Tpe(BlackBox):
 
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """The initial point, nine random ones, then the model's."""
-        searcher = OptunaSearch(
-            sampler=TPESampler(seed=seed),
-            points_to_evaluate=[initial_point(task.space)],
-        )
+        whole = None if task.space.when else TPESampler(seed=seed)
+        searcher = ByOptuna(task.space, whole, seed)
         return TuneConfig(metric=METRIC, mode=MODE, search_alg=searcher)

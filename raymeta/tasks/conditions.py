@@ -1,0 +1,132 @@
+"""Which hyperparameters of a task are used at which options, found by looking."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from itertools import islice
+from typing import Any, cast
+
+from raymeta.hypergrad.reads import Read, read
+from raymeta.outer.coordinates import device_of, place
+from raymeta.problem import BilevelProblem
+from raymeta.space import Choice, Space
+from raymeta.tasks.base import Task, sampled
+
+#: Combinations of options beyond which nobody looks: they must be declared.
+MOST = 64
+
+
+class Conditioned:
+    """A task whose space knows what is used at which options; all else is the task's.
+
+    Args:
+        task: as it was given.
+        space: its own, with conditions.
+    """
+
+    def __init__(self, task: Task, space: Space) -> None:
+        self._task, self.space = task, space
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_task":  # while it is unpickled
+            raise AttributeError(name)
+        return getattr(self._task, name)
+
+    def __repr__(self) -> str:
+        return repr(self._task)
+
+
+def conditioned(task: Task, seed: int = 0) -> Task:
+    """The task with conditions, where its space has choices and does not declare them.
+
+    A hyperparameter has a condition where init, the first step and the outer loss (and
+    `sample_for`) ask for it at some options and not at others, and where each choice by
+    itself says which these are. One that is asked for nowhere has none: that is a
+    mistake.
+
+    Args:
+        task: of which one problem, or one for each combination of options that decide
+            what is trained, takes a step at each combination.
+        seed: of the problem.
+    """
+    space = task.space
+    if not space.choices or space.is_declared:
+        return task
+    combinations = list(islice(space.options(), MOST + 1))
+    if len(combinations) > MOST:
+        return task
+    reads = list(_reads(task, seed, combinations))
+    found = {name: _condition(name, space, combinations, reads) for name in space}
+    when = {name: condition for name, condition in found.items() if condition}
+    return Conditioned(task, Space(**space, when=when)) if when else task
+
+
+def seen_by(problem: BilevelProblem, space: Space, flat: Mapping[str, Any]) -> Space:
+    """The space without what λ lacks and the problem does not ask for.
+
+    For a λ of `conditioned`, and the space as it was.
+
+    Args:
+        problem: at the options of λ.
+        space: of λ.
+        flat: λ by flat name.
+    """
+    names = {name.split("[")[0] for name in flat}
+    if not space.choices or space.is_declared or names >= set(space):
+        return space
+    options = {name: flat[name] for name in space.choices if name in flat}
+    asked = _asked(problem, space, options)
+    return Space(**{k: d for k, d in space.items() if k in names | asked}, when={})
+
+
+def _reads(
+    task: Task, seed: int, combinations: Iterable[dict[str, Any]]
+) -> Iterable[set[str]]:
+    """What is asked for at each combination; everything where that cannot be seen."""
+    problem = None if hasattr(task, "sample_for") else sampled(task, seed)
+    for options in combinations:
+        names, chosen = set(task.space), Read(options)
+        with suppress(Exception):  # who trains at these options will say why
+            at = problem or cast(Any, task).sample_for(seed, chosen)
+            names = _asked(at, task.space, options) | chosen.names
+        yield names
+
+
+def _asked(
+    problem: BilevelProblem, space: Space, options: Mapping[str, Any]
+) -> set[str]:
+    hparams = place({**space.initial(), **options}, device_of(problem))
+    return read(problem, hparams)
+
+
+def _condition(
+    name: str,
+    space: Space,
+    combinations: list[dict[str, Any]],
+    reads: list[set[str]],
+) -> dict[str, tuple[Any, ...]]:
+    """The options at which a hyperparameter is asked for; {} where it always is."""
+    used = [name in names for names in reads]
+    if all(used) or not any(used):
+        return {}
+    condition = {}
+    for choice, domain in space.choices.items():
+        numbers = {
+            domain.index(options[choice])
+            for options, is_used in zip(combinations, used, strict=True)
+            if is_used
+        }
+        if len(numbers) < len(domain.options) and choice != name:
+            condition[choice] = tuple(domain.options[n] for n in sorted(numbers))
+    says = [_meets(condition, space.choices, options) for options in combinations]
+    return condition if says == used else {}
+
+
+def _meets(
+    condition: Mapping[str, tuple[Any, ...]],
+    choices: Mapping[str, Choice],
+    options: Mapping[str, Any],
+) -> bool:
+    return all(
+        choices[name].index(options[name]) in map(choices[name].index, allowed)
+        for name, allowed in condition.items()
+    )
