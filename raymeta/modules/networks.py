@@ -1,7 +1,7 @@
 """A module as a pure function of its tensors."""
 
 import random
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -177,7 +177,7 @@ def _contents(home: dict[str, Any]) -> list[tuple[Any, Any]]:
     queue = [value for key, value in home.items() if key not in _OF_EVERY_LAYER]
     while queue:
         value = queue.pop()
-        if type(value) in (list, dict, set):
+        if isinstance(value, list | dict | set | deque):
             found.append((value, value.copy()))
             queue += value.values() if isinstance(value, dict) else value
     return found
@@ -187,7 +187,8 @@ def _restore(home: dict[str, Any], contents: list[tuple[Any, Any]]) -> None:
     """Give containers back what was in them."""
     for container, before in contents:
         container.clear()
-        (container.extend if isinstance(container, list) else container.update)(before)
+        ordered = isinstance(container, list | deque)
+        (container.extend if ordered else container.update)(before)
 
 
 #: Attributes of an `nn.Module` as such.

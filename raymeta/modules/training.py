@@ -58,9 +58,12 @@ def module_problem(
     statistics of batch norms too.
 
     Randomness inside it (dropout) is a function of (seed, t), and of the seed alone in
-    evaluation. Functions that lack a second or a forward derivative (fused attention,
-    bags of embeddings, oneDNN's LSTM, weight norm) are replaced by equal ones; what is
-    needed is found out here, by one call with the first batch.
+    evaluation, by whichever global generator: torch's, Python's, numpy's. Functions
+    that lack a second or a forward derivative (fused attention, bags of embeddings,
+    oneDNN's LSTM, weight norm) are replaced by equal ones; what is needed is found out
+    here, by calls of copies with the first batch. They also show whether the module is
+    a pure function of its tensors: what it keeps of its last call (an attention map, a
+    table) is dropped after each, what moves from call to call must be a buffer.
 
     What stops a gradient (`detach`, `no_grad`) and hooks of `Tensor.register_hook`, of
     parameters too, act on training gradients as in `torch.optim`. Hypergradients are
@@ -116,9 +119,10 @@ def module_problem(
     Raises:
         ValueError: a data set is empty, smaller than a batch, or without targets;
             metrics without test data; the module has nothing to train, running
-            statistics that have no derivative, embeddings that write into their
-            weights, activation checkpointing, or hooks of layers. From `init`: `frozen`
-            or `init_params` give other names.
+            statistics that have no derivative, embeddings whose gradients are none,
+            activation checkpointing, hooks of layers, state outside its buffers, a
+            generator of its own, or weights that cannot come from outside. From `init`:
+            `frozen` or `init_params` give other names.
     """
     require_module(module, "module_problem")
     # Copies: training the module itself, later, must not move the start of this one.

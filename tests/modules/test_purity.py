@@ -3,7 +3,7 @@
 import itertools
 import random
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -240,6 +240,16 @@ def test_refuses_what_moves_in_evaluation_alone():
         problem_of(mlp(Layer(f, calls=0)))
 
 
+def test_numbers_of_the_host_in_evaluation_alone_are_seeded_too():
+    def f(layer: Layer, x: Tensor) -> Tensor:
+        return x if layer.training else x * random.random()
+
+    problem = problem_of(mlp(Layer(f)))
+    state = problem.init(hparams_of())
+    values = {float(problem.outer_loss(state, {})) for _ in range(3)}
+    assert len(values) == 1
+
+
 def test_refuses_a_hook_with_a_state_of_its_own():
     calls = [0]
 
@@ -263,6 +273,11 @@ def keeps_its_output(layer: Layer, x: Tensor) -> Tensor:
 
 def keeps_in_a_dict(layer: Layer, x: Tensor) -> Tensor:
     layer.maps["x"] = x
+    return x.tanh()
+
+
+def keeps_the_last(layer: Layer, x: Tensor) -> Tensor:
+    layer.queue.append(x)
     return x.tanh()
 
 
@@ -301,6 +316,8 @@ def sets_a_mode(layer: Layer, x: Tensor) -> Tensor:
 PURE = {
     "its output": (keeps_its_output, {"last": None}),
     "a map in a dict": (keeps_in_a_dict, {"maps": {}}),
+    "a map in another kind of dict": (keeps_in_a_dict, {"maps": OrderedDict()}),
+    "the last one in a queue": (keeps_the_last, {"queue": deque([0], maxlen=1)}),
     "shapes": (keeps_shapes, {}),
     "a number for a log": (keeps_a_number, {"size": 0.0}),
     "a table": (makes_a_table, {"table": None}),
