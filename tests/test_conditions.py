@@ -385,3 +385,24 @@ def test_a_lambda_that_lacks_what_is_read_is_refused():
     assert set(seen) == set(task.space) - {"beta1"}
     with pytest.raises(ValueError, match=r"'momentum\[0\]' is missing"):
         loop.replay(task.sample(0), task.space, [(9, flat)])
+
+
+def test_what_is_declared_as_unused_is_not_read():
+    class Eager(Either):
+        def sample(self, seed):
+            def rule(h):
+                both = {
+                    "sgd": sgd(h["optlr"], momentum=h["momentum"][0]),
+                    "adam": adam(h["optlr"], betas=(h["beta1"], 0.999)),
+                }
+                return both[h["opt"]]
+
+            return parabola(rule)
+
+    assert conditioned(Eager()).space.when == {}
+    with pytest.raises(ValueError, match=r"on hyperparameter 'beta1'.*when="):
+        optimize(Eager(), Reverse(9))
+    message = "'either' reads hyperparameter 'beta1' at .*'sgd'.* where when= says that"
+    with pytest.raises(ValueError, match=message) as error:
+        optimize(Eager(declared=True), Reverse(9))
+    assert "\n" not in str(error.value)

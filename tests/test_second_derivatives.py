@@ -162,9 +162,7 @@ def test_one_step_ahead_is_refused_where_it_needs_more(loss) -> None:
 
 @pytest.mark.parametrize("loss", [inside, last, ctc], ids=lambda f: f.__name__)
 def test_implicit_needs_the_hessian(loss) -> None:
-    with pytest.raises(
-        ValueError, match=r"^reverse mode needs operators with"
-    ):
+    with pytest.raises(ValueError, match=r"^reverse mode needs operators with"):
         hypergrad.Implicit(4).init(problem(loss), SCALED)
 
 

@@ -83,14 +83,20 @@ def read(problem: BilevelProblem, hparams: Hparams) -> set[str]:
     return seen.names & set(hparams)
 
 
-def require_names(problem: BilevelProblem, hparams: Hparams) -> None:
-    """Raise ValueError where a problem asks for a name that λ lacks."""
+def lacking(problem: BilevelProblem, hparams: Hparams) -> str | None:
+    """The name for whose absence from λ a problem raises."""
     seen = Read(detach(hparams))
     try:
         _once(problem, seen)
     except Exception as error:  # for others, whoever trains will say why
-        if name := named_in(error, seen.names - set(hparams)):
-            raise unknown("hyperparameter", name, hparams) from error
+        return named_in(error, seen.names - set(hparams))
+    return None
+
+
+def require_names(problem: BilevelProblem, hparams: Hparams) -> None:
+    """Raise ValueError where a problem asks for a name that λ lacks."""
+    if name := lacking(problem, hparams):
+        raise unknown("hyperparameter", name, hparams)
 
 
 def named_in(error: Exception, names: set[str]) -> str | None:

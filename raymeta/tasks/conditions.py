@@ -5,11 +5,11 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, cast
 
-from raymeta.hypergrad.reads import Read, read
+from raymeta.hypergrad.reads import Read, lacking, read
 from raymeta.outer.coordinates import device_of, place
 from raymeta.problem import BilevelProblem
 from raymeta.space import Choice, Space
-from raymeta.tasks.base import Task, sampled
+from raymeta.tasks.base import Task, problem_at, sampled
 
 #: Combinations of options beyond which nobody looks: they must be declared.
 MOST = 64
@@ -47,12 +47,16 @@ def conditioned(task: Task, seed: int = 0) -> Task:
         task: of which one problem, or one for each combination of options that decide
             what is trained, takes a step at each combination.
         seed: of the problem.
+
+    Raises:
+        ValueError: what the space declares as not used is read all the same.
     """
     space = task.space
-    if not space.choices or space.is_declared:
-        return task
     combinations = list(islice(space.options(), MOST + 1))
-    if len(combinations) > MOST:
+    if not space.choices or len(combinations) > MOST:
+        return task
+    if space.is_declared:
+        _require_unread(task, seed, combinations)
         return task
     reads = list(_reads(task, seed, combinations))
     found = {name: _condition(name, space, combinations, reads) for name in space}
@@ -76,6 +80,23 @@ def seen_by(problem: BilevelProblem, space: Space, flat: Mapping[str, Any]) -> S
     options = {name: flat[name] for name in space.choices if name in flat}
     asked = _asked(problem, space, options)
     return Space(**{k: d for k, d in space.items() if k in names | asked}, when={})
+
+
+def _require_unread(task: Task, seed: int, combinations: list[dict[str, Any]]) -> None:
+    space = task.space
+    if not space.when:
+        return
+    problem = sampled(task, seed)
+    for options in combinations:
+        at = problem_at(task, seed, options) if hasattr(task, "sample_for") else problem
+        hparams = space.trim({**space.initial(), **options})
+        name = lacking(at, place(hparams, device_of(at)))
+        if name is not None and name in space:
+            raise ValueError(
+                f"task {task.name!r} reads hyperparameter {name!r} at {options}, where "
+                "when= says that it is not used: read it only where it is, or leave "
+                "the condition out"
+            )
 
 
 def _reads(

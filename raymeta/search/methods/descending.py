@@ -1,6 +1,7 @@
 """What the hybrids share: trials that descend while they train."""
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,7 @@ from raymeta.problem import BilevelProblem
 from raymeta.search.methods.base import HYBRID, BlackBox
 from raymeta.space import Space
 from raymeta.tasks.base import Task
+from raymeta.tasks.conditions import MOST
 
 #: Where a scheduler leaves by how much a trial's hyper learning rate is multiplied.
 HYPER_LR_FACTOR = "hyper_lr_factor"
@@ -52,7 +54,19 @@ class Descending(BlackBox):
 
     def charges(self, task: Task, problem: BilevelProblem) -> tuple[float, ...]:
         """Gradient evaluations up to the first rung, from there to the second, …."""
-        return self._run(task, problem, task.space).charges(self.rungs(task))
+        space, rungs = task.space, self.rungs(task)
+        # What an estimate costs may depend on what is used: the most that it can be.
+        spaces = [space]
+        if space.when:
+            start = space.initial()
+            some = islice(space.options(), MOST)
+            spaces = [space.at({**start, **options}) for options in some]
+        each = [
+            self._run(task, problem, one).charges(rungs)
+            for one in spaces
+            if one.continuous
+        ]
+        return tuple(map(max, zip(*each, strict=True)))
 
     def begin(
         self, task: Task, problem: BilevelProblem, config: Mapping[str, Any]

@@ -68,12 +68,12 @@ class Restarts:
         to_tune(task.space)
         if self.hyper_steps:
             loop.require_fit(task, problem, self._estimator(task))
-        return self._cost(task, problem)
+        return self._cost(task, problem, initial_point(task.space))
 
     def sure_budget(self, task: Task, problem: BilevelProblem) -> float:
         """The same, with a plain run at the start where runs descend from it."""
         start = plain_cost(problem, task.horizon) if self.hyper_steps else 0.0
-        return self._cost(task, problem) + start
+        return self._cost(task, problem, initial_point(task.space)) + start
 
     def reports(
         self,
@@ -92,7 +92,7 @@ class Restarts:
         while True:
             first = searcher.suggest("")
             at = problem_at(task, seed, first)
-            cost = self._cost(task, at)
+            cost = self._cost(task, at, first)
             count = sum(ledger.covers(n * cost) for n in range(1, self.size + 1))
             if not count:
                 return
@@ -136,10 +136,12 @@ class Restarts:
         runs = [place(task.space.unflatten(point), device) for point in points]
         return at_constants(problem, task.space, runs, task.horizon, evaluations)
 
-    def _cost(self, task: Task, problem: BilevelProblem) -> float:
+    def _cost(
+        self, task: Task, problem: BilevelProblem, point: dict[str, Any]
+    ) -> float:
         if not self.hyper_steps:
             return plain_cost(problem, task.horizon)
-        descent = self._descent(task, problem, initial_point(task.space))
+        descent = self._descent(task, problem, point)
         return sum(descent.charges((task.horizon,)))
 
     def _descent(
