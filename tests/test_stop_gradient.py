@@ -331,6 +331,22 @@ def test_losses_of_tensors_may_stop_gradients(estimator):
     assert float(found.grads["a"]) == pytest.approx(right, rel=1e-9)
 
 
+@pytest.mark.parametrize("module", [Net, Detached, hooked_parameters])
+def test_the_next_batchs_loss_has_its_own_derivative(module):
+    problem = problem_of(make(module))
+
+    def next_loss(lr: float) -> float:
+        hparams = {"lr": torch.tensor(lr)}
+        state = problem.step(problem.init(hparams), hparams, problem.batch(0))
+        return float(problem.inner_loss(state, hparams, problem.batch(1)))
+
+    right = (next_loss(0.1 + 1e-5) - next_loss(0.1 - 1e-5)) / 2e-5
+    estimator = ShortTerm(loss="next_batch")
+    assert of_lr(problem, estimator) == pytest.approx(right, rel=1e-6)
+    shared = estimator.cost(problem, {"lr": torch.tensor(0.1)}) == 1
+    assert shared == (module is Net)
+
+
 def test_a_tower_passes_through_as_well():
     problem = problem_of(make(Detached))
     learns = tower(

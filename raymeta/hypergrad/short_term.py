@@ -116,7 +116,7 @@ class ShortTerm:
             require_sound(problem, hparams, through=through)
         if self.compile:
             require_functional(problem)
-        carry = Shared(None) if self._shares(problem, first) else first
+        carry = Shared(None) if self._shares(problem, hparams, first) else first
         return start(problem, hparams)._replace(carry=carry)
 
     @differentiating
@@ -151,18 +151,37 @@ class ShortTerm:
         more, for the gradient that it starts from.
         """
         cost = look_ahead_cost(problem, hparams, self.steps)
-        if self._shares(problem, cost):
+        if self._shares(problem, hparams, cost):
             return 1.0
         return cost + self._outer_cost(problem)
 
-    def _shares(self, problem: BilevelProblem, cost: float) -> bool:
+    def _shares(self, problem: BilevelProblem, hparams: Hparams, cost: float) -> bool:
         """Whether E's gradient is the one that the next step descends along."""
         if self.loss == "outer" or self.steps > 1:
             return False
-        return cost == 1 and isinstance(problem.step, Descent)
+        descends = cost == 1 and isinstance(problem.step, Descent)
+        return descends and _follows_inner_loss(problem, hparams)
 
     def _outer_cost(self, problem: BilevelProblem) -> float:
         return problem.outer_cost if self.loss == "outer" else 1.0
+
+
+def _follows_inner_loss(problem: BilevelProblem, hparams: Hparams) -> bool:
+    """Whether training gradients are the inner loss's, which hooks and stops bend."""
+    if "follows" not in problem.traced:
+        assert problem.inner_loss is not None
+        state, batch = detach(problem.init(hparams)), problem.batch(0)
+        assert isinstance(problem.step, Descent)
+        taken = _slope(problem.step, state, hparams, batch)[1].grads
+        params = {k: w.detach().requires_grad_() for k, w in state.params.items()}
+        with torch.enable_grad():
+            loss = problem.inner_loss(state._replace(params=params), hparams, batch)
+            own = torch.autograd.grad(
+                loss, list(params.values()), materialize_grads=True
+            )
+        pairs = zip(taken.values(), own, strict=True)
+        problem.traced["follows"] = all(torch.equal(g, other) for g, other in pairs)
+    return problem.traced["follows"]
 
 
 def _share(
