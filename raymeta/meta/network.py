@@ -2,15 +2,19 @@
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from raymeta.meta.noise import TaskNoise
 from raymeta.modules.copies import require_module
 from raymeta.modules.gradient_hooks import gradient_hooks
 from raymeta.modules.networks import Needs, Network
+from raymeta.modules.noise import Noise
 from raymeta.modules.norms import Policy
+from raymeta.modules.purity import survey
 from raymeta.modules.training import mode_copies
 from raymeta.stop_gradient import hooked
+from raymeta.tree import in_transform, tree_map
 from raymeta.types import Tensors
 
 
@@ -30,7 +34,8 @@ class MetaNetwork:
 
     Raises:
         ValueError: no module that could run so; nothing to train; an unknown policy;
-            running statistics that have no derivative.
+            running statistics that have no derivative. From the first call: it is no
+            pure function of tensors.
     """
 
     def __init__(self, module: nn.Module, batch_norm: Policy) -> None:
@@ -51,6 +56,8 @@ class MetaNetwork:
             if name not in trained
         }
         self._buffers = {name: b.detach() for name, b in seen.named_buffers()}
+        self._module = module
+        self._surveyed: set[Network] = set()
         self._training = Network(seen, written, device, None)
         self._evaluation = Network(judged, written, device, None)
         for network in (self._training, self._evaluation):
@@ -80,13 +87,37 @@ class MetaNetwork:
             inputs: what the module is called with.
             noise: randomness inside it.
         """
+        self._survey(self._training, inputs, noise)
         return self._training(self._all(weights), buffers, inputs, noise)
 
     def judge(
         self, weights: Tensors, buffers: Tensors, inputs: tuple, noise: TaskNoise
     ) -> Any:
         """Outputs in evaluation mode."""
+        self._survey(self._evaluation, inputs, noise)
         return self._evaluation(self._all(weights), buffers, inputs, noise)[0]
+
+    def _survey(self, network: Network, inputs: tuple, noise: TaskNoise) -> None:
+        """Find out, by the first call with known values, what a network needs."""
+        if network in self._surveyed or in_transform():
+            return
+        some = next(iter(self.weights.values()))
+
+        def like_the_module(x: Any) -> Any:
+            if not isinstance(x, Tensor):
+                return x
+            dtype = some.dtype if x.is_floating_point() else x.dtype
+            return x.detach().to(some.device, dtype)
+
+        needs = survey(
+            network,
+            self._module,
+            self._buffers,
+            tree_map(like_the_module, inputs),
+            Noise(noise.seed, torch.zeros((), dtype=torch.int64, device=some.device)),
+        )
+        network.provide(needs._replace(substitutes=False))  # which it has
+        self._surveyed.add(network)
 
     def _all(self, weights: Tensors) -> Tensors:
         given = {name: weights[name] for name in self.weights}

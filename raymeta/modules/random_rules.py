@@ -1,12 +1,14 @@
 """torch's random functions, drawing from `Noise` instead of the global generator."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raymeta.modules import distribution_rules
 from raymeta.modules.noise import Noise
 
 #: λα of the SELU, negated: what alpha dropout sets a unit to.
@@ -31,9 +33,23 @@ def dropout(
     return _drop(input, noise.bernoulli(input.shape, 1 - p), p, inplace)
 
 
-def plain_dropout(noise: Noise, input: Tensor, p: float, train: bool) -> Tensor:
-    """`torch.dropout`."""
-    return dropout(noise, input, p, train)
+def _plain(rule: Callable[..., Tensor], inplace: bool) -> Callable[..., Tensor]:
+    """`torch.dropout` and its relatives, of which those in place have an underscore."""
+
+    def plain(noise: Noise, input: Tensor, p: float, train: bool) -> Tensor:
+        return rule(noise, input, p, train, inplace)
+
+    return plain
+
+
+def native_dropout(
+    noise: Noise, input: Tensor, p: float, train: bool | None
+) -> tuple[Tensor, Tensor]:
+    """`torch.native_dropout`: the mask as well."""
+    if train is False or p == 0:
+        return input, torch.ones_like(input, dtype=torch.bool)
+    mask = noise.bernoulli(input.shape, 1 - p)
+    return _drop(input, mask, p, False), mask
 
 
 def _dropout_of_channels(single: int | None) -> Callable[..., Tensor]:
@@ -122,6 +138,23 @@ def rrelu(
     return input.copy_(y) if inplace else y
 
 
+def _complex(draw: Callable[..., Tensor], share: float) -> Callable[..., Tensor]:
+    """Real and imaginary part by themselves, each times a share, where they are two."""
+
+    def both(noise: Noise, shape: Any, dtype: torch.dtype | None) -> Tensor:
+        if dtype is None or not dtype.is_complex:
+            return draw(noise, shape, dtype)
+        parts = draw(noise, (*shape, 2), dtype.to_real())
+        return torch.view_as_complex(parts * share)
+
+    return both
+
+
+#: Complex normal numbers have a variance of 1 as well.
+_uniform = _complex(Noise.uniform, 1.0)
+_normal = _complex(Noise.normal, 0.5**0.5)
+
+
 def _factory(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`torch.rand`, `torch.randn`: a shape in one piece or in many."""
 
@@ -172,28 +205,61 @@ def normal_(
     return self.copy_(mean + std * noise.normal(self.shape, self.dtype))
 
 
+def _initial(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Of `torch.nn.init`."""
+
+    def fill(noise: Noise, tensor: Tensor, *settings: Any, **named: Any) -> Tensor:
+        named.pop("generator", None)
+        with torch.no_grad():
+            return rule(noise, tensor, *settings, *named.values())
+
+    return fill
+
+
 def exponential_(noise: Noise, self: Tensor, lambd: float = 1.0, **_: Any) -> Tensor:
     """`Tensor.exponential_`."""
     return self.copy_(noise.uniform(self.shape, self.dtype).log_().div_(-lambd))
 
 
+_PLAIN = {
+    function: _plain(rule, inplace)
+    for rule, functions in {
+        dropout: (torch.dropout, torch.dropout_),
+        alpha_dropout: (torch.alpha_dropout, torch.alpha_dropout_),
+        feature_alpha_dropout: (
+            torch.feature_alpha_dropout,
+            torch.feature_alpha_dropout_,
+        ),
+        _dropout_of_channels(single=None): (
+            torch.feature_dropout,
+            torch.feature_dropout_,
+        ),
+    }.items()
+    for inplace, function in zip((False, True), functions, strict=True)
+}
 RULES: dict[Any, Callable[..., Any]] = {
     F.dropout: dropout,
-    torch.dropout: plain_dropout,
+    torch.native_dropout: native_dropout,
+    **_PLAIN,
     F.dropout1d: _dropout_of_channels(single=2),
     F.dropout2d: _dropout_of_channels(single=None),
     F.dropout3d: _dropout_of_channels(single=4),
     F.alpha_dropout: alpha_dropout,
     F.feature_alpha_dropout: feature_alpha_dropout,
     F.rrelu: rrelu,
-    torch.rand: _factory(Noise.uniform),
-    torch.randn: _factory(Noise.normal),
-    torch.rand_like: _like(Noise.uniform),
-    torch.randn_like: _like(Noise.normal),
+    torch.rrelu: rrelu,
+    torch.rrelu_: partial(rrelu, inplace=True),
+    torch.rand: _factory(_uniform),
+    torch.randn: _factory(_normal),
+    torch.rand_like: _like(_uniform),
+    torch.randn_like: _like(_normal),
     torch.bernoulli: bernoulli,
     Tensor.bernoulli: bernoulli,
     Tensor.bernoulli_: bernoulli_,
     Tensor.uniform_: uniform_,
     Tensor.normal_: normal_,
+    nn.init.uniform_: _initial(uniform_),
+    nn.init.normal_: _initial(normal_),
     Tensor.exponential_: exponential_,
+    **distribution_rules.RULES,
 }

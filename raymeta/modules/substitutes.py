@@ -27,25 +27,37 @@ MIXED_RULES = RULES | derivative_rules.MIXED_RULES
 
 
 def _see_through(function: Any) -> Callable[..., Any]:
-    """A function of `F` whose own calls a mode sees.
+    """A function of `torch.nn` whose own calls a mode sees.
 
-    A mode is off while it handles a call, and `F`'s functions hand themselves over to
+    A mode is off while it handles a call, and its functions hand themselves over to
     it, bodies included. This one does not.
     """
-    scope = {**vars(F), "has_torch_function": _no, "has_torch_function_unary": _no}
+    names = ("has_torch_function", *_HANDS_OVER)
+    scope = {**function.__globals__, **dict.fromkeys(names, _no)}
     body = FunctionType(function.__code__, scope, function.__name__)
     body.__defaults__ = function.__defaults__
     body.__kwdefaults__ = function.__kwdefaults__
     return body
 
 
-def _no(_: Any) -> bool:
+def _no(*_: Any) -> bool:
     return False
 
 
-_INSIDE = {
+_HANDS_OVER = ("has_torch_function_unary", "has_torch_function_variadic")
+_INSIDE: dict[Any, Callable[..., Any]] = {
     function: _see_through(function)
-    for function in (F.multi_head_attention_forward, F.gumbel_softmax)
+    for function in (
+        F.multi_head_attention_forward,
+        F.gumbel_softmax,
+        F.fractional_max_pool2d_with_indices,
+        F.fractional_max_pool3d_with_indices,
+    )
+}
+# Without indices they stand for functions of other names.
+_INSIDE |= {
+    F.fractional_max_pool2d: _see_through(F._fractional_max_pool2d),  # type: ignore[attr-defined]
+    F.fractional_max_pool3d: _see_through(F._fractional_max_pool3d),  # type: ignore[attr-defined]
 }
 
 
