@@ -60,7 +60,7 @@ class Preflight:
         leaves = {k: x.detach().requires_grad_() for k, x in theta.items()}
         with marked_backward_passes():
             losses, _ = self._engine.outcome(task, leaves, steps)
-        require_twice_differentiable(losses, REMEDY)
+        require_twice_differentiable(losses, [*leaves.values()], REMEDY)
         if not losses.requires_grad:
             return
         try:
