@@ -1,6 +1,5 @@
 """A module as a pure function of its tensors."""
 
-import random
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,11 +7,11 @@ from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from raymeta.modules.copies import copied
+from raymeta.modules.generators import restored, seed_all, states
 from raymeta.modules.noise import Noise, mix
 from raymeta.modules.substitutes import Inspection, Substitutes
 from raymeta.stop_gradient import innermost
@@ -124,9 +123,9 @@ class Network:
         """What a call needs, by one without; the arguments are those of a call."""
         rules, operators = self._rules(noise), Inspection()
         with torch.enable_grad(), _seeded(noise), rules, operators:
-            before = _host_states()
+            before = states()[:-1]
             self(values, buffers, inputs, noise)
-            host = _host_states() != before
+            host = states()[:-1] != before
         # What numbers of the host decide may call what this call did not.
         return Needs(rules.used or host, operators.random or host)
 
@@ -198,28 +197,7 @@ _OF_EVERY_LAYER = frozenset(vars(nn.Module())) - {"training"}
 @contextmanager
 def _seeded(noise: Noise) -> Iterator[None]:
     """Seed the global generators by (seed, t) and give them back as they were."""
-    # Not torch.manual_seed: it walks the Python stack, which costs more than a step.
-    generator, seed = _generator(noise.t.device), mix(noise.seed, int(noise.t))
-    before = generator.get_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
-    generator.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed([seed >> 32, seed % (1 << 32)])  # noqa: NPY002
-    try:
+    device = noise.t.device
+    with restored(device):
+        seed_all(mix(noise.seed, int(noise.t)), device)
         yield
-    finally:
-        generator.set_state(before[0])
-        random.setstate(before[1])
-        np.random.set_state(before[2])  # noqa: NPY002
-
-
-def _host_states() -> tuple[Any, ...]:
-    """The states of Python's and numpy's global generators."""
-    state: Any = np.random.get_state()  # noqa: NPY002
-    name, keys, *others = state
-    return random.getstate(), name, keys.tobytes(), others
-
-
-def _generator(device: torch.device) -> torch.Generator:
-    if device.type == "cuda":
-        return torch.cuda.default_generators[device.index or 0]
-    return torch.default_generator

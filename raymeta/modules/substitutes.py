@@ -16,12 +16,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from raymeta.modules import derivative_rules, random_rules
+from raymeta.modules import derivative_rules, loss_rules, random_rules
 from raymeta.modules.noise import Noise
 
 #: Function -> (noise, the function's own arguments) -> the function's own result, or
 #: NotImplemented where the function may be used as it is.
-RULES: dict[Any, Callable[..., Any]] = random_rules.RULES | derivative_rules.RULES
+RULES: dict[Any, Callable[..., Any]] = (
+    random_rules.RULES | derivative_rules.RULES | loss_rules.RULES
+)
 #: The rules in mixed precision.
 MIXED_RULES = RULES | derivative_rules.MIXED_RULES
 

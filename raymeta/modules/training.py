@@ -10,21 +10,20 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from raymeta.modules.copies import copied, require_module, with_tensors
-from raymeta.modules.examples import (
-    Examples,
-    Source,
-    batch_indices,
-    length,
-    require_targets,
-)
+from raymeta.modules.data_sets import data_set, length
+from raymeta.modules.examples import Examples, Source, batch_indices
+from raymeta.modules.first_look import first_look, functions
+from raymeta.modules.generators import restored, seed_all
 from raymeta.modules.gradient_hooks import gradient_hooks
 from raymeta.modules.networks import Network
-from raymeta.modules.noise import Noise
+from raymeta.modules.noise import Noise, mix
 from raymeta.modules.norms import Policy, apply_policy, tuned_norms
 from raymeta.modules.purity import survey
+from raymeta.modules.user_functions import require_function
 from raymeta.optim import Optimizer
 from raymeta.problem import BilevelProblem, Descent, TrainState, known
 from raymeta.stop_gradient import ThroughStops, hooked
+from raymeta.tree import tree_map
 from raymeta.types import Batch, Hparams, Tensors
 
 Loss = Callable[[Any, Tensor], Tensor]
@@ -88,7 +87,10 @@ def module_problem(
         module: called with the inputs of a batch.
         loss: (outputs, targets) -> mean loss, shape (). The outer loss, and the
             training loss unless `train_loss` is given.
-        train: a `TensorDataset`, or any map-style data set of (inputs…, target).
+        train: any map-style data set of (inputs…, target), or a tuple of tensors or
+            arrays with examples in their rows. What it draws from the global generators
+            where it reads an example is a function of (seed, epoch, example), for `val`
+            and `test` of (seed, example).
         val: likewise; the outer loss is the mean loss over all of it.
         optimizer: λ -> the inner update rule.
         batch_size: examples per step, drawn without replacement from a new
@@ -117,12 +119,14 @@ def module_problem(
             float32.
 
     Raises:
-        ValueError: a data set is empty, smaller than a batch, or without targets;
-            metrics without test data; the module has nothing to train, running
-            statistics that have no derivative, embeddings whose gradients are none,
-            activation checkpointing, hooks of layers, state outside its buffers, a
-            generator of its own, or weights that cannot come from outside. From `init`:
-            `frozen` or `init_params` give other names.
+        ValueError: a data set is empty, smaller than a batch, without targets, or not
+            the same when read again; data or the first loss are not finite; a function
+            has other arguments, returns something else than it must, or reads weights
+            that nothing trains; metrics without test data; the module has nothing to
+            train, running statistics that have no derivative, embeddings whose
+            gradients are none, activation checkpointing, hooks of layers, state outside
+            its buffers, a generator of its own, or weights that cannot come from
+            outside. From `init`: `frozen` or `init_params` give other names.
     """
     require_module(module, "module_problem")
     # Copies: training the module itself, later, must not move the start of this one.
@@ -149,30 +153,55 @@ def module_problem(
         raise ValueError(
             f"module_problem needs test data for metrics {sorted(metrics)}: give test="
         )
+    train, val = data_set("train", train), data_set("val", val)
     n_train, n_val = length("train", train), length("val", val)
     size = n_train if batch_size is None else batch_size
-    if not 1 <= size <= n_train:
+    if not (isinstance(size, int) and 1 <= size <= n_train):
         raise ValueError(
             f"module_problem needs 1 <= batch_size <= len(train), but got "
             f"batch_size={batch_size}, len(train)={n_train}"
         )
     if test is not None:
+        test = data_set("test", test)
         length("test", test)
-    for name, part in (("train", train), ("val", val)):
-        require_targets(name, part)
-    source = Source(train, device)
+    real = next(iter(trained.values())).dtype.to_real()
+    source, judging = (
+        Source(name, part, device, real, seed)
+        for name, part in (("train", train), ("val", val))
+    )
+    for part in (source, judging):
+        part.require_repeatable()
     whole = source.all() if size == n_train else None
-    val_examples = Source(val, device).all()
+    val_examples = judging.all()
     # Read only when the final look is due: the search must not even touch it.
-    test_examples = lru_cache(lambda: Source(cast(Dataset, test), device).all())
+    test_examples = lru_cache(
+        lambda: Source("test", cast(Dataset, test), device, real, seed).all()
+    )
     # Before the first step: evaluation has random numbers of its own.
     no_step = torch.tensor(-1, device=device)
+    for name, function, takes in (
+        ("init_params", init_params, ("params", "hparams")),
+        ("frozen", frozen, ("hparams",)),
+    ):
+        if function is not None:
+            require_function(name, function, takes)
+    given = functions(
+        module,
+        autocast is not None,
+        loss=loss,
+        train_loss=train_loss,
+        regularizer=regularizer,
+        augment=augment,
+        metrics=metrics,
+    )
 
     def init(hparams: Hparams) -> TrainState:
         hparams = known(hparams)
         params = {name: p.clone() for name, p in trained.items()}
         if init_params is not None:
-            params = init_params(params, hparams)
+            with restored(device):
+                seed_all(mix(seed, 0), device)
+                params = init_params(params, hparams)
             _require_names("init_params", params, of=set(trained), all_of_them=True)
         fixed = {} if frozen is None else frozen(hparams)
         _require_names("frozen", fixed, of=constant | set(buffers))
@@ -182,8 +211,9 @@ def module_problem(
     def batch(t: int) -> Batch:
         index = torch.tensor(t, device=device)
         if whole is not None:
-            return Batch(index, whole)
-        return Batch(index, source.at(batch_indices(n_train, size, seed, t)))
+            return Batch(index, source.all(epoch=t) if source.draws else whole)
+        epoch = t // (n_train // size)
+        return Batch(index, source.at(batch_indices(n_train, size, seed, t), epoch))
 
     def values(params: Tensors, hparams: Hparams) -> Tensors:
         return params if frozen is None else params | frozen(known(hparams))
@@ -195,16 +225,16 @@ def module_problem(
         params = params | {name: hooked(params[name], hooks[name]) for name in hooks}
         inputs, targets, index = batch.data
         noise = Noise(seed, batch.index)
-        if augment is not None:
-            inputs, targets = augment(inputs, targets, hparams, noise)
-        given = values(params, hparams)
-        outputs, buffers = training(given, buffers, inputs, noise)
-        if train_loss is None:
-            value = loss(outputs, targets)
+        if given.augment is not None:
+            inputs, targets = given.augment(noise, inputs, targets, hparams, noise)
+        at = values(params, hparams)
+        outputs, buffers = training(at, buffers, inputs, noise)
+        if given.train_loss is None:
+            value = given.loss(noise, outputs, targets)
         else:
-            value = train_loss(outputs, targets, hparams, index)
-        if regularizer is not None:
-            value = value + regularizer(params, hparams)
+            value = given.train_loss(noise, outputs, targets, hparams, index)
+        if given.regularizer is not None:
+            value = value + given.regularizer(noise, params, hparams)
         return value, buffers
 
     training_stops, outer_stops = (
@@ -220,21 +250,25 @@ def module_problem(
     def judge(
         state: TrainState, hparams: Hparams, examples: Examples
     ) -> tuple[Any, Any]:
-        given, noise = values(state.params, hparams), Noise(seed, no_step)
-        outputs, _ = evaluation(given, state.buffers, examples.inputs, noise)
+        at, noise = values(state.params, hparams), Noise(seed, no_step)
+        outputs, _ = evaluation(at, state.buffers, examples.inputs, noise)
         return outputs, examples.targets
 
     def outer_loss(state: TrainState, hparams: Hparams) -> Tensor:
         return outer_stops(
-            lambda s, h: loss(*judge(s, h, val_examples)), state, hparams
+            lambda s, h: given.loss(Noise(seed, no_step), *judge(s, h, val_examples)),
+            state,
+            hparams,
         )
 
     def test_metrics(state: TrainState, hparams: Hparams) -> Tensors:
         with torch.no_grad():
             outputs, targets = outer_stops(judge, state, hparams, test_examples())
-            values = {"test_loss": loss(outputs, targets)}
-            for name, metric in (metrics or {}).items():
-                values[f"test_{name}"] = metric(outputs, targets)
+            noise = Noise(seed, no_step)
+            values = {"test_loss": given.loss(noise, outputs, targets)}
+            for name, metric in given.metrics.items():
+                value = metric(noise, outputs, targets)
+                values[f"test_{name}"] = torch.as_tensor(value, device=device)
         return values
 
     def as_module(state: TrainState, hparams: Hparams) -> nn.Module:
@@ -243,10 +277,26 @@ def module_problem(
         return with_tensors(plain, tuned_norms(plain, batch_norm, tensors))
 
     step = Descent(inner_loss, optimizer)
-    inputs = batch(0).data.inputs
+    first = batch(0).data
     for network in (training, evaluation):
         noise = Noise(seed, no_step)
-        network.provide(survey(network, module, buffers, inputs, noise))
+        network.provide(survey(network, module, buffers, first.inputs, noise))
+    starts_here = given.loss_is_trained and init_params is None and frozen is None
+    few = Examples(*tree_map(lambda x: x[:size], tuple(val_examples)))
+    for part, network, examples in (
+        (source, training, first),
+        (judging, evaluation, few),
+    ):
+        first_look(
+            part,
+            network,
+            buffers,
+            examples,
+            given,
+            Noise(seed, no_step),
+            judged=part is judging,
+            starts_here=starts_here,
+        )
     return BilevelProblem(
         init=init,
         batch=batch,

@@ -53,8 +53,10 @@ def test_a_step_reads_its_own_examples_only_and_once():
 
 
 def numbered(n: int, **others) -> BilevelProblem:
-    examples = TensorDataset(torch.arange(n).double().reshape(n, 1), torch.zeros(n))
-    return problem_of(nn.Linear(1, 1), train=examples, val=examples, **others)
+    x = torch.arange(n).double().reshape(n, 1)
+    examples = TensorDataset(x, torch.zeros(n, 1))
+    others = {"train": examples, "val": examples, "loss": F.mse_loss, **others}
+    return problem_of(nn.Linear(1, 1), **others)
 
 
 def indices(problem: BilevelProblem, t: int) -> list[int]:
