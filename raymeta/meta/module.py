@@ -132,6 +132,16 @@ class MetaModule(nn.Module):
             grads = torch.func.vmap(learner.transform)(grads)
         return _with_gradients(losses.detach(), grads, theta), metrics
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *others: Any
+    ) -> None:
+        """θ by its own names as well: those of `theta()` and of a run's result."""
+        for name in self.learner.meta:
+            if prefix + name in state_dict:
+                value = state_dict.pop(prefix + name)
+                state_dict[prefix + _registered(name)] = value
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
     def _prepare(self) -> None:
         higher = self.engine == "higher"
         alone = WithHigher(self.learner) if higher else TaskByTask(self.learner)

@@ -13,13 +13,14 @@ from raymeta import folder
 from raymeta.board import Board, show_training
 from raymeta.folder import path_of
 from raymeta.interrupt import Interrupt
+from raymeta.meta import MetaModule
 from raymeta.progress import Progress, clock, count, wrap
 from raymeta.storage import address, at, is_remote
 from raymeta.train.checkpoints import BEST, last_step, load, step_file
 from raymeta.train.config import TrainConfig
 from raymeta.train.live import Event, Log, Narrator
 from raymeta.train.ranks import Ranks
-from raymeta.train.rehearsal import rehearse
+from raymeta.train.rehearsal import new_module, rehearse
 from raymeta.train.rows import merged, metrics_of
 from raymeta.train.worker import work
 from raymeta.types import Tensors
@@ -36,11 +37,28 @@ class TrainResult(NamedTuple):
         theta: seed -> the best θ on validation tasks, by name.
         evaluation: the frame's rows of test tasks: seed, inner_steps, outer_loss, ci95
             and metrics.
+        config: of the run.
     """
 
     frame: pd.DataFrame
     theta: dict[int, Tensors]
     evaluation: pd.DataFrame
+    config: TrainConfig
+
+    def module(self, seed: int = 0) -> MetaModule:
+        """The meta-module with the best θ of a seed, in evaluation mode.
+
+        Raises:
+            ValueError: the run has no such seed.
+        """
+        if seed not in self.theta:
+            raise ValueError(
+                f"the run has the seeds {list(self.theta)}, but got seed={seed}: "
+                "choose one of them"
+            )
+        module = new_module(self.config, seed)
+        module.load_state_dict(self.theta[seed])
+        return module.eval()
 
 
 class Folder(folder.Folder):
@@ -139,6 +157,7 @@ def train(
         frame=frame,
         theta={seed: _theta(config, home, seed, theta) for seed in config.seeds},
         evaluation=frame[frame["split"] == "test"].reset_index(drop=True),
+        config=config,
     )
 
 

@@ -1,0 +1,80 @@
+"""A run's result as a module: the θ that was evaluated, with its learner."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from raymeta.meta import MetaModule, maml
+from raymeta.train import TrainConfig, recipe, train
+
+SMALL = {
+    "outer_steps": 3,
+    "tasks_per_step": 2,
+    "val_tasks": 2,
+    "test_tasks": 4,
+    "checkpoint_every": 2,
+    "seeds": (0, 3),
+}
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    config = recipe("maml", "sinusoid", dtype="float64", **SMALL)
+    return train(config, storage=tmp_path_factory.mktemp("runs"), progress=False)
+
+
+def episodes_of(config: TrainConfig, seed: int):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        return config.family.episodes(0, 4, 0, 4, seed=seed, split="test")
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_module_has_the_losses_that_were_evaluated(result, seed):
+    before = torch.get_rng_state()
+    module = result.module(seed)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not module.training
+    assert all(torch.equal(x, result.theta[seed][k]) for k, x in module.theta().items())
+    rows = result.evaluation.query("seed == @seed").set_index("inner_steps")
+    for steps in (0, 1, 5):
+        found = float(module(episodes_of(result.config, seed), steps=steps).loss)
+        assert found == pytest.approx(rows.loc[steps, "outer_loss"], rel=1e-12)
+
+
+def test_the_seed_must_be_one_of_the_run(result):
+    with pytest.raises(
+        ValueError, match=r"^the run has the seeds \[0, 3\], but got .*=1"
+    ):
+        result.module(seed=1)
+
+
+def test_a_fresh_module_takes_a_result_by_either_names(result, tmp_path):
+    def fresh() -> MetaModule:
+        net = nn.Sequential(
+            *(nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU()),
+            nn.Linear(40, 1),
+        )
+        return MetaModule(maml(net.double(), loss=F.mse_loss)).eval()
+
+    episodes, module = episodes_of(result.config, 0), result.module()
+    expected = module(episodes).losses
+    torch.save(module.state_dict(), tmp_path / "theta.pt")
+    for state in (
+        result.theta[0],
+        module.state_dict(),
+        torch.load(tmp_path / "theta.pt", weights_only=True),
+    ):
+        other = fresh()
+        assert not torch.allclose(other(episodes).losses, expected)
+        other.load_state_dict(state)
+        assert torch.equal(other(episodes).losses, expected)
+    parallel = nn.ModuleDict({"module": fresh()})
+    parallel.load_state_dict({f"module.{k}": x for k, x in result.theta[0].items()})
+    assert torch.equal(parallel["module"](episodes).losses, expected)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        fresh().load_state_dict({"0.weight": result.theta[0]["0.weight"]})
