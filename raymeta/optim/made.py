@@ -28,7 +28,8 @@ def require_maker(optimizer: Any) -> None:
         raise _refusal(seen, f"write {RULE}, or lambda h: {FROM_TORCH}")
     if not callable(function):
         raise _refusal(f"got {_kind(function)}", f"write {RULE}")
-    if getattr(function, "__module__", "").startswith("raymeta.optim"):
+    # None, where it was made by `exec`.
+    if (getattr(function, "__module__", None) or "").startswith("raymeta.optim"):
         name = f"raymeta.optim.{function.__name__}"
         raise _refusal(f"got {name}", f"write lambda h: {name}(h['lr'])")
 

@@ -159,7 +159,12 @@ class BlackBox:
 
 
 class HypergradientMethod(Protocol):
-    """A descent, or another method that is one trial and reports what it finds."""
+    """A descent, or another method that is one trial and reports what it finds.
+
+    It may have `sure_budget(task, problem)`, as a hybrid may: the least budget for
+    which what it finds is surely not worse than training at the space's initial values.
+    Who gives less is warned.
+    """
 
     @property
     def name(self) -> str:
