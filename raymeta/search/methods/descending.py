@@ -8,6 +8,7 @@ import torch
 
 from raymeta import loop
 from raymeta.hypergrad import ShortTerm
+from raymeta.hypergrad.base import differentiable
 from raymeta.loop import Report
 from raymeta.outer.coordinates import Coordinates, device_of
 from raymeta.outer.report import plain_cost
@@ -42,8 +43,9 @@ class Descending(BlackBox):
         """Gradient evaluations of one full training run.
 
         Raises:
-            ValueError: the estimator does not fit the task.
+            ValueError: the space has only choices; the estimator does not fit the task.
         """
+        differentiable(task.space.initial())
         loop.require_fit(task, problem, self._estimator(task))
         return sum(self.charges(task, problem))
 
