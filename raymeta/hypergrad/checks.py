@@ -16,6 +16,7 @@ from raymeta.hypergrad.operators import (
     not_twice,
     require_twice_differentiable,
 )
+from raymeta.hypergrad.surrogates import arguments_of, users_own, warn_of_surrogates
 from raymeta.problem import BilevelProblem, Descent, known, require_scalar
 from raymeta.tree import detach, is_differentiable, named_leaves, partition, tree_leaves
 from raymeta.types import Batch, Hparams, State
@@ -86,8 +87,15 @@ def require_sound(
     asked = problem.traced.setdefault("asked", set())
     if (derivatives, through) in asked:
         return
-    with torch.set_grad_enabled(derivatives), marked_backward_passes():
+    with torch.set_grad_enabled(derivatives), marked_backward_passes() as pulled:
         _ask(problem, hparams, through)
+        told = problem.traced.setdefault("surrogates", set())
+        functions = [cls for cls in users_own(pulled) if cls not in told]
+        if derivatives and functions:
+            told.update(functions)
+            with arguments_of(functions) as found:
+                _ask(problem, hparams, through)
+            warn_of_surrogates(found, pulled)
     asked |= {(derivatives, through), (derivatives, ""), (False, "")}
 
 
@@ -106,7 +114,7 @@ def _ask(problem: BilevelProblem, hparams: Hparams, through: Through) -> None:
         require_scalar("outer_loss", outer_loss)
         if outer_loss.requires_grad:
             inputs = [*values, *leaves.values()]
-            require_twice_differentiable(outer_loss, inputs)
+            require_twice_differentiable(outer_loss, inputs=inputs)
             torch.autograd.grad(outer_loss, inputs, allow_unused=True)
 
 
@@ -134,7 +142,7 @@ def require_pullback(outputs: Any, inputs: list[Tensor]) -> None:
     It must have been computed within `marked_backward_passes`.
     """
     ends = [end for end in partition(outputs)[0] if end.requires_grad]
-    require_twice_differentiable(ends, inputs)
+    require_twice_differentiable(ends, inputs=inputs)
     if not ends:
         return
     ones = [torch.ones_like(end) for end in ends]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.autograd.function import BackwardCFunction
 
 from raymeta.tree import tree_leaves
@@ -21,29 +22,37 @@ OWNER, SOURCES = "raymeta.owner", "raymeta.sources"
 
 
 @contextmanager
-def marked_backward_passes() -> Iterator[None]:
+def marked_backward_passes() -> Iterator[dict[type[Function], bool]]:
     """Let every `once_differentiable` backward pass leave its dead end in the graph.
 
     torch leaves none where the incoming gradient requires none (a loss that is the
     operator's own mean), although what was saved does. Here dead ends also say whose
     they are.
+
+    Yields:
+        The Python-defined Functions whose backward passes ran, and whether they are
+        to be differentiated again.
     """
+    pulled: dict[type[Function], bool] = {}
     plain = BackwardCFunction.apply
 
     def apply(self: Any, *grads: Any) -> Any:
-        if not torch.is_grad_enabled():
+        cls, again = self._forward_cls, torch.is_grad_enabled()
+        pulled[cls] = pulled.get(cls, False) or again
+        if not again:
             return plain(self, *grads)
         results = plain(self, *map(_requiring_grad, grads))
         for x in results if isinstance(results, tuple) else (results,):
-            if isinstance(x, Tensor) and x.grad_fn is not None and _is_dead(x.grad_fn):
-                x.grad_fn.metadata[OWNER] = self._forward_cls.__name__
+            node: Any = x.grad_fn if isinstance(x, Tensor) else None
+            if node is not None and _is_dead(node):
+                node.metadata[OWNER] = cls.__name__
                 kept = (grads, self.saved_tensors, vars(self))
-                x.grad_fn.metadata[SOURCES] = _live(kept)
+                node.metadata[SOURCES] = _live(kept)
         return results
 
     BackwardCFunction.apply = apply  # type: ignore[method-assign]
     try:
-        yield
+        yield pulled
     finally:
         BackwardCFunction.apply = plain  # type: ignore[method-assign]
 
