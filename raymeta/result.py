@@ -74,9 +74,9 @@ class Result:
         """The tuned module: a copy, with the weights and buffers of the best run.
 
         It is of the user's own classes, in evaluation mode, and depends on nothing
-        else: by plain torch it has `outer_loss` on the validation data (within
-        `torch.autocast`, where the task has one). With `batch_norm="batch"` its batch
-        norms keep no statistics; with `PerStep` they have those of the last step.
+        else: by plain torch it has `outer_loss` on the validation data; where the task
+        has an autocast, within it, and to its rounding. With `batch_norm="batch"` its
+        batch norms keep no statistics; with `PerStep` they have the last step's.
 
         Raises:
             ValueError: the task does not train a module.

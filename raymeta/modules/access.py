@@ -20,6 +20,10 @@ class Access(TorchDispatchMode):
         original: what it is a copy of.
         params: values that stand where its parameters do.
         buffers: likewise.
+        inputs: what it is called with.
+
+    Attributes:
+        writes_inputs: whether one of them was written into.
 
     Raises:
         ValueError: within it, and at its end: a parameter is written into or replaced;
@@ -28,11 +32,18 @@ class Access(TorchDispatchMode):
     """
 
     def __init__(
-        self, module: nn.Module, original: nn.Module, params: Tensors, buffers: Tensors
+        self,
+        module: nn.Module,
+        original: nn.Module,
+        params: Tensors,
+        buffers: Tensors,
+        inputs: tuple,
     ) -> None:
         super().__init__()
         self._name = type(original).__name__
         self._params = params
+        self._inputs = {_memory(x) for x in tree_leaves(inputs)} - {None}
+        self.writes_inputs = False
         self._given = _by_memory(params.items())
         given = self._given | _by_memory(buffers.items())
         tensors = (
@@ -78,9 +89,11 @@ class Access(TorchDispatchMode):
                     "view made earlier): read it by its name when it is needed"
                 )
         for argument, x in zip(func._schema.arguments, args, strict=False):
-            alias, name = argument.alias_info, self._given.get(_memory(x))
-            if alias is not None and alias.is_write and name is not None:
-                raise self._writes(name)
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                memory = _memory(x)
+                self.writes_inputs |= memory in self._inputs
+                if memory in self._given:
+                    raise self._writes(self._given[memory])
         return func(*args, **kwargs)
 
     def _writes(self, name: str) -> ValueError:

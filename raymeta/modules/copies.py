@@ -119,18 +119,19 @@ def require_module(module: Any, caller: str) -> None:
 
 def _foreign(layer: nn.Module) -> str | None:
     """Why the weights of a layer cannot come from outside, and what to do."""
-    if isinstance(layer, DataParallel | DistributedDataParallel):
+    home = type(layer).__module__
+    parallel = isinstance(layer, DataParallel | DistributedDataParallel)
+    if parallel or home.startswith("torch.distributed"):
         return "which sends its weights elsewhere: give its .module"
     if isinstance(layer, torch.jit.ScriptModule):
         return "whose weights are compiled in: give the module that it was made from"
     if any(cls.__module__.startswith("torch.export") for cls in type(layer).__mro__):
         return "which was exported in one mode: give the module that it was made from"
-    if type(layer).__module__.startswith("torch._dynamo"):  # whose import takes long
+    if home.startswith("torch._dynamo"):  # whose import takes long
         return (
             "whose code was compiled for other tensors: give its ._orig_mod, and "
             "compile=True to the estimator"
         )
-    home = type(layer).__module__
     if home.startswith(_QUANTIZED) and not home.endswith("non_dynamically_quantizable"):
         return "which is quantized and has no derivative: give the module before that"
     return None

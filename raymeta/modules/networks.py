@@ -31,11 +31,13 @@ class Needs(NamedTuple):
             traced.
         kept: names of layers that keep something of their last call (an attention
             map, a table). It is dropped after each call.
+        copies: of the inputs, into which the module writes.
     """
 
     substitutes: bool
     generator: bool
     kept: frozenset[str] = frozenset()
+    copies: bool = False
 
 
 class Network:
@@ -134,6 +136,8 @@ class Network:
         for name, layer in self.module.named_modules():
             if name in needs.kept:
                 self._kept += [vars(layer), layer._buffers]
+        if needs.copies:
+            self._run = _of_copies(self._run)
         if needs.substitutes:
             self._run = _within(self._rules, self._run)
         if needs.generator:
@@ -157,6 +161,14 @@ def _within(context: Callable[[Noise], Any], run: Run) -> Run:
     return within
 
 
+def _of_copies(run: Run) -> Run:
+    return lambda noise, inputs: run(noise, tree_map(_copy, inputs))
+
+
+def _copy(x: Any) -> Any:
+    return x.clone() if isinstance(x, Tensor) else x
+
+
 def _autocast(run: Run, device: torch.device, dtype: torch.dtype) -> Run:
     def widen(x: Any) -> Any:
         return x.float() if isinstance(x, Tensor) and x.dtype == dtype else x
@@ -172,7 +184,7 @@ def _autocast(run: Run, device: torch.device, dtype: torch.dtype) -> Run:
 
 def _contents(home: dict[str, Any]) -> list[tuple[Any, Any]]:
     """Containers of a layer's plain attributes, itself first, and what is in them."""
-    found = [(home, dict(home))]
+    found: list[tuple[Any, Any]] = [(home, dict(home))]
     queue = [value for key, value in home.items() if key not in _OF_EVERY_LAYER]
     while queue:
         value = queue.pop()

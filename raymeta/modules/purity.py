@@ -74,8 +74,10 @@ def _inspected(
     own = {name: _twin(p) for name, p in trial.module.named_parameters()}
     moving = {name: _twin(b) for name, b in buffers.items()}
     hooks = acting_hooks(trial.module)
-    with Access(trial.module, original, own, moving):
-        return trial.survey(own, moving, inputs, copy(noise)), hooks
+    inputs = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)
+    with Access(trial.module, original, own, moving, inputs) as access:
+        needs = trial.survey(own, moving, inputs, copy(noise))
+    return needs._replace(copies=access.writes_inputs), hooks
 
 
 def _twin(x: Tensor) -> Tensor:

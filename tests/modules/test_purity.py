@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from raymeta.graphs import Untraceable
 from raymeta.hypergrad import Checkpointed, Forward, Reverse, hypergradient
 from raymeta.modules import module_problem
-from tests.modules.common import hparams_of, mlp, problem_of
+from tests.modules.common import VAL, data, hparams_of, mlp, problem_of
 from tests.truth import largest_relative_error, run_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -358,6 +358,24 @@ def networks(monkeypatch) -> list[Any]:
 
     monkeypatch.setitem(module_problem.__globals__, "Network", note)
     return made
+
+
+@pytest.mark.parametrize("batch_size", [None, 8])
+def test_the_data_stay_as_they_are_where_a_module_writes_into_them(batch_size):
+    written, read = (
+        nn.Sequential(Layer(f), mlp())
+        for f in (lambda layer, x: x.mul_(0.7), lambda layer, x: x * 0.7)
+    )
+    train, val = data(), data(n=VAL, seed=1)
+    before = [x.clone() for x in (*train.tensors, *val.tensors)]
+    problem = problem_of(written, train=train, val=val, batch_size=batch_size)
+    other = problem_of(read, batch_size=batch_size)
+    for estimator in (Reverse(4), Checkpointed(4), Forward(4)):
+        first, second = (
+            hypergradient(p, hparams_of(), estimator).grads for p in (problem, other)
+        )
+        assert largest_relative_error(first, second) < 1e-12
+    assert all(map(torch.equal, (*train.tensors, *val.tensors), before))
 
 
 def test_a_hook_that_only_looks_may_count():
