@@ -1,8 +1,12 @@
 """raymeta: hypergradients, meta-learning, and their comparison, on Ray."""
 
+import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from raymeta.process import preserved
 
 if TYPE_CHECKING:
     from raymeta import analysis, hypergrad, meta, modules, optim, tasks, train
@@ -65,10 +69,18 @@ def __getattr__(name: str) -> Any:
     Who reads a frame does not load torch, and who computes a hypergradient not Ray.
     """
     if name in _MODULE_OF:
-        return getattr(import_module(f"raymeta.{_MODULE_OF[name]}"), name)
+        return getattr(_imported(f"raymeta.{_MODULE_OF[name]}"), name)
     if name in __all__:
-        return import_module(f"raymeta.{name}")
+        return _imported(f"raymeta.{name}")
     raise AttributeError(f"module 'raymeta' has no attribute {name!r}")
+
+
+def _imported(name: str) -> ModuleType:
+    """A module; what it imports changes nothing else in this process."""
+    if name in sys.modules:
+        return sys.modules[name]
+    with preserved():
+        return import_module(name)
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymeta.session import ray
 
@@ -116,11 +115,12 @@ def require_shared(folder: Path) -> None:
         for node in ray.nodes()
         if node["Alive"] and node["Resources"].get("CPU", 0) > 0
     }
+    affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
     try:
         looking = {
-            node: look.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
-            ).remote(str(probe), token)
+            node: look.options(scheduling_strategy=affinity(node, soft=False)).remote(
+                str(probe), token
+            )
             for node in nodes
         }
         for node, answer in looking.items():

@@ -5,7 +5,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
-import torch._inductor.compile_fx
 from torch import Tensor, fx
 from torch._functorch import config as functorch
 from torch._guards import TracingContext, tracing
@@ -15,6 +14,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from raymeta import tree as trees
 from raymeta.dispatch import has_complex, in_place_collective
+from raymeta.process import preserved
+
+with preserved():  # it sets a variable for its cache
+    import torch._inductor.compile_fx
 
 aten = torch.ops.aten
 #: How inductor translates graphs. Its layout of images is made for large ones: on small

@@ -1,20 +1,22 @@
 """Ray as jobs need it: quiet, and embedded unless the caller brings a cluster.
 
-Every module that imports Ray is imported after this one (the `__init__` of
-`raymeta.search` and of `raymeta.train` see to it), so that these settings are in place
-when Ray is first imported.
+What Ray reads from the environment is set around the imports and the calls that need it
+(`prepared`), and nowhere else: a Tuner of the caller's own finds Ray as it always is.
 """
 
+import importlib
 import logging
 import os
 import secrets
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-for _name, _value in {
+from raymeta.interrupt import uninterrupted
+from raymeta.process import preserved
+
+VARIABLES = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no three log files a trial
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # the journal replaces Tune's snapshots
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a failed trial is a row, not a traceback
@@ -27,18 +29,27 @@ for _name, _value in {
     "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # trials see the GPUs there are
-}.items():
-    os.environ.setdefault(_name, _value)
+}
 
-if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & set(os.environ) and "ray" not in sys.modules:
-    # An embedded Ray listens on every interface: a token that only its own processes
-    # know keeps others from running code in it.
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
-import ray  # noqa: E402
+@contextmanager
+def prepared() -> Iterator[None]:
+    """The environment with what Ray needs to know, unless the caller has set it.
 
-from raymeta.interrupt import uninterrupted  # noqa: E402
+    What Ray starts inside inherits it.
+    """
+    with preserved():
+        for name, value in VARIABLES.items():
+            os.environ.setdefault(name, value)
+        yield
+
+
+with prepared():
+    import ray
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    # Ray brings it along, on a path of its own, and asks for it late.
+    importlib.import_module("psutil")
 
 CONNECT_S = 10.0
 OBJECT_STORE_BYTES = 80 << 20  # of an embedded Ray: tasks and methods, nothing large
@@ -46,7 +57,7 @@ OBJECT_STORE_BYTES = 80 << 20  # of an embedded Ray: tasks and methods, nothing 
 
 @contextmanager
 def running(slots: int | None) -> Iterator[int]:
-    """Ray, for the time of a job.
+    """Ray, for the time of a job; the process is as before when it ends.
 
     A Ray that runs already is used and left alone; `RAY_ADDRESS` names a cluster to
     connect to; otherwise an embedded one starts and ends with the context.
@@ -61,15 +72,41 @@ def running(slots: int | None) -> Iterator[int]:
         ValueError: the cluster has no CPU; none answers at `RAY_ADDRESS`, or it has
             other versions or another token.
     """
-    if ray.is_initialized():
-        yield slots or _cpus()
-        return
-    _start(slots)
+    with prepared():
+        if ray.is_initialized():
+            yield slots or _cpus()
+            return
+        with own_token():
+            _start(slots)
+            try:
+                yield slots or _cpus()
+            finally:
+                with uninterrupted():
+                    ray.shutdown()
+
+
+@contextmanager
+def own_token() -> Iterator[None]:
+    """A token for an embedded Ray, unless the caller has decided about tokens.
+
+    It listens on every interface: a token that only its own processes know keeps others
+    from running code in it.
+    """
     try:
-        yield slots or _cpus()
+        with preserved():
+            if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & set(os.environ):
+                os.environ["RAY_AUTH_MODE"] = "token"
+                os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+            _read_token()
+            yield
     finally:
-        with uninterrupted():
-            ray.shutdown()
+        _read_token()
+
+
+def _read_token() -> None:
+    """Make Ray read its mode and token again: this process' next Ray has others."""
+    Config.initialize("")  # first: a thread that ends may look for a token meanwhile
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _start(slots: int | None) -> None:

@@ -60,13 +60,16 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def cluster():
     """The address of a Ray with two CPUs; the driver is connected."""
-    from raymeta.session import ray  # which takes seconds, so only where it is needed
+    # Which takes seconds, so only where it is needed.
+    from raymeta.session import own_token, prepared, ray
 
     options = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False}
-    try:
-        context = ray.init("local", object_store_memory=80 << 20, **options)
-    except Exception:  # Ray's own start limit, on a busy machine
+    with own_token():  # for programs that join it, too
+        with prepared():
+            try:
+                context = ray.init("local", object_store_memory=80 << 20, **options)
+            except Exception:  # Ray's own start limit, on a busy machine
+                ray.shutdown()
+                context = ray.init("local", object_store_memory=80 << 20, **options)
+        yield context.address_info["gcs_address"]
         ray.shutdown()
-        context = ray.init("local", object_store_memory=80 << 20, **options)
-    yield context.address_info["gcs_address"]
-    ray.shutdown()

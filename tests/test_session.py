@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from raymeta import session
 from raymeta.interrupt import Interrupt
 
 PREPARED = """
@@ -15,8 +16,7 @@ assert "ray" not in sys.modules, "raymeta imported Ray"
 class Watch:  # looks at the environment when Ray is first imported
     def find_spec(self, name, path=None, target=None):
         if name == "ray":
-            values = ("TUNE_WARN_THRESHOLD_S", "RAY_USAGE_STATS_ENABLED",
-                      "RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+            values = "TUNE_WARN_THRESHOLD_S", "RAY_USAGE_STATS_ENABLED"
             print(*(os.environ.get(value) for value in values))
             sys.exit()
 
@@ -25,25 +25,41 @@ import raymeta.search.methods.tpe
 """
 
 
-@pytest.mark.parametrize("address", [{}, {"RAY_ADDRESS": "head:6379"}])
-def test_the_environment_is_prepared_before_ray_is_imported(address):
+def test_the_environment_is_prepared_before_ray_is_imported():
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("TUNE", "RAY"))}
     path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
         [sys.executable, "-c", PREPARED],
-        env=clean | path | address | {"RAY_USAGE_STATS_ENABLED": "1"},
+        env=clean | path | {"RAY_USAGE_STATS_ENABLED": "1"},
         capture_output=True,
         text=True,
         check=True,
     )
 
-    warn, usage, mode, token = done.stdout.split()
-    assert (warn, usage) == ("60", "1")  # set, unless the user has set it
-    if address:
-        assert (mode, token) == ("None", "None")  # the cluster's affair
+    assert done.stdout.split() == ["60", "1"]  # set, unless the user has set it
+
+
+@pytest.mark.parametrize("given", ["", "RAY_ADDRESS", "RAY_AUTH_MODE"])
+def test_an_embedded_ray_has_a_token_of_its_own(given, monkeypatch):
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    if given:
+        monkeypatch.setenv(given, "disabled")
+    before = dict(os.environ)
+    tokens = []
+    for _ in range(2):
+        with session.own_token():
+            tokens.append(os.environ.get("RAY_AUTH_TOKEN"))
+            assert os.environ.get("RAY_AUTH_MODE") == before.get(
+                "RAY_AUTH_MODE", None if given else "token"
+            )
+        assert dict(os.environ) == before
+
+    if given:  # it is the cluster's affair, or decided
+        assert tokens == [None, None]
     else:
-        assert mode == "token"
-        assert len(token) == 64
+        assert [len(token) for token in tokens] == [64, 64]
+        assert tokens[0] != tokens[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -16,6 +16,7 @@ from raymeta.board import Board, show_comparison
 from raymeta.cluster import require_possible
 from raymeta.folder import new_name
 from raymeta.interrupt import Interrupt
+from raymeta.process import preserved
 from raymeta.progress import Progress, clock
 from raymeta.search.black_box import course_of
 from raymeta.search.evidence import evidence_of, mismatches, spending_of
@@ -38,6 +39,7 @@ SAVE_EVERY_S = 30.0
 FINISHED: Event = {"event": "finished"}
 
 
+@preserved()
 def compare(
     tasks: Tasks,
     methods: Methods | None = None,
@@ -150,7 +152,7 @@ def compare(
 def _warned(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame; that it is not valid is said even without progress."""
     if said := sentence(reasons_of(frame)):
-        warnings.warn(said, InvalidComparison, stacklevel=3)
+        warnings.warn(said, InvalidComparison, stacklevel=4)
     return frame
 
 

@@ -1,8 +1,5 @@
 """A meta-training run on Ray Train's workers."""
 
-from raymeta import session  # first: it prepares the import of Ray
-
-# isort: split
 import threading
 import time
 from collections.abc import Callable
@@ -10,21 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
-from ray import cloudpickle
-from ray.train import (
-    FailureConfig,
-    RunConfig,
-    ScalingConfig,
-    TrainingFailedError,
-    get_context,
-)
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.util.placement_group import placement_group, remove_placement_group
 from torch import distributed as dist
 
-from raymeta import storage
+from raymeta import session, storage
 from raymeta.cluster import groups, require_possible, require_shared
 from raymeta.interrupt import Interrupt
 from raymeta.progress import count
@@ -32,6 +18,19 @@ from raymeta.train.config import TrainConfig
 from raymeta.train.live import Log
 from raymeta.train.ranks import Ranks
 from raymeta.train.worker import work
+
+with session.prepared():
+    import ray
+    from ray import cloudpickle
+    from ray.train import (
+        FailureConfig,
+        RunConfig,
+        ScalingConfig,
+        TrainingFailedError,
+        get_context,
+    )
+    from ray.train.torch import TorchConfig, TorchTrainer, get_device
+    from ray.util.placement_group import placement_group, remove_placement_group
 
 POLL_S = 0.2
 #: Files by which the driver asks workers to stop, and a worker tells of a mistake.

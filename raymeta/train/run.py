@@ -14,6 +14,7 @@ from raymeta.board import Board, show_training
 from raymeta.folder import path_of
 from raymeta.interrupt import Interrupt
 from raymeta.meta import MetaModule
+from raymeta.process import preserved
 from raymeta.progress import Progress, clock, count, wrap
 from raymeta.storage import address, at, is_remote
 from raymeta.train.checkpoints import BEST, last_step, load, step_file
@@ -80,6 +81,7 @@ class Folder(folder.Folder):
         return self.path / f"seed-{seed}"
 
 
+@preserved()
 def train(
     config: TrainConfig,
     *,
