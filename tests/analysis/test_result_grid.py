@@ -6,7 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raymeta.analysis import from_result_grid, ranking
+from raymeta.analysis import (
+    draw_anytime,
+    draw_trajectories,
+    from_result_grid,
+    ranking,
+)
 from raymeta.analysis.frames import REQUIRED_COLUMNS
 
 NAN = np.nan
@@ -75,7 +80,8 @@ def test_trials_that_failed_are_rows():
         error=RuntimeError("boom\nout of memory"),
     )
     silent = SimpleNamespace(metrics_dataframe=None, error=ValueError("never began"))
-    frame = from_result_grid([*grid(), broken, silent], "loss", horizon=1)
+    with pytest.warns(UserWarning, match="^2 of 4 trials failed.*'out of memory'$"):
+        frame = from_result_grid([*grid(), broken, silent], "loss", horizon=1)
     failed = frame[frame["status"] == "failed"].set_index("trial")
     assert failed["failure"].to_dict() == {2: "out of memory", 3: "never began"}
     assert frame["best_outer_loss"].iloc[-1] == 0.1  # reported before it failed
@@ -101,3 +107,111 @@ def test_a_loss_that_is_not_finite_does_not_count():
 def test_what_is_missing_is_named(results, options, message):
     with pytest.raises(ValueError, match=message):
         from_result_grid(results, "loss", **options)
+
+
+def failing(text):
+    return SimpleNamespace(metrics_dataframe=None, error=RuntimeError(text))
+
+
+def test_a_grid_of_failures_gives_the_first_one():
+    trace = "ray::train()\n  File 'x.py', line 3\nValueError: boom"
+    with pytest.raises(ValueError, match="all 2 failed") as error:
+        from_result_grid([failing(trace), failing("other")], "loss")
+    assert str(error.value) == (
+        "a comparison needs a trial that reports 'loss', but all 2 failed, the first "
+        "by 'ValueError: boom': repair the trainable"
+    )
+
+
+def test_trials_without_a_word_are_counted():
+    silent = SimpleNamespace(metrics_dataframe=None, error=None)
+    with pytest.warns(UserWarning, match="^1 of 3 trials reported nothing$"):
+        frame = from_result_grid([*grid(), silent], "loss")
+    assert frame["trial"].max() == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"metric": "los"},
+            r"unknown metric 'los': did you mean 'loss'\? available: l",
+        ),
+        ({"metric": "lr"}, "unknown metric 'lr': available: loss$"),
+        ({"metric": None}, "unknown metric 'None': available: loss$"),
+        ({"metric": "loss", "family": "blackbox"}, "did you mean 'black-box'"),
+    ],
+)
+def test_what_is_misspelt_is_said(options, message):
+    with pytest.raises(ValueError, match=message):
+        from_result_grid(grid(), **options)
+
+
+@pytest.mark.parametrize(
+    "other", [pd.DataFrame({"loss": [1.0]}), ["loss"], {"a": 1}], ids=type
+)
+def test_something_else_than_a_grid_is_refused(other):
+    with pytest.raises(ValueError, match="pass the ResultGrid itself"):
+        from_result_grid(other, "loss")
+
+
+def test_a_metric_that_is_no_number_is_refused():
+    one = trial([0.5, 0.4], [1, 2], 0.1)
+    one["loss"] = pd.Series(["a/b", 0.4], dtype=object)
+    with pytest.raises(ValueError, match="reported loss='a/b'"):
+        from_result_grid([one], "loss")
+
+
+def test_tensors_and_missing_values_of_a_metric_are_numbers():
+    one = trial([0.5, 0.4, 0.3], [1, 2, 3], 0.1)
+    values = [np.float32(0.5), None, np.array(0.25)]
+    one["loss"] = pd.Series(values, dtype=object)
+    frame = from_result_grid([one], "loss")
+    assert frame["outer_loss"].tolist()[::2] == [0.5, 0.25]
+    assert np.isnan(frame["outer_loss"][1])
+
+
+class Odd:
+    def __str__(self):
+        return "something\n" + "very " * 30 + "long"
+
+
+def test_hyperparameters_of_any_kind_fit_a_file_and_an_axis(tmp_path):
+    """Mixed types, options that not every trial has, arrays, lists, objects."""
+    kinds = {
+        "config/mixed": (0.1, "auto", 3),
+        "config/number": (1, np.float32(2.5), np.array(3)),
+        "config/flag": (True, False, True),
+        "config/opt/lr": (0.1, None, 0.3),
+        "config/list": ([1, 2], (3,), Odd()),
+    }
+    results = []
+    for number in range(3):
+        table = trial([0.5 - number / 10], [number], 0.1)
+        for name, values in kinds.items():
+            table[name] = pd.Series([values[number]], dtype=object)
+        results.append(table)
+
+    frame = from_result_grid(results, "loss")
+    frame.to_parquet(tmp_path / "frame.parquet")
+
+    last = frame.iloc[:3]
+    assert last["hp/mixed"].tolist() == ["0.1", "auto", "3"]
+    assert last["hp/number"].tolist() == [1.0, 2.5, 3.0]
+    assert last["hp/flag"].tolist() == ["True", "False", "True"]
+    assert last["hp/opt/lr"].tolist()[::2] == [0.1, 0.3]
+    assert last["hp/opt/lr"].isna().tolist() == [False, True, False]
+    assert last["hp/list"].tolist()[:2] == ["[1, 2]", "(3,)"]
+    assert len(last["hp/list"][2]) == 60
+    for x in ("gradient_evals", "wall_s"):
+        draw_anytime(frame, x)
+    draw_trajectories(frame, "task")
+
+
+def test_a_nested_configuration_is_taken_where_reports_do_not_have_it():
+    table = trial([0.5], [1], 0.1).drop(columns="config/lr")
+    config = {"opt": {"lr": 0.1, "kind": "adam"}, "width": 3}
+    result = SimpleNamespace(metrics_dataframe=table, error=None, config=config)
+    frame = from_result_grid([result], "loss")
+    names = ["hp/opt/lr", "hp/opt/kind", "hp/width"]
+    assert frame[names].iloc[0].tolist() == [0.1, "adam", 3]
