@@ -73,6 +73,14 @@ class Folder:
         }
         self._write({**record, "runs": [*record["runs"], run]})
 
+    def note(self, **facts: Any) -> None:
+        """Keep JSON values beside the settings."""
+        self._write(json.loads(self._settings.read_text()) | facts)
+
+    def noted(self, what: str) -> Any:
+        """What was kept under a name; None before."""
+        return json.loads(self._settings.read_text()).get(what)
+
     def read(self) -> pd.DataFrame:
         """The frame as it was written last."""
         return pd.read_parquet(self.frame)

@@ -46,7 +46,10 @@ def prepared() -> Iterator[None]:
 
 with prepared():
     import ray
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import (  # type: ignore[attr-defined]
+        AuthenticationTokenLoader,
+        Config,
+    )
 
     # Ray brings it along, on a path of its own, and asks for it late.
     importlib.import_module("psutil")

@@ -31,6 +31,7 @@ from raymeta.search.quiet import silence
 from raymeta.search.states import States
 from raymeta.search.worker import run_trial
 from raymeta.session import running
+from raymeta.sources import code_of
 from raymeta.storage import address, at, is_remote
 from raymeta.tasks import own
 from raymeta.validity import InvalidComparison, reasons_of, sentence
@@ -89,7 +90,8 @@ def compare(
 
     Raises:
         ValueError: something is unknown, missing, given twice or impossible; all
-            methods lack packages; the name belongs to a comparison with other settings.
+            methods lack packages; the name belongs to a comparison with other settings,
+            or of other code.
         KeyboardInterrupt: Ctrl-C; what was reported so far is in the folder.
     """
     if is_remote(storage):
@@ -114,6 +116,7 @@ def compare(
             f"got {gpus_per_trial}"
         )
     plan = make_plan(tasks, methods, budget, seeds)
+    code = code_of(plan.tasks, plan.methods)  # of tasks that have not run yet
     folder = folder_of(storage, name, [task.name for task in plan.tasks])
     display = Progress(progress)
     display.say(opening(plan, address(folder.path)))
@@ -125,9 +128,11 @@ def compare(
     folder.claim(plan.settings())
     with open_journal(folder.journal) as journal, silence():
         events = journal.read()
+        folder.require_same_code(code, begun=bool(events))
         if FINISHED in events and folder.frame.exists():
             display.say(["it had finished before"])
             return _warned(folder.read())
+        folder.require_same_values(plan.first_values(), begun=bool(events))
         ledger = Ledger(courses, journal, folder.states)
         ledger.replay(events)
         folder.write(to_frame(courses))  # readable from now on

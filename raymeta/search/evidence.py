@@ -87,6 +87,43 @@ def step_flops(problem: BilevelProblem, hparams: Hparams) -> float:
     return math.nan
 
 
+def first_values(problem: BilevelProblem, hparams: Hparams) -> list[float]:
+    """E before and after the first training step, and the step's length in between.
+
+    They tell a later process whether it would train the same. None where they cannot be
+    computed: its trials will say why.
+    """
+    try:
+        state, batch = problem.init(hparams), problem.batch(0)
+        stepped = problem.step(state, hparams, batch)
+        ends = [float(problem.outer_loss(s, hparams)) for s in (state, stepped)]
+        return [*ends, _distance(state, stepped)]
+    except Exception:
+        return []
+
+
+def _distance(one: Any, other: Any) -> float:
+    """Euclidean, over all floating-point leaves."""
+    pairs = zip(_leaves(one), _leaves(other), strict=True)
+    squares = [
+        float((b.detach() - a.detach()).double().square().sum())
+        for a, b in pairs
+        if isinstance(a, Tensor) and a.is_floating_point()
+    ]
+    return math.sqrt(math.fsum(squares))
+
+
+def same_values(then: Iterable[float], now: Iterable[float]) -> bool:
+    """Whether `first_values` are the same up to what machines round differently."""
+    then, now = list(then), list(now)
+    if len(then) != len(now):
+        return not (then and now)  # where one could not be computed, nothing is known
+    return all(
+        a == b or (math.isnan(a) and math.isnan(b)) or math.isclose(a, b, rel_tol=1e-3)
+        for a, b in zip(then, now, strict=True)
+    )
+
+
 class _Elementwise(TorchDispatchMode):
     """Counts the elements that elementwise operators give and reductions take."""
 

@@ -12,7 +12,7 @@ from raymeta.hypergrad.reads import require_names
 from raymeta.loop import unsure
 from raymeta.problem import BilevelProblem
 from raymeta.search.cells import Cell
-from raymeta.search.evidence import step_flops
+from raymeta.search.evidence import first_values, step_flops
 from raymeta.search.methods import (
     BLACK_BOX,
     DEFAULT,
@@ -30,6 +30,7 @@ from raymeta.tasks.conditions import conditioned
 
 Tasks = str | Task | Iterable[str | Task]
 Methods = str | Method | Iterable[str | Method]
+Values = dict[str, list[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +74,14 @@ class Plan:
         first = [cell for cell in self._grid[0] if cell.seed == self.seeds[0]]
         return [line for cell in first if (line := _unsure(cell))]
 
+    def first_values(self) -> dict[str, list[float]]:
+        """Of each task, see `evidence.first_values`."""
+        return self._grid[2]
+
     @cached_property
-    def _grid(self) -> "tuple[list[Cell], dict[tuple[str, str], Misfit]]":
+    def _grid(self) -> "tuple[list[Cell], dict[tuple[str, str], Misfit], Values]":
         cells: list[Cell] = []
+        values: Values = {}
         unfit: dict[tuple[str, str], Misfit] = {}
         for task in self.tasks:
             budget = self.budgets[task.name]
@@ -88,13 +94,16 @@ class Plan:
             # What is asked of a problem is a property of the task, not of the seed.
             problem = sampled(task, self.seeds[0])
             each = self._cells_of(task, problem)
+            values[task.name] = first_values(
+                problem, task.space.trim(task.space.initial())
+            )
             for cell in each[: len(self.methods)]:
                 if misfit := _misfit(cell, problem):
                     unfit[cell.name[:2]] = misfit
             cells += [cell for cell in each if cell.name[:2] not in unfit]
         if not cells:
             raise self._nothing_fits(unfit)
-        return cells, unfit
+        return cells, unfit, values
 
     def _cells_of(self, task: Task, problem: BilevelProblem) -> list[Cell]:
         hparams = task.space.trim(task.space.initial())

@@ -18,8 +18,11 @@ from raymeta.hypergrad import Estimator, Hypergradient, Rollout
 from raymeta.outer.evaluations import Evaluations, Trained
 from raymeta.problem import BilevelProblem
 from raymeta.search.cells import Run
+from raymeta.search.methods import Method
 from raymeta.search.reel import Evaluated, Reel
 from raymeta.search.watch import Watch
+from raymeta.sources import code_of
+from raymeta.tasks.base import Task
 from raymeta.tree import is_differentiable
 from raymeta.types import Hparams, State, Tensors
 
@@ -201,14 +204,19 @@ class Tape(Evaluations):
         raise ForeignError(reason)
 
 
-def signature_of(run: Run, evidence: Mapping[str, str]) -> str:
+def signature_of(
+    run: Run, evidence: Mapping[str, str], task: Task, method: Method
+) -> str:
     """What evaluations of a trial depend on besides λ.
 
     Args:
         run: the trial.
         evidence: of what it trains on, see `Fingerprint`.
+        task: whose code counts.
+        method: likewise.
     """
-    parts = [_code(), torch.__version__, repr(run), *sorted(evidence.values())]
+    own = code_of(task, method).values()
+    parts = [_code(), torch.__version__, repr(run), *sorted(evidence.values()), *own]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -159,7 +159,8 @@ class _Trial:
 
     def _tape(self) -> Tape:
         run = self.run
-        signature = signature_of(run, _evidence(self.task, run.cell.seed))
+        evidence = _evidence(self.task, run.cell.seed)
+        signature = signature_of(run, evidence, self.task, self.method)
         return Tape(self.states.reel(run.cell, run.number, signature), self.watch)
 
     def _s_0(self, report: Report) -> State:

@@ -1,15 +1,14 @@
 """A meta-training run: its folder, its workers, its frame."""
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import pandas as pd
 import torch
 
-from raymeta import folder
+from raymeta import folder, sources
 from raymeta.board import Board, show_training
 from raymeta.folder import path_of
 from raymeta.interrupt import Interrupt
@@ -70,11 +69,13 @@ class Folder(folder.Folder):
 
     def finished(self) -> dict[str, Any] | None:
         """What the run had done when it finished last; None before."""
-        return json.loads(self._settings.read_text()).get("finished")
+        return self.noted("finished")
 
-    def note(self, **facts: Any) -> None:
-        """Keep JSON values beside the settings."""
-        self._write(json.loads(self._settings.read_text()) | facts)
+    def differing(self, code: Mapping[str, str]) -> list[str]:
+        """That code is not as it was: a repaired run goes on from its checkpoint."""
+        changed = sources.changed(self.noted("code") or sources.recorded(code), code)
+        said = wrap("goes on with other code, for these changed:", changed)
+        return said if changed else []
 
     def seed(self, seed: int) -> Path:
         """The folder of a seed's checkpoints and pictures."""
@@ -141,11 +142,15 @@ def train(
     home = Folder(path_of(storage, name, [config.algorithm, config.family.name]))
     display = Progress(progress)
     display.say(_opening(config, workers, home))
+    code = sources.code_of(config.learner, config.family, config.optimizer)
     theta = rehearse(config)
     home.claim(config.identity())
     with (home.path / ".lock").open("ab") as file:
         folder.lock(file, "a training")
         _require_fitting(config, home, theta)
+        begun = any(last_step(home.seed(seed)) is not None for seed in config.seeds)
+        display.say(home.differing(code) if begun else [])
+        home.note(code=sources.recorded(code))
         home.note(published=[figure._asdict() for figure in config.published])
         if home.finished() == config.goal() and home.frame.exists():
             display.say(["it had finished before"])

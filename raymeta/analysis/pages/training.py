@@ -12,7 +12,7 @@ from raymeta.analysis.pages.record import environment, pairs, read_record
 from raymeta.analysis.text import number
 
 #: What the record holds besides settings.
-OTHERS = ("runs", "published", "finished", "knobs")
+OTHERS = ("runs", "published", "finished", "knobs", "code")
 
 
 def training_page(frame: pd.DataFrame, folder: Path) -> str:
