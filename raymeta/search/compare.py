@@ -9,13 +9,14 @@ from statistics import fmean
 from typing import Any
 
 import pandas as pd
-from ray import cloudpickle, tune
+from ray import tune
 from ray.tune import RunConfig, TuneConfig, TuneError, Tuner
 
 from raymeta.board import Board, show_comparison
 from raymeta.cluster import require_possible
 from raymeta.folder import new_name
 from raymeta.interrupt import Interrupt
+from raymeta.parcel import pack
 from raymeta.process import preserved
 from raymeta.progress import Progress, clock
 from raymeta.search.black_box import course_of
@@ -258,20 +259,10 @@ def _trainable(
     Raises:
         ValueError: a task or method cannot be sent to a worker.
     """
-    for module in own.modules():
-        cloudpickle.register_pickle_by_value(module)
     tasks = {task.name: task for task in plan.tasks}
     methods = {method.name: method for method in plan.methods}
-    try:
-        trainable = tune.with_parameters(
-            run_trial, tasks=tasks, methods=methods, states=states
-        )
-    except TypeError as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise ValueError(
-            "tasks and methods are sent to workers, hence must be picklable, but "
-            f"{reason}: keep open files, locks and the like out of them"
-        ) from error
+    parcel = pack((tasks, methods), "tasks and methods", own.modules())
+    trainable = tune.with_parameters(run_trial, parcel=parcel, states=states)
     return tune.with_resources(trainable, each)
 
 

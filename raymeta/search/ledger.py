@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from raymeta.parcel import REMEDY
 from raymeta.search.cells import CellName, Message, Run
 from raymeta.search.courses import Course
 from raymeta.search.journal import Event, Journal
@@ -83,10 +84,11 @@ class Ledger:
             ValueError: it died again and again, and no other trial has ever spoken.
         """
         end = self.courses[run.cell].lose(run.number, reason)
-        if end and not self._heard:
+        lacks = "ModuleNotFoundError" in reason  # another attempt would end alike
+        if (end or lacks) and not self._heard:
             raise ValueError(
                 f"workers must be able to run trials, but every one failed ({reason}): "
-                "make the modules of tasks and methods importable on every node"
+                f"for tasks and methods {REMEDY}"
             )
         if end:
             self.tell(run, [end], last=True)

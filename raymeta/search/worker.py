@@ -1,7 +1,7 @@
 """What runs on a worker: one trial, from its `Run` to its last message."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +13,7 @@ from ray import tune
 from raymeta import loop
 from raymeta.loop import Report
 from raymeta.outer.coordinates import device_of, place
+from raymeta.parcel import Parcel
 from raymeta.problem import BilevelProblem
 from raymeta.search.cells import Message, Run, Stretch, broken
 from raymeta.search.domains import Coded, decode, encode
@@ -47,14 +48,16 @@ _problems: dict[tuple[str, int, tuple[int, ...]], BilevelProblem] = {}
 _fingerprints: dict[tuple[str, int], dict[str, str]] = {}
 
 
-def run_trial(
-    config: dict[str, Any],
-    tasks: Mapping[str, Task],
-    methods: Mapping[str, Method],
-    states: States,
-) -> None:
-    """The trainable: run a trial and post its messages."""
+def run_trial(config: dict[str, Any], parcel: Parcel, states: States) -> None:
+    """The trainable: run a trial and post its messages.
+
+    Args:
+        config: has the run.
+        parcel: with tasks and methods by name.
+        states: of all trials.
+    """
     torch.set_num_threads(1)  # of this thread; each trial runs in a new one
+    tasks, methods = parcel.open()
     run: Run = config["run"]
     task, method = tasks[run.cell.task], methods[run.cell.method]
     messages = messages_of(run, task, method, states)

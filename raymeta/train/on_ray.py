@@ -13,6 +13,7 @@ from torch import distributed as dist
 from raymeta import session, storage
 from raymeta.cluster import groups, require_possible, require_shared
 from raymeta.interrupt import Interrupt
+from raymeta.parcel import REMEDY, Parcel, pack
 from raymeta.progress import count
 from raymeta.train.config import TrainConfig
 from raymeta.train.live import Log
@@ -21,7 +22,6 @@ from raymeta.train.worker import work
 
 with session.prepared():
     import ray
-    from ray import cloudpickle
     from ray.train import (
         FailureConfig,
         RunConfig,
@@ -120,7 +120,7 @@ def run_on_ray(
         KeyboardInterrupt: Ctrl-C, before the training began or a second time.
         ray.train.TrainingFailedError: workers died or failed too often.
     """
-    _require_picklable(config)
+    parcel = pack(config, "a learner and its family")
     stop, failed, scratch = (path / name for name in (STOP, FAILED, SCRATCH))
     for left in (stop, failed):
         left.unlink(missing_ok=True)
@@ -130,7 +130,7 @@ def run_on_ray(
             _wait_for(cluster, say, interrupt)
             if not storage.is_remote(storage.address(path)):
                 require_shared(path)
-            _fit(config, path, cluster, interrupt, keep_house)
+            _fit(parcel, path, cluster, interrupt, keep_house)
         except TrainingFailedError:
             if not failed.exists():
                 raise
@@ -144,7 +144,7 @@ def run_on_ray(
 
 
 def _fit(
-    config: TrainConfig,
+    parcel: Parcel,
     path: Path,
     cluster: Cluster,
     interrupt: Interrupt,
@@ -156,7 +156,7 @@ def _fit(
     trainer = TorchTrainer(
         _rank,
         train_loop_config={
-            "config": config,
+            "parcel": parcel,
             "path": place,
             "on_gpu": cluster.gpus > 0,
         },
@@ -204,9 +204,15 @@ def _rank(arguments: dict[str, Any]) -> None:
         if (path / FAILED).exists():
             return  # every attempt would end like the one before
         try:
-            work(arguments["config"], path, ranks, log.write, stop.exists)
+            work(arguments["parcel"].open(), path, ranks, log.write, stop.exists)
         except ValueError as error:
             (path / FAILED).write_text(str(error))
+            raise
+        except ModuleNotFoundError as error:
+            (path / FAILED).write_text(
+                f"workers must be able to load a learner and its family, but {error}: "
+                f"{REMEDY}"
+            )
             raise
 
 
@@ -249,17 +255,6 @@ class _Background:
             self._function()
         except BaseException as error:
             self._error = error
-
-
-def _require_picklable(config: TrainConfig) -> None:
-    try:
-        cloudpickle.dumps(config)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            "a learner and its family are sent to workers, hence must be picklable, "
-            f"but {reason}: keep open files, locks and the like out of them"
-        ) from error
 
 
 def _wait_for(

@@ -212,3 +212,22 @@ def test_the_work_for_a_frame_grows_with_its_rows(bench, monkeypatch):
     assert len(frame) == 61
     assert max(summed) <= 8
     assert len(summed) == 2 * len(frame)
+
+
+@pytest.mark.parametrize(
+    ("reason", "attempts"),
+    [("ModuleNotFoundError: No module named 'mine'", 1), ("it was killed", 3)],
+)
+def test_workers_that_cannot_run_anything_end_the_comparison(bench, reason, attempts):
+    """At once where another attempt would end like the first."""
+    lost = bench(Bowl(), "random", budget=40)
+    for _ in range(attempts - 1):
+        lost.ledger.lose(lost.ledger.ask(), reason)
+
+    with pytest.raises(ValueError, match="workers must be able to run") as error:
+        lost.ledger.lose(lost.ledger.ask(), reason)
+
+    assert f"({reason}): for tasks and methods make their modules" in str(error.value)
+    assert "pip install -e ." in str(error.value)
+    assert "PYTHONPATH" in str(error.value)
+    assert "\n" not in str(error.value)
