@@ -102,17 +102,9 @@ def test_modules_that_only_the_driver_finds_are_found_by_workers(cluster, tmp_pa
 def test_unseeded_data_end_in_an_error_and_a_frame(cluster, tmp_path, capsys):
     """Each worker samples data of its own."""
     file = tmp_path / "unseeded.py"
-    file.write_text(UNSEEDED)
-    flags = [
-        "--seeds",
-        "1",
-        "--budget",
-        "60",
-        "--storage",
-        str(tmp_path),
-        "--name",
-        "x",
-    ]
+    file.write_text(UNSEEDED.format(driver=os.getpid(), notes=str(tmp_path / "notes")))
+    flags = ["--seeds", "1", "--budget", "60", "--name", "x", "--storage"]
+    flags.append(str(tmp_path))
 
     code = main(["compare", "--tasks", f"{file}:Unseeded", *METHODS, *flags])
 
@@ -131,12 +123,18 @@ def test_unseeded_data_end_in_an_error_and_a_frame(cluster, tmp_path, capsys):
 
 METHODS = ["--methods", "random", "sobol"]
 UNSEEDED = """
-import time
+import os, pathlib, time
 from raymeta.tasks import Quadratic
 
 class Unseeded(Quadratic):
     def sample(self, seed):
-        time.sleep(0.5)  # so that both workers come to it
+        if os.getpid() != {driver}:  # both workers must come to it
+            notes = pathlib.Path({notes!r})
+            notes.mkdir(exist_ok=True)
+            (notes / str(os.getpid())).touch()
+            deadline = time.monotonic() + 100
+            while len(list(notes.iterdir())) < 2 and time.monotonic() < deadline:
+                time.sleep(0.1)
         return super().sample(time.time_ns() % 2**31)
 """
 
