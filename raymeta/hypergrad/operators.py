@@ -14,7 +14,7 @@ from raymeta.tree import tree_leaves
 #: Nodes that stand for no derivative. They need not be on the way to what is asked for:
 #: that of `once_differentiable` hangs on a leaf of its own, which
 #: `torch.autograd.grad(outputs, inputs)` never visits, so that a 0 comes out.
-DEAD_ENDS = ("Error", "DelayedError", "NotImplemented", "WarnNotImplemented")
+DEAD_ENDS = ("Error", "DelayedError", "WarnNotImplemented")
 REMEDY = "write the operator out, or use ES"
 #: Where a node says which `torch.autograd.Function` it is of, and on what tensors its
 #: dead end depends.
