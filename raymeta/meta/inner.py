@@ -230,9 +230,9 @@ def supervised(
                 return network.train(weights, before, inputs, noise)
 
             inputs = called_with(params, examples)
+            outputs, buffers = trained(inputs)
             if is_weighted(examples) and _is_first(batch.index):
                 require_examples_apart(trained, inputs, examples.weight)
-            outputs, buffers = trained(inputs)
             value = batch_loss(loss, outputs, examples, "loss")
             if penalty is not None:
                 value = value + penalty(params, theta)
@@ -249,9 +249,10 @@ def supervised(
                 return network.judge(weights, state.buffers, inputs, noise)
 
             inputs = called_with(state.params, query)
+            outputs = judged(inputs)
             if is_weighted(query) and not in_transform():
                 require_examples_apart(judged, inputs, query.weight)
-            return judged(inputs)
+            return outputs
 
         def query_loss(state: TrainState, theta: Tensors) -> Tensor:
             return batch_loss(loss, answer(state, theta), query, "loss")

@@ -12,7 +12,7 @@ from raymeta.meta.sequential import TaskByTask, WithHigher, estimated
 from raymeta.meta.vectorized import Vectorized
 from raymeta.meta.weighted import with_known_weights
 from raymeta.suggest import unknown
-from raymeta.tree import detach, tree_leaves
+from raymeta.tree import detach, tree_leaves, tree_map
 from raymeta.types import State, Tensors
 
 ENGINES = ("functional", "higher")
@@ -89,11 +89,13 @@ class MetaModule(nn.Module):
             episodes: N tasks, along the leading dimension of every tensor.
             steps: inner steps; the learner's T by default.
         """
-        learner, theta = self.learner, self.theta()
-        episodes = with_known_weights(episodes)
+        learner = self.learner
         count = learner.steps if steps is None else steps
         differentiated = self.training and torch.is_grad_enabled()
-        with torch.set_grad_enabled(differentiated):
+        # Inner loops have derivatives whatever the mode around them.
+        with torch.inference_mode(False), torch.set_grad_enabled(differentiated):
+            theta, episodes = _usable((self.theta(), episodes))
+            episodes = with_known_weights(episodes)
             self._preflight(episodes, theta, count, differentiated)
             if differentiated and (learner.estimator or learner.transform):
                 losses, metrics = self._task_by_task(episodes, theta, count)
@@ -104,9 +106,10 @@ class MetaModule(nn.Module):
     def adapt(self, episodes: Episode, steps: int | None = None) -> State:
         """The learners' states after their inner steps, tasks along the first axis."""
         count = self.learner.steps if steps is None else steps
-        episodes = with_known_weights(episodes)
-        theta, differentiated = self.theta(), self.training and torch.is_grad_enabled()
-        with torch.set_grad_enabled(differentiated):
+        differentiated = self.training and torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.set_grad_enabled(differentiated):
+            theta, episodes = _usable((self.theta(), episodes))
+            episodes = with_known_weights(episodes)
             self._preflight(episodes, theta, count, differentiated)
             return self._inner.adapt(episodes, theta, count)
 
@@ -165,6 +168,14 @@ def _with_gradients(losses: Tensor, grads: Tensors, theta: Tensors) -> Tensor:
     each = [(theta[k] * g).flatten(1).sum(1) for k, g in grads.items()]
     linear = torch.stack(each).sum(0)
     return losses + (linear - linear.detach())
+
+
+def _usable(tree: Any) -> Any:
+    """Tensors that autograd takes: copies of those made in inference mode."""
+    leaves = tree_leaves(tree)
+    if not any(isinstance(x, Tensor) and x.is_inference() for x in leaves):
+        return tree
+    return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, tree)
 
 
 def _registered(name: str) -> str:

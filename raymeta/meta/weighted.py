@@ -125,8 +125,7 @@ def require_examples_apart(
         other = 2 * x + 1 if x.is_floating_point() else x[real][-1:].expand_as(x)
         return torch.where(real.view(-1, *[1] * (x.ndim - 1)), x, other)
 
-    with torch.no_grad():
-        ends = [network(x) for x in (inputs, tree_map(with_other_padding, inputs))]
+    ends = [network(x) for x in (inputs, tree_map(with_other_padding, inputs))]
     for x, y in zip(*(flatten(end)[0] for end in ends), strict=True):
         if not isinstance(x, Tensor):
             continue
