@@ -223,9 +223,9 @@ def test_imaml_where_the_inner_problem_is_solved(name):
     net = net_of(name)
 
     def learner(loss=F.mse_loss):
-        rule = {"optimizer": sgd(0.15), "steps": 200}
+        rule = {"optimizer": sgd(0.03), "steps": 60}
         solver = ConjugateGradient(100)
-        return imaml(net, loss=loss, strength=5.0, solver=solver, **rule)
+        return imaml(net, loss=loss, strength=30.0, solver=solver, **rule)
 
     module = MetaModule(learner())
     output = module(episodes())
