@@ -365,9 +365,10 @@ class ThroughStops:
         with StopGradients() as mode:
             result = function(*args)
         if not self._known:
-            self._known, self._needed = True, mode.used
             if mode.numbers:
                 self._require_no_numbers(function, args, result, mode.numbers)
+            # Not before: what is refused is refused again.
+            self._known, self._needed = True, mode.used
         return result
 
     def _require_no_numbers(

@@ -407,10 +407,18 @@ def test_numbers_that_no_result_depends_on_may_leave_the_graph():
 
 def test_numbers_that_leave_the_graph_of_a_run_that_diverged_are_none_of_it():
     class Diverged(Logged):
-        def forward(self, x):
-            return super().forward(x) * math.nan
+        """From its second step on."""
 
-    assert math.isnan(of_lr(problem_of(make(Diverged)), Reverse(STEPS)))
+        def forward(self, x):
+            y, weights = super().forward(x), next(iter(self.parameters()))
+            return y * torch.where((weights == self.start).all(), 1.0, math.nan)
+
+    class Start(Diverged):
+        def __init__(self) -> None:
+            super().__init__()
+            self.start = next(iter(self.parameters())).detach().clone()
+
+    assert math.isnan(of_lr(problem_of(make(Start)), Reverse(STEPS)))
 
 
 class ByItem(Net):

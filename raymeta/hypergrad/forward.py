@@ -8,6 +8,7 @@ from torch import Tensor
 
 from raymeta.graphs import Untraceable
 from raymeta.hypergrad import tangents
+from raymeta.hypergrad.agreement import require_agreement
 from raymeta.hypergrad.base import (
     Hypergradient,
     Rollout,
@@ -67,7 +68,7 @@ class Forward:
 
         Raises:
             ValueError: the run does not depend on a hyperparameter; there are too many
-                hyperparameters.
+                hyperparameters; torch's forward derivatives of a step are wrong.
         """
         leaves = differentiable(hparams)
         require_real("Forward", leaves)
@@ -77,6 +78,9 @@ class Forward:
         require_functional(problem)
         rollout = Rollout(state, 0, tangents.start(problem, hparams, leaves))
         self._prepare(problem, detach(hparams), rollout)
+        traced = problem.traced["push", self.compile]
+        push = traced.function if isinstance(traced, Recurrence) else traced
+        require_agreement(problem, detach(hparams), state, push)
         _require_connected(problem, hparams)
         return rollout
 
