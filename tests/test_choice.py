@@ -40,7 +40,18 @@ def test_none_may_be_the_start():
         ({"lr": torch.ones(2)}, {"lr": torch.zeros(2)}),
         ("only",),
     ],
-    ids=str,
+    ids=[
+        "logical",
+        "numbers",
+        "nan",
+        "containers",
+        "numpy",
+        "callables",
+        "words",
+        "dtypes",
+        "tensors",
+        "one",
+    ],
 )
 def test_every_option_is_found_by_itself_and_by_a_copy(options):
     choice = Choice(options)
