@@ -262,3 +262,17 @@ def test_what_a_function_draws_is_a_function_of_seed_and_step(draw, name):
         p.inner_loss(state, hparams_of(), problem.batch(0)) for p in (problem, moved)
     )
     assert float(one) != float(other)
+
+
+def test_initial_weights_that_are_drawn_are_a_function_of_the_seed():
+    def drawn(params: dict[str, Tensor], h: Any) -> dict[str, Tensor]:
+        return {name: 0.3 * torch.randn_like(p) for name, p in params.items()}
+
+    def start(seed: int) -> Tensor:
+        problem = problem_of(mlp(), init_params=drawn, seed=seed)
+        first, second = (problem.init(hparams_of()).params["0.weight"] for _ in "ab")
+        assert torch.equal(first, second)
+        return first
+
+    assert torch.equal(start(3), start(3))
+    assert not torch.equal(start(3), start(4))

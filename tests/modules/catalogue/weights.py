@@ -1,5 +1,6 @@
 """Weights that are computed, shared, frozen, complex, pruned, or kept in containers."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +19,9 @@ def _deprecated(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     """Made without the warning that it is deprecated."""
 
     def quietly() -> nn.Module:
-        import warnings
-
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
             return make()
 
     return quietly
