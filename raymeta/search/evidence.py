@@ -57,14 +57,30 @@ class Fingerprint(NamedTuple):
 def fingerprint(task: Task, seed: int) -> Fingerprint:
     """Of the problem at the initial options of all choices, newly sampled.
 
-    Data is read before anything else is called, so caches that fill later do not count.
+    It is sampled twice: where the second problem is another, whichever trial of this
+    process samples it trains on something else, and both digests are given, joined by
+    `DIFFERS`. Data is read before anything else is called, so caches that fill later do
+    not count.
     """
-    problem = task.sample(seed)
+    problems = [task.sample(seed) for _ in range(2)]
+    data = [_digest(_data_of(problem)) for problem in problems]
+    moving = [_moving(problem, task) for problem in problems]
+    found = [Fingerprint(w, d, b) for d, (w, b) in zip(data, moving, strict=True)]
+    return Fingerprint(
+        *(DIFFERS.join(dict.fromkeys(pair)) for pair in zip(*found, strict=True))
+    )
+
+
+def _data_of(problem: BilevelProblem) -> Iterator[Tensor | np.ndarray]:
     functions = (problem.batch, problem.step, problem.outer_loss, problem.metrics)
-    data = _digest(_held(functions, set()))
+    return _held(functions, set())
+
+
+def _moving(problem: BilevelProblem, task: Task) -> tuple[str, str]:
+    """Digests of s_0 and of all batches."""
     state = problem.init(task.space.initial())
     batches = (leaf for t in range(task.horizon) for leaf in _leaves(problem.batch(t)))
-    return Fingerprint(_digest(_leaves(state)), data, _digest(batches))
+    return _digest(_leaves(state)), _digest(batches)
 
 
 def step_flops(problem: BilevelProblem, hparams: Hparams) -> float:
@@ -221,7 +237,8 @@ def evidence_of(courses: Iterable["Course"]) -> dict[str, dict[str, dict[str, An
         at = found.setdefault(name.task, {}).setdefault(str(name.seed), {})
         for kind in Fingerprint._fields:
             known = at[kind].split(DIFFERS) if kind in at else []
-            at[kind] = DIFFERS.join(dict.fromkeys([*known, *(e[kind] for e in said)]))
+            digests = [d for e in said for d in e[kind].split(DIFFERS)]
+            at[kind] = DIFFERS.join(dict.fromkeys([*known, *digests]))
         at.setdefault("methods", []).append(name.method)
     return found
 

@@ -89,6 +89,24 @@ def test_a_seed_is_the_same_problem_again_and_another_is_not(task):
     assert fingerprint(task, 0) != fingerprint(task, 1)
 
 
+class Unseeded(Linear):
+    """Draws its data anew whenever it is sampled."""
+
+    def sample(self, seed):
+        return Linear(train=float(torch.rand(()))).sample(seed)
+
+
+def test_one_process_finds_out_that_a_seed_is_another_problem_when_sampled_again(bench):
+    done = bench(Unseeded(), Descent("d", "reverse")).run()
+
+    found = evidence_of(done.courses)
+
+    unfair = ["linear, seed 0: data differ", "linear, seed 0: batches differ"]
+    assert mismatches(found) == unfair
+    assert len(found["linear"]["0"]["data"].split(" != ")) == 2
+    assert set(done.frame()["invalid"]) == {"data and batches differ"}
+
+
 def test_a_step_costs_the_operations_that_one_counts_by_hand():
     linear = Linear()
     # Forward 2·4·3, and the gradient of the weights as much; inputs need none. The
