@@ -42,3 +42,13 @@ class Episode(NamedTuple):
 
     support: Any
     query: Any
+
+
+def require_episode(episodes: object) -> None:
+    """Raise ValueError unless this is an `Episode`."""
+    if not isinstance(episodes, Episode):
+        raise ValueError(
+            f"tasks must be an Episode, but got a {type(episodes).__name__}: give "
+            "raymeta.data.Episode(support, query), for modules each an "
+            "Examples(inputs, targets, weight) with tasks along the first dimension"
+        )

@@ -118,6 +118,14 @@ def check_family(family: object) -> None:
                 f"a family needs name and episodes(step, count, start, stop, *, seed, "
                 f"split), but {family!r} has no {name}: add it"
             )
+    taken = signature(family.episodes)  # type: ignore[attr-defined]  # seen above
+    try:
+        taken.bind(0, 1, 0, 1, seed=0, split="train")
+    except TypeError as error:
+        raise ValueError(
+            "a family needs episodes(step, count, start, stop, *, seed, split), but "
+            f"that of {type(family).__name__} is episodes{taken}: {error}"
+        ) from error
 
 
 def share(count: int, rank: int, world: int) -> tuple[int, int]:

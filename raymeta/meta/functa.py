@@ -43,11 +43,17 @@ def functa(
         **options: see `Options`.
 
     Raises:
-        ValueError: see `maml`.
+        ValueError: the module has no `latent`; see `maml`.
 
     Source: Dupont et al. 2022, section 3.2 and appendix A.
     """
     require_known(functa, options)
+    if not isinstance(getattr(module, "latent", None), int):
+        raise ValueError(
+            "functa needs a module that is called with coordinates and φ, and whose "
+            f"attribute latent is the length of φ, but {type(module).__name__} has "
+            "none: give raymeta.meta.Siren(…), or set it"
+        )
     if optimizer is not None or not learn_lr:
         return cavia(
             module,
@@ -59,6 +65,8 @@ def functa(
             **options,
         )
 
+    weight = next(module.parameters()).detach()
+
     def learnt(theta: Tensors) -> Optimizer:
         return sgd({"context": theta["lr"]})
 
@@ -69,6 +77,6 @@ def functa(
         join="argument",
         optimizer=learnt,
         steps=steps,
-        hyperparameters={"lr": module.out.weight.new_full((module.latent,), lr)},
+        hyperparameters={"lr": weight.new_full((module.latent,), lr)},
         **options,
     )

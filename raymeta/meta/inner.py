@@ -21,6 +21,7 @@ from raymeta.meta.weighted import (
     without_padding,
 )
 from raymeta.modules.norms import Policy
+from raymeta.modules.user_functions import require_function
 from raymeta.optim import Optimizer, from_torch
 from raymeta.problem import BilevelProblem, Descent, TrainState
 from raymeta.stop_gradient import ThroughStops
@@ -142,6 +143,21 @@ def _support(task: Episode, theta: Tensors, t: Tensor) -> Examples:
     return task.support
 
 
+def _labelled(name: str, part: Any) -> Examples:
+    """A part of a task as it is.
+
+    Raises:
+        ValueError: it is no `Examples`.
+    """
+    if isinstance(part, Examples):
+        return part
+    raise ValueError(
+        "meta-learning on a module needs tasks of labelled examples, but their "
+        f"{name} is a {type(part).__name__}: give raymeta.data.Examples(inputs, "
+        "targets, weight)"
+    )
+
+
 def _floating(metric: Loss) -> Loss:
     """The same metric, where it counts as well."""
 
@@ -199,7 +215,12 @@ def supervised(
         judge: (query loss, s_T, θ) -> the outer loss; the query loss unless given.
         estimator: see `Learner`.
         transform: see `Learner`.
+
+    Raises:
+        ValueError: the loss is no function; from the first forward, a task whose
+            support or query is no `Examples`.
     """
+    require_function("loss", loss, ("outputs", "targets"))
     metrics, seed = options.get("metrics", {}), options.get("seed", 0)
     inner, outer = ThroughStops("the inner loss"), ThroughStops("the outer loss")
 
@@ -208,7 +229,7 @@ def supervised(
         return arguments(params, given if isinstance(given, tuple) else (given,))
 
     def problem(task: Episode) -> BilevelProblem:
-        query = without_padding(task.query)
+        query = without_padding(_labelled("query", task.query))
 
         def init(theta: Tensors) -> TrainState:
             params = start(theta, task)
@@ -222,7 +243,8 @@ def supervised(
             params: Tensors, buffers: Tensors, theta: Tensors, batch: Batch
         ) -> tuple[Tensor, Tensors]:
             params = network.hooked(params)
-            examples = without_padding(seen(task, theta, batch.index))
+            given = _labelled("support", seen(task, theta, batch.index))
+            examples = without_padding(given)
             weights, before = {**theta, **params}, buffers
 
             def trained(inputs: tuple) -> tuple[Any, Tensors]:

@@ -7,6 +7,7 @@ from raymeta.data.episodes import Episode
 from raymeta.hypergrad import Estimator
 from raymeta.optim import first_order as without_second_derivatives
 from raymeta.problem import BilevelProblem, Descent
+from raymeta.suggest import said
 from raymeta.types import Tensors
 
 
@@ -40,6 +41,16 @@ class Learner:
         """Check the number of steps."""
         if self.steps < 1:
             raise ValueError(f"a learner needs steps >= 1, but got steps={self.steps}")
+
+
+def require_learner(learner: object) -> None:
+    """Raise ValueError unless this is a `Learner`."""
+    if isinstance(learner, Learner):
+        return
+    raise ValueError(
+        f"what is meta-learnt must be a Learner, but got {said(learner)}: give what an "
+        "algorithm of raymeta.meta makes of it, for example maml(module, loss=loss)"
+    )
 
 
 def task_axes(learner: Learner, theta: Tensors) -> dict[str, int | None]:

@@ -5,8 +5,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from raymeta.data.episodes import Episode
-from raymeta.meta.learner import Learner
+from raymeta.data.episodes import Episode, require_episode
+from raymeta.meta.learner import Learner, require_learner
 from raymeta.meta.preflight import Preflight
 from raymeta.meta.sequential import TaskByTask, WithHigher, estimated
 from raymeta.meta.vectorized import Vectorized
@@ -52,7 +52,8 @@ class MetaModule(nn.Module):
         compile: run the inner steps and their derivatives as machine code.
 
     Raises:
-        ValueError: an unknown engine; `higher` compiled or with an estimator.
+        ValueError: no learner; an unknown engine; `higher` compiled or with an
+            estimator.
 
     Source: the recipe is that of `higher`: Grefenstette et al. 2019, section 3.
     """
@@ -65,6 +66,7 @@ class MetaModule(nn.Module):
         compile: bool = False,
     ) -> None:
         super().__init__()
+        require_learner(learner)
         if engine not in ENGINES:
             raise unknown("engine", engine, ENGINES)
         if engine == "higher" and (compile or learner.estimator is not None):
@@ -88,8 +90,12 @@ class MetaModule(nn.Module):
         Args:
             episodes: N tasks, along the leading dimension of every tensor.
             steps: inner steps; the learner's T by default.
+
+        Raises:
+            ValueError: episodes are no `Episode`; see the learner's algorithm.
         """
         learner = self.learner
+        require_episode(episodes)
         count = learner.steps if steps is None else steps
         differentiated = self.training and torch.is_grad_enabled()
         # Inner loops have derivatives whatever the mode around them.
@@ -105,6 +111,7 @@ class MetaModule(nn.Module):
 
     def adapt(self, episodes: Episode, steps: int | None = None) -> State:
         """The learners' states after their inner steps, tasks along the first axis."""
+        require_episode(episodes)
         count = self.learner.steps if steps is None else steps
         differentiated = self.training and torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(differentiated):

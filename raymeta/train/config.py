@@ -13,6 +13,7 @@ from torch import nn
 from raymeta.data import Family, check_family
 from raymeta.meta import Learner, MetaModule
 from raymeta.meta.module import ENGINES
+from raymeta.modules.user_functions import require_function
 from raymeta.suggest import unknown
 from raymeta.train.published import Published
 
@@ -57,7 +58,8 @@ class TrainConfig:
         published: what papers report of such a run, for figures to show beside it.
 
     Raises:
-        ValueError: a number is out of its range; a name is unknown; no family.
+        ValueError: a number is out of its range; a name is unknown; no family; a
+            learner that is no function of a seed.
     """
 
     algorithm: str
@@ -85,6 +87,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check every number."""
         check_family(self.family)
+        require_function("learner", self.learner, ("seed",))
         if self.dtype not in DTYPES:
             raise unknown("dtype", self.dtype, DTYPES)
         if self.engine not in ENGINES:

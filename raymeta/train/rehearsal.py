@@ -5,9 +5,10 @@ from contextlib import contextmanager
 
 import torch
 
+from raymeta.data.episodes import Episode, require_episode
 from raymeta.meta import MetaModule
 from raymeta.train.config import DTYPES, TrainConfig
-from raymeta.tree import detach
+from raymeta.tree import detach, tree_leaves
 from raymeta.types import Tensors
 
 
@@ -19,14 +20,20 @@ def rehearse(config: TrainConfig) -> Tensors:
 
     Raises:
         ValueError: a meta-parameter has no influence on the loss, so that workers would
-            wait for its gradient; and whatever the learner or the family raises.
+            wait for its gradient; a family whose task is another when asked again; and
+            whatever the learner or the family raises.
     """
     seed = config.seeds[0]
     with _as_in_run(config, seed):
         module = MetaModule(config.learner(seed), engine=config.engine)
-        episodes = config.family.episodes(
-            0, config.tasks_per_step, 0, 1, seed=seed, split="train"
+        episodes, again = (
+            config.family.episodes(
+                0, config.tasks_per_step, 0, 1, seed=seed, split="train"
+            )
+            for _ in range(2)
         )
+        require_episode(episodes)
+        _require_same(episodes, again)
         module(episodes).loss.backward()
     theta = module.theta()
     idle = [name for name, value in theta.items() if value.grad is None]
@@ -43,6 +50,17 @@ def new_module(config: TrainConfig, seed: int) -> MetaModule:
     with _as_in_run(config, seed):
         return MetaModule(
             config.learner(seed), engine=config.engine, compile=config.compile
+        )
+
+
+def _require_same(one: Episode, other: Episode) -> None:
+    """Raise ValueError unless a task that is asked for again is the same."""
+    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
+    if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs):
+        raise ValueError(
+            "a family's tasks must be functions of (seed, split, step, number) alone, "
+            "but asked again for the first one it gives another: draw with a "
+            "torch.Generator that these seed"
         )
 
 

@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from raymeta import meta
+from raymeta.data import Episode
 from raymeta.train import recipe
-from tests.meta.common import mlp, siren
+from tests.meta.common import mlp, sinusoids, siren
 
 ALGORITHMS = {
     "maml": (mlp, {}),
@@ -73,6 +74,58 @@ def test_what_may_be_meant_is_said(name, given, meant):
 def test_options_have_values_that_make_sense(name, options, message):
     with pytest.raises(ValueError, match=message):
         made(name, **options)
+
+
+@each_algorithm
+def test_a_loss_is_a_function(name):
+    module, own = ALGORITHMS[name]
+    with pytest.raises(ValueError, match=r"loss must be a function .* but got a str"):
+        getattr(meta, name)(module(), loss="mse", **own)
+
+
+def test_functa_takes_any_module_that_says_how_long_its_latent_is():
+    class Shifted(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.latent = torch.nn.Linear(1, 3), 3
+
+        def forward(self, x, latent):
+            return (self.layer(x) * latent).sum(-1, keepdim=True)
+
+    module = meta.MetaModule(meta.functa(Shifted()))
+    assert module(sinusoids()).losses.isfinite().all()
+    with pytest.raises(ValueError, match=r"latent .* but Sequential has none"):
+        meta.functa(mlp())
+
+
+@pytest.mark.parametrize("learner", [mlp(), None, meta.maml])
+def test_what_is_no_learner_is_refused(learner):
+    with pytest.raises(ValueError, match=r"must be a Learner, but got .*: give what"):
+        meta.MetaModule(learner)
+
+
+@pytest.mark.parametrize(
+    ("episodes", "message"),
+    [
+        (torch.zeros(2, 3, 1), "tasks must be an Episode, but got a Tensor: give"),
+        ((torch.zeros(2, 3, 1),) * 2, "tasks must be an Episode, but got a tuple: giv"),
+        (
+            Episode((torch.zeros(2, 3, 1),) * 2, (torch.zeros(2, 3, 1),) * 2),
+            "of labelled examples, but their query is a tuple: give raymeta.data.Ex",
+        ),
+        (
+            sinusoids()._replace(support=torch.zeros(4, 3, 1)),
+            "of labelled examples, but their support is a Tensor: give raymeta.data",
+        ),
+    ],
+)
+@pytest.mark.parametrize("engine", ["functional", "higher"])
+def test_what_is_no_task_is_refused(episodes, message, engine):
+    module = meta.MetaModule(made("maml"), engine=engine)
+    with pytest.raises(ValueError, match=message):
+        module(episodes)
+    with pytest.raises(ValueError, match=message):
+        module.adapt(episodes)
 
 
 def test_recipes_know_their_settings():

@@ -12,6 +12,7 @@ import pytest
 import torch
 from train_toys import SHRINK, Points, config, learner
 
+from raymeta.data import Episode
 from raymeta.train import train
 from raymeta.train.checkpoints import last_step
 from raymeta.train.evaluation import interval
@@ -302,9 +303,37 @@ def test_what_workers_would_stumble_on_is_refused_before(here, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+class Unseeded(Points):
+    def episodes(self, step, count, start, stop, *, seed, split):
+        return Episode(*torch.randn(2, stop - start, 3))
+
+
+class NoTask(Points):
+    def episodes(self, step, count, start, stop, *, seed, split):
+        return 3
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        (Unseeded(), "functions of .* alone, but asked again for the first one it giv"),
+        (NoTask(), "tasks must be an Episode, but got a int: give raymeta.data.Episo"),
+    ],
+)
+def test_tasks_that_workers_could_not_share_are_refused_before(here, family, message):
+    with pytest.raises(ValueError, match=message):
+        here(family=family)
+
+
+class Unasked(Points):
+    def episodes(self, step, count, start, stop):
+        return None
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"family": Unasked()}, r"of Unasked is episodes\(step, .*unexpected keyword"),
         ({"outer_steps": 0}, "needs outer_steps >= 1, but got 0"),
         ({"outer_lr": math.nan}, "needs outer_lr > 0, but got nan"),
         ({"clip_norm": 0.0}, "needs clip_norm > 0, but got 0.0"),
@@ -315,6 +344,9 @@ def test_what_workers_would_stumble_on_is_refused_before(here, tmp_path):
         ({"engine": "lower"}, "unknown engine 'lower'"),
         ({"engine": "higher", "compile": True}, "eager steps, but got compile=True"),
         ({"family": Points}, r"got the class Points: pass Points\(\)"),
+        ({"learner": None}, r"learner must be a function of \(seed\), but got a None"),
+        ({"learner": learner(0)}, r"function of \(seed\), but got a Learner: give"),
+        ({"learner": lambda: learner(0)}, r"learner is called with \(seed\), but"),
     ],
 )
 def test_impossible_settings(changes, message):
