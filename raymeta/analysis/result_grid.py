@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from numbers import Real
 from typing import Any
 
@@ -122,10 +123,19 @@ def _trial(number: int, result: Any) -> pd.DataFrame:
     reports = reports.assign(**given, trial=number, failure="")
     if result.error is None:
         return reports
-    failure = str(result.error).strip().splitlines() or [type(result.error).__name__]
     end = reports.tail(1).drop(columns=["trial", "failure"]).to_dict("records")
-    row = {**(end[0] if end else config), "trial": number, "failure": failure[-1]}
-    return pd.concat([reports, pd.DataFrame([row])], ignore_index=True)
+    told = {"trial": number, "failure": _reason(result.error)}
+    row = pd.DataFrame([{**(end[0] if end else config), **told}])
+    return pd.concat([reports, row], ignore_index=True) if end else row
+
+
+def _reason(error: BaseException) -> str:
+    """One line: the first below the last traceback in an error's text, or the last."""
+    lines = str(error).strip().splitlines()
+    frames = [i for i, line in enumerate(lines) if line.startswith("  File ")]
+    below = lines[frames[-1] + 1 :] if frames else []
+    said = [line for line in below if not line[:1].isspace()]
+    return (said[:1] or lines[-1:] or [type(error).__name__])[0]
 
 
 def _listed(grid: Any) -> list[Any]:
@@ -134,7 +144,9 @@ def _listed(grid: Any) -> list[Any]:
     Raises:
         ValueError: it is something else.
     """
-    trials = [] if isinstance(grid, pd.DataFrame) else list(grid)
+    trials: list[Any] = [grid]  # unless it is a sequence
+    with suppress(TypeError):
+        trials = list(grid)
     if isinstance(grid, pd.DataFrame) or not all(
         isinstance(trial, pd.DataFrame) or hasattr(trial, "metrics_dataframe")
         for trial in trials

@@ -113,14 +113,27 @@ def failing(text):
     return SimpleNamespace(metrics_dataframe=None, error=RuntimeError(text))
 
 
-def test_a_grid_of_failures_gives_the_first_one():
-    trace = "ray::train()\n  File 'x.py', line 3\nValueError: boom"
+TRACE = "ray::train()\n  File 'x.py', line 3\n    train()\nValueError: boom"
+
+
+@pytest.mark.parametrize("trace", [TRACE, f"{TRACE}\nof two lines\n  or more"])
+def test_a_grid_of_failures_gives_the_first_one(trace):
     with pytest.raises(ValueError, match="all 2 failed") as error:
         from_result_grid([failing(trace), failing("other")], "loss")
     assert str(error.value) == (
         "a comparison needs a trial that reports 'loss', but all 2 failed, the first "
         "by 'ValueError: boom': repair the trainable"
     )
+
+
+def test_options_of_trials_that_failed_at_once_are_as_they_were():
+    results = [failing("boom") for _ in range(2)]
+    for result, kind in zip(results, (1, "auto"), strict=True):
+        result.config = {"kind": kind}
+    with pytest.warns(UserWarning, match="^2 of 4 trials failed"):
+        frame = from_result_grid([*grid(), *results], "loss")
+    kinds = frame[frame["status"] == "failed"]["hp/kind"]
+    assert kinds.tolist() == ["1", "auto"]
 
 
 def test_trials_without_a_word_are_counted():
@@ -148,7 +161,7 @@ def test_what_is_misspelt_is_said(options, message):
 
 
 @pytest.mark.parametrize(
-    "other", [pd.DataFrame({"loss": [1.0]}), ["loss"], {"a": 1}], ids=type
+    "other", [pd.DataFrame({"loss": [1.0]}), ["loss"], {"a": 1}, object()], ids=type
 )
 def test_something_else_than_a_grid_is_refused(other):
     with pytest.raises(ValueError, match="pass the ResultGrid itself"):
