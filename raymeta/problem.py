@@ -10,8 +10,9 @@ from torch.func import grad_and_value
 
 from raymeta.optim import Optimizer
 from raymeta.optim.made import made, require_maker
-from raymeta.stop_gradient import ThroughStops, inner_gradient
+from raymeta.stop_gradient import inner_gradient
 from raymeta.suggest import unknown
+from raymeta.through_stops import ThroughStops
 from raymeta.tree import detach, in_transform, register_dict, tree_leaves
 from raymeta.types import Batch, Hparams, State, Tensors
 

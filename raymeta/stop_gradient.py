@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from raymeta.tree import (
-    detach,
     in_transform,
     is_differentiable,
     transform_depth,
@@ -47,11 +46,11 @@ class InnerGradient:
     @contextmanager
     def being_taken(self) -> Iterator[None]:
         """While back-propagation is that of the inner gradient."""
-        self.taken = True
+        before, self.taken = self.taken, True
         try:
             yield
         finally:
-            self.taken = False
+            self.taken = before  # a hook may take a gradient of its own
 
 
 _inner = local()
@@ -140,7 +139,7 @@ def hooked(x: Tensor, hooks: Sequence[GradientRule]) -> Tensor:
 
     def through(g: Tensor) -> Tensor:
         for hook in hooks:
-            changed = hook(g)
+            changed = _call_hook(hook, g)
             g = g if changed is None else changed
         return g
 
@@ -178,7 +177,7 @@ class StopGradients(TorchFunctionMode):
             `.numpy()`; where results change with it, a derivative is missing.
 
     Attributes:
-        used: whether any of them was met.
+        used: whether any of them was met, or may be where values are others.
         numbers: by which functions numbers left tensors that have derivatives.
 
     Raises:
@@ -191,13 +190,15 @@ class StopGradients(TorchFunctionMode):
         self._depth = transform_depth()
         self._error = error
         self.used = False
-        self.numbers: set[str] = set()
+        self.numbers: list[str] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         """Call a function, or what replaces it."""
         kwargs = kwargs or {}
+        # Another value may take another branch, with stops of its own.
+        self.used |= func is Tensor.__bool__
         if not _live((args, kwargs)) or _is_collective(func):
             return func(*args, **kwargs)
         if func in _DETACHED:
@@ -242,15 +243,18 @@ class StopGradients(TorchFunctionMode):
     def _number(self, func: Any, args: tuple, kwargs: dict) -> Any:
         """What leaves the tensors: numbers have no derivative."""
         x = args[0].detach()
-        self.numbers.add(func.__name__)
+        self.numbers.append(func.__name__)
+        self.used = True
         if self._error and is_differentiable(x):
             x = x * (1 + self._error)
         return func(x, *args[1:], **kwargs)
 
     def _nested(self, func: Any, args: tuple, kwargs: dict) -> Any:
         """A gradient within the forward pass, of a force or a penalty."""
-        self._use()
         alone = not kwargs.get("create_graph", False)
+        if not alone and transform_depth() > self._depth:
+            return func(*args, **kwargs)  # a transform's own; stops in it were refused
+        self._use()
         inner = innermost() or InnerGradient()
         with torch.enable_grad(), inner.being_taken():
             grads = func(*args, **{**kwargs, "create_graph": True})
@@ -293,9 +297,31 @@ def _register_hook(x: Tensor, hook: GradientRule) -> Any:
     inner = innermost()
 
     def guarded(g: Tensor) -> Tensor | None:
-        return hook(g) if inner is not None and inner.taken else None
+        return _call_hook(hook, g) if inner is not None and inner.taken else None
 
     return x.register_hook(guarded)
+
+
+def _call_hook(hook: GradientRule, g: Tensor) -> Tensor | None:
+    """What a hook gives; a step is differentiated through what it stops, too.
+
+    Raises:
+        ValueError: it draws random numbers, or from a number that left the graph.
+    """
+    drawn = None if torch.compiler.is_compiling() else torch.get_rng_state()
+    if torch.is_grad_enabled():
+        with StopGradients() as mode:
+            changed = hook(g)
+        if mode.numbers:
+            require_no_numbers("a hook on gradients", hook, (g,), changed, mode)
+    else:
+        changed = hook(g)
+    if drawn is not None and not torch.equal(drawn, torch.get_rng_state()):
+        raise ValueError(
+            "raymeta cannot seed a hook on gradients, which draws random numbers: draw "
+            "them in forward, where they are seeded by (seed, step)"
+        )
+    return changed
 
 
 def _refuse_if_left(func: Any) -> None:
@@ -341,61 +367,24 @@ def _writes(func: Any, kwargs: dict) -> bool:
 _PROBE = 2.0**-7
 
 
-class ThroughStops:
-    """Runs pure functions within `StopGradients` where they need it.
-
-    What a function needs is found out by its first call with derivatives.
-
-    Args:
-        name: of the functions, for errors.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name, self._needed = name, True
-        self._known = False
-
-    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
-        """function(*args).
-
-        Raises:
-            ValueError: the result depends on a number that left the graph.
-        """
-        if not self._needed or not _live(args):
-            return _plain(function, args)
-        with StopGradients() as mode:
-            result = function(*args)
-        if not self._known:
-            if mode.numbers:
-                self._require_no_numbers(function, args, result, mode.numbers)
-            # Not before: what is refused is refused again.
-            self._known, self._needed = True, mode.used
-        return result
-
-    def _require_no_numbers(
-        self, function: Callable[..., Any], args: tuple, result: Any, numbers: set[str]
-    ) -> None:
-        with StopGradients(_PROBE):
-            other = function(*args)
-        pairs = zip(tree_leaves(result), tree_leaves(other), strict=True)
-        if any(isinstance(x, Tensor) and not _same(x, y) for x, y in pairs):
-            listed = ", ".join(sorted(f"Tensor.{name}()" for name in numbers))
-            raise ValueError(
-                f"raymeta needs {self._name} to compute with tensors, but its result "
-                f"depends on a number that {listed} gave, which has no derivative: "
-                "compute with the tensor itself"
-            )
-
-
-def _plain(function: Callable[..., Any], args: tuple) -> Any:
-    """function(*args), whether or not it takes derivatives of its own."""
-    try:
-        return function(*args)
-    except RuntimeError as error:
-        if torch.is_grad_enabled() or "does not require grad" not in str(error):
-            raise
-    # A force, or a penalty, is a gradient within the forward pass.
-    with torch.enable_grad():
-        return detach(function(*args))
+def require_no_numbers(
+    name: str,
+    function: Callable[..., Any],
+    args: tuple,
+    result: Any,
+    mode: StopGradients,
+) -> None:
+    """Raise ValueError where a result depends on numbers that left the graph."""
+    with StopGradients(_PROBE):
+        other = function(*args)
+    pairs = zip(tree_leaves(result), tree_leaves(other), strict=True)
+    if any(isinstance(x, Tensor) and not _same(x, y) for x, y in pairs):
+        listed = ", ".join(f"Tensor.{number}()" for number in sorted({*mode.numbers}))
+        raise ValueError(
+            f"raymeta needs {name} to compute with tensors, but its result "
+            f"depends on a number that {listed} gave, which has no derivative: "
+            "compute with the tensor itself"
+        )
 
 
 def _same(x: Tensor, y: Tensor) -> bool:

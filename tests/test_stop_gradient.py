@@ -177,10 +177,72 @@ class Penalized(Force):
         return torch.autograd.grad(energy, x, create_graph=True)[0][:, :1]
 
 
+class StoppedInHook(Net):
+    """A gradient of a norm that none passes through."""
+
+    def features(self, z):
+        if z.requires_grad:
+            z.register_hook(lambda g: g / (1e-3 + g.detach().norm()))
+            z.register_hook(torch.no_grad()(lambda g: 2 * g.clamp(-0.2, 0.2)))
+        return z
+
+
+class Equilibrium(Net):
+    """Fixed points whose gradient a hook finds (Bai et al. 2019)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(0.2 * torch.randn(5, 5))
+
+    def features(self, z):
+        def layer(at: Tensor) -> Tensor:
+            return torch.tanh(at @ self.w + z)
+
+        with torch.no_grad():
+            at = z
+            for _ in range(60):
+                at = layer(at)
+        at = layer(at)
+        if self.training and at.requires_grad:
+            near = at.detach().requires_grad_()
+            after = layer(near)
+
+            def solve(g: Tensor) -> Tensor:
+                u = g
+                for _ in range(60):
+                    u = g + torch.autograd.grad(after, near, u, retain_graph=True)[0]
+                return u
+
+            at.register_hook(solve)
+        return at
+
+
+class Jacobian(Net):
+    """A derivative by a transform, in which nothing is stopped."""
+
+    def features(self, z):
+        slopes = torch.func.vmap(torch.func.jacrev(lambda row: row.pow(3).sum()))
+        return z.detach() + slopes(z)
+
+
+class StopsLater(Net):
+    """A gradient that is not stopped at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def features(self, z):
+        self.calls = self.calls + self.training
+        scale = 1 + z.square().mean()
+        return z / (scale.detach() if self.calls > 2 else scale)
+
+
 def hooked_parameters() -> nn.Module:
     net = Net()
     net.a.weight.register_hook(lambda g: 3 * g + g.square())
     net.b.bias.register_hook(torch.zeros_like)
+    net.b.weight.register_hook(lambda g: g / (1 + g.detach().norm()))
     return net
 
 
@@ -203,6 +265,10 @@ MODULES = [
     Inference,
     Force,
     Penalized,
+    StoppedInHook,
+    Equilibrium,
+    Jacobian,
+    StopsLater,
     hooked_parameters,
     spectral,
 ]
@@ -273,7 +339,7 @@ def test_training_is_that_of_torch(module):
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("module", MODULES)
 def test_hypergradients_see_what_training_gradients_do_not(module, name):
-    if module in (Force, Penalized) and name == "forward":
+    if module in (Force, Penalized, Equilibrium) and name == "forward":
         pytest.skip("torch.func has no requires_grad_(): refused by Forward itself")
     problem = problem_of(make(module))
     right = central_difference(problem)
@@ -441,7 +507,36 @@ class ByList(Net):
         return z * torch.tensor(z.square().mean(0).tolist())
 
 
-@pytest.mark.parametrize("module", [ByItem, ByFloat, ByNumpy, ByList])
+class ByItemLater(StopsLater):
+    def features(self, z):
+        z = super().features(z)
+        return z / (1 + z.square().mean().item()) if self.calls > 2 else z
+
+
+class ByItemInHook(Net):
+    def features(self, z):
+        if z.requires_grad:
+            z.register_hook(lambda g: g / (1 + g.norm().item()))
+        return z
+
+
+def test_random_numbers_in_hooks_are_refused():
+    class Noisy(Net):
+        def features(self, z):
+            if z.requires_grad:
+                z.register_hook(lambda g: g + torch.randn_like(g))
+            return z
+
+    with pytest.raises(ValueError, match="draw them in forward"):
+        of_lr(problem_of(make(Noisy)), Reverse(STEPS))
+
+
+def test_numbers_that_a_hooks_gradient_depends_on_are_refused():
+    with pytest.raises(ValueError, match="a hook on gradients to compute with tensors"):
+        of_lr(problem_of(make(ByItemInHook)), Reverse(STEPS))
+
+
+@pytest.mark.parametrize("module", [ByItem, ByFloat, ByNumpy, ByList, ByItemLater])
 def test_numbers_that_a_result_depends_on_are_refused(module):
     problem = problem_of(make(module))
     with pytest.raises(ValueError, match=f"of {module.__name__} to compute with tens"):

@@ -24,8 +24,8 @@ from raymeta.modules.norms import Policy
 from raymeta.modules.user_functions import require_function
 from raymeta.optim import Optimizer, from_torch
 from raymeta.problem import BilevelProblem, Descent, TrainState
-from raymeta.stop_gradient import ThroughStops
 from raymeta.suggest import unknown
+from raymeta.through_stops import ThroughStops
 from raymeta.tree import in_transform
 from raymeta.types import Batch, Tensors
 

@@ -22,7 +22,8 @@ from raymeta.modules.purity import survey
 from raymeta.modules.user_functions import require_function
 from raymeta.optim import Optimizer
 from raymeta.problem import BilevelProblem, Descent, TrainState, known
-from raymeta.stop_gradient import ThroughStops, hooked
+from raymeta.stop_gradient import hooked
+from raymeta.through_stops import ThroughStops
 from raymeta.tree import tree_map
 from raymeta.types import Batch, Hparams, Tensors
 
