@@ -27,7 +27,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 Through = Literal["", "hparams", "state"]
 
 #: What torch says where an operator, or a tensor, has no derivative.
-NO_DERIVATIVE = re.compile(r"derivative|differentiat|autograd|requires? grad|\.grad\(")
+NO_DERIVATIVE = re.compile(r"derivative|differentia|autograd|requires? grad|\.grad\(")
 INFERENCE = re.compile(r"[Ii]nference")
 
 

@@ -1,8 +1,8 @@
 """torch's losses and distances that lack a derivative, written out.
 
 Forward derivatives of `huber_loss` and `soft_margin_loss`, second ones of the margin
-losses and of distances are missing in torch 2.13, and tracing the forward derivative of
-a sum of squared errors ends the process.
+losses and of distances, and all by weights of classes are missing in torch 2.13, and
+tracing the forward derivative of a sum of squared errors ends the process.
 """
 
 from collections.abc import Callable
@@ -119,6 +119,69 @@ def multilabel_margin_loss(
     return _reduced(loss, _legacy(size_average, reduce, reduction))
 
 
+def nll_loss(
+    noise: Noise,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Any:
+    """`F.nll_loss` with weights of classes, by which torch has no derivative."""
+    if weight is None:
+        return NotImplemented
+    reduction = _legacy(size_average, reduce, reduction)
+    return _weighted_nll(input, target, weight, ignore_index, reduction, 0.0)
+
+
+def cross_entropy(
+    noise: Noise,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Any:
+    """`F.cross_entropy` with weights of classes, likewise."""
+    if weight is None or target.is_floating_point():
+        return NotImplemented
+    log_p = F.log_softmax(input, min(input.ndim - 1, 1))
+    reduction = _legacy(size_average, reduce, reduction)
+    return _weighted_nll(
+        log_p, target, weight, ignore_index, reduction, label_smoothing
+    )
+
+
+def _weighted_nll(
+    log_p: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    ignored: int,
+    reduction: str,
+    smoothing: float,
+) -> Tensor:
+    r"""$-(1-\alpha) w_y \log p_y - \tfrac\alpha K \sum_k w_k \log p_k$.
+
+    The mean is over the sum of $w_y$.
+    """
+    axis = min(log_p.ndim - 1, 1)
+    counted = target != ignored
+    y = torch.where(counted, target, 0)
+    w = torch.where(counted, weight[y], 0.0)
+    picked = log_p.gather(axis, y.unsqueeze(axis)).squeeze(axis)
+    loss = -w * torch.where(counted, picked, 0.0)
+    if smoothing:
+        each = log_p.movedim(axis, -1) @ weight
+        share = smoothing / log_p.shape[axis]
+        loss = (1 - smoothing) * loss - share * torch.where(counted, each, 0.0)
+    return loss.sum() / w.sum() if reduction == "mean" else _reduced(loss, reduction)
+
+
 def hardsigmoid(noise: Noise, input: Tensor, inplace: bool = False) -> Tensor:
     """`F.hardsigmoid`: from 0 at -3 to 1 at 3."""
     y = (input + 3).clamp(0, 6) / 6
@@ -162,6 +225,8 @@ RULES: dict[Any, Callable[..., Any]] = {
     F.soft_margin_loss: soft_margin_loss,
     F.multi_margin_loss: multi_margin_loss,
     F.multilabel_margin_loss: multilabel_margin_loss,
+    F.nll_loss: nll_loss,
+    F.cross_entropy: cross_entropy,
     F.hardsigmoid: hardsigmoid,
     torch.cdist: cdist,
     F.pdist: pdist,

@@ -32,10 +32,16 @@ class _Needs(NamedTuple):
         substitutes: rules for functions that cannot be used as they are.
         generators: the global generators, seeded by (seed, t). Such a step cannot be
             traced.
+        copies: of the arguments, into which the function writes.
     """
 
     substitutes: bool
     generators: bool
+    copies: bool
+
+
+#: What a function needs that nothing is known of.
+_UNKNOWN = _Needs(substitutes=True, generators=False, copies=True)
 
 
 class UserFunction:
@@ -85,12 +91,14 @@ class UserFunction:
         # A transform has no values to compare.
         if self._needs is None and not in_transform() and get_proxy_mode() is None:
             self._needs = self._survey(noise, arguments)
-        needs = self._needs or _Needs(substitutes=True, generators=False)
+        needs = self._needs or _UNKNOWN
         with ExitStack() as within:
             if needs.generators:
                 within.enter_context(self._seeded(noise))
             if needs.substitutes:
                 within.enter_context(self._rules(noise))
+            if needs.copies:
+                arguments = tree_map(_copy, arguments)
             value = self._function(*arguments)
         self._check(self._name, value)
         return value
@@ -108,6 +116,7 @@ class UserFunction:
             Inspection(),
         )
         arguments = tree_map(_leaf, given)
+        versions = _versions(arguments)
         watch = _Watch(self._name, arguments[:2], self._module)
         shapes = shapes_of(self._takes, arguments)
         with inner_gradient() as inner:
@@ -116,6 +125,7 @@ class UserFunction:
                 with rules, watch, operators:
                     value = self._function(*map(_own_noise, arguments))
                 drew = operators.random or states(device) != before
+            writes = _versions(arguments) != versions
             self._check(self._name, value)
             if self._trains:
                 failing = told(f"{self._name} has no gradient for {shapes}")
@@ -131,7 +141,7 @@ class UserFunction:
                 "no count of calls, and draw from torch's, Python's or numpy's global "
                 "generators"
             )
-        return _Needs(rules.used, drew)
+        return _Needs(rules.used, drew, writes)
 
     @contextmanager
     def _seeded(self, noise: Noise) -> Iterator[None]:
@@ -148,10 +158,20 @@ def _own_noise(x: Any) -> Any:
 
 
 def _leaf(x: Any) -> Any:
-    """The same values, a leaf of a graph of its own where it is in one."""
+    """The same values in a graph of their own, and free to be written into."""
     if not isinstance(x, Tensor):
         return x
-    return x.detach().clone().requires_grad_(x.requires_grad)
+    return x.detach().clone().requires_grad_(x.requires_grad).clone()
+
+
+def _copy(x: Any) -> Any:
+    return x.clone() if isinstance(x, Tensor) else x
+
+
+def _versions(arguments: tuple) -> list[int]:
+    """How often tensors were written into."""
+    tensors = [x for x in tree_leaves(arguments) if isinstance(x, Tensor)]
+    return [x._version for x in tensors if not x.is_inference()]
 
 
 def _alike(one: Any, other: Any) -> bool:

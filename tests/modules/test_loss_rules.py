@@ -29,6 +29,14 @@ CASES = {
         [*REDUCTIONS, {"p": 2}, {"margin": 0.3}, {"weight": WEIGHTS}],
     ),
     F.multilabel_margin_loss: ((X, SEVERAL), REDUCTIONS),
+    F.nll_loss: (
+        (X, CLASSES, WEIGHTS),
+        [*REDUCTIONS, *OF_OLD, {"ignore_index": 1}],
+    ),
+    F.cross_entropy: (
+        (X, CLASSES, WEIGHTS),
+        [*REDUCTIONS, {"label_smoothing": 0.2, "ignore_index": 1}],
+    ),
     F.hardsigmoid: ((3 * X,), [{}, {"inplace": True}]),
     torch.cdist: ((X, Y[:3]), [{}, *({"p": p} for p in (1.0, 1.5, torch.inf))]),
     F.pdist: ((X,), [{}, {"p": 1.0}, {"p": 3.0}]),
@@ -85,3 +93,17 @@ def test_has_second_derivatives(function):
         return RULES[function](NOISE, x, *given, **each[0]).square().sum()
 
     assert torch.autograd.gradgradcheck(value, x.clone().requires_grad_())
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 4, 3), (2, 4, 3, 2)])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_weights_of_classes_fit_outputs_of_any_shape(shape, reduction):
+    outputs = torch.randn(shape, generator=GENERATOR)
+    y = torch.randint(
+        4, shape[:1] + shape[2:] if len(shape) > 1 else (), generator=GENERATOR
+    )
+    settings = {"weight": WEIGHTS, "reduction": reduction, "label_smoothing": 0.1}
+    torch.testing.assert_close(
+        RULES[F.cross_entropy](NOISE, outputs, y, **settings),
+        F.cross_entropy(outputs, y, **settings),
+    )

@@ -276,3 +276,46 @@ def test_initial_weights_that_are_drawn_are_a_function_of_the_seed():
 
     assert torch.equal(start(3), start(3))
     assert not torch.equal(start(3), start(4))
+
+
+def overwriting(z: Tensor, y: Tensor, *_: Any) -> Tensor:
+    """Losses may write into what they get."""
+    y.add_(1).remainder_(z.shape[1])
+    return F.cross_entropy(z.sub_(z.detach().mean()), y)
+
+
+@pytest.mark.parametrize("batch_size", [None, 8])
+@pytest.mark.parametrize("estimator", [Reverse(3), Checkpointed(3), Forward(3)])
+def test_a_loss_may_write_into_its_arguments(estimator, batch_size):
+    problem = problem_of(mlp().double(), loss=overwriting, batch_size=batch_size)
+    grads = hypergradient(problem, hparams_of(), estimator).grads
+    truth = run_differences(problem, hparams_of(), 3)
+    assert largest_relative_error(grads, truth) < 1e-6
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("estimator", [Reverse(3), Forward(3)])
+def test_weights_of_classes_are_learnt(estimator, smoothing):
+    problem = problem_of(
+        mlp().double(),
+        train_loss=lambda z, y, h, index: F.cross_entropy(
+            z, y, weight=h["weights"], label_smoothing=smoothing
+        ),
+    )
+    hparams = hparams_of() | {"weights": torch.linspace(0.5, 2.0, 3)}
+    # A run without derivatives before must not decide how they are taken.
+    plain_run(problem, hparams, 1)
+    grads = hypergradient(problem, hparams, estimator).grads
+    truth = run_differences(problem, hparams, 3)
+    assert largest_relative_error(grads, truth) < 1e-6
+
+
+def test_a_run_without_derivatives_does_not_decide_what_has_them():
+    problem = problem_of(
+        mlp().double(),
+        augment=lambda x, y, h, noise: ((x[0] * h["scale"].detach(),), y),
+    )
+    hparams = hparams_of() | {"scale": torch.tensor(1.5)}
+    truth = run_differences(problem, hparams, 3)
+    grads = hypergradient(problem, hparams, Reverse(3)).grads
+    assert largest_relative_error(grads, truth) < 1e-6
