@@ -96,6 +96,7 @@ def test_functions_and_modules_that_are_made_anew_are_found_by_their_names():
 
 
 REFUSED = {
+    "text": (lambda: Choice("sgd"), "needs a list or tuple of options, but got 'sgd'"),
     "twice": (lambda: Choice((1, 2, 1)), "needs options that differ, but got 1 twice"),
     "nan twice": (lambda: Choice((math.nan, float("nan"))), "but got nan twice"),
     "arrays twice": (lambda: Choice((np.ones(2), np.ones(2))), "twice"),

@@ -33,15 +33,18 @@ class Choice:
         initial: the one to start from; the first by default.
 
     Raises:
-        ValueError: no options; one that is given twice, or a tensor; an initial value
-            that is not among them.
+        ValueError: no list or tuple; no options; one that is given twice, or a tensor;
+            an initial value that is not among them.
     """
 
     options: Sequence[Any]
     initial: Any = FIRST
 
     def __post_init__(self) -> None:
-        if not isinstance(self.options, Sequence):
+        # Text is a sequence of its letters, which nobody means.
+        if not isinstance(self.options, Sequence) or isinstance(
+            self.options, str | bytes
+        ):
             raise ValueError(
                 f"Choice needs a list or tuple of options, but got "
                 f"{said(self.options)}: write Choice((…, …))"
