@@ -9,6 +9,8 @@ from raymeta.progress import WIDTH, clock, count, wrap
 from raymeta.search.ledger import Standing
 from raymeta.search.methods import Method
 from raymeta.search.plan import Plan
+from raymeta.space import Space
+from raymeta.tasks.base import Task
 from raymeta.validity import INVALID, REMEDY
 
 
@@ -27,10 +29,26 @@ def opening(plan: Plan, folder: str) -> list[str]:
         *(f"skipping {name}: {need}" for name, need in plan.skipped.items()),
         *unfit,
         *wrap("on", [task.name for task in plan.tasks]),
+        *(line for task in plan.tasks for line in _conditions(task)),
         *wrap(f"{' x '.join(sizes)} ({seeds}) =", [count(len(plan.cells()), "cell")]),
         *wrap("gradient evaluations per cell:", budgets),
         f"results go to {folder}",
     ]
+
+
+def _conditions(task: Task) -> list[str]:
+    """What is used at some options only, as the space says or as was found."""
+    used = [
+        f"{name} ({', '.join(_options(task.space, *at) for at in conditions.items())})"
+        for name, conditions in task.space.when.items()
+    ]
+    return wrap(f"{task.name} uses at some options only:", used) if used else []
+
+
+def _options(space: Space, choice: str, options: Sequence[Any]) -> str:
+    domain = space.choices[choice]
+    labels = [domain.labels[domain.index(option)] for option in options]
+    return f"{choice} {' or '.join(labels)}"
 
 
 def evidence_lines(

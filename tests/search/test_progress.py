@@ -8,6 +8,7 @@ from raymeta.search.cells import CellName
 from raymeta.search.ledger import Standing
 from raymeta.search.plan import make_plan
 from raymeta.search.progress import opening, progress_lines
+from raymeta.space import Choice, Positive, Space, Unit
 
 METHODS = ("random", "asha", "tpe", "short_term", "long_term", "forward")
 
@@ -105,6 +106,21 @@ def test_the_opening_says_what_will_run():
         assert part in text
     assert lines[-1] == "results go to results/x"
     assert max(map(len, lines)) <= 100
+
+
+class Fading(Bowl):
+    space = Space(
+        lr=Positive(0.1, low=0.01, high=1.9),
+        fade=Unit(0.5, low=0.1, high=0.9),
+        kind=Choice(("plain", None, 3)),
+        when={"fade": {"kind": (None, 3)}},
+    )
+
+
+def test_the_opening_says_what_is_used_at_some_options_only():
+    lines = opening(make_plan([Fading(), Bowl(name="b")], ["random"], None, 1), "x")
+    assert "bowl uses at some options only: fade (kind None or 3)" in lines
+    assert sum("some options" in line for line in lines) == 1
 
 
 class Clock:
