@@ -68,7 +68,23 @@ def _put_together(leaves: Any, spec: Spec) -> Any:
 
 def tree_leaves(tree: Any) -> list[Any]:
     """The leaves of a tree."""
-    return flatten(tree)[0]
+    leaves: list[Any] = []
+    _gather(tree, leaves)
+    return leaves
+
+
+def _gather(tree: Any, leaves: list[Any]) -> None:
+    """The leaves alone, which each step looks for: in half the time of taking apart."""
+    if isinstance(tree, Tensor):
+        leaves.append(tree)
+    elif type(tree) is dict:
+        for part in tree.values():
+            _gather(part, leaves)
+    elif (node := _pytree.SUPPORTED_NODES.get(_kind(type(tree)))) is None:  # type: ignore[arg-type]
+        leaves.append(tree)
+    else:
+        for part in node.flatten_fn(tree)[0]:
+            _gather(part, leaves)
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -87,6 +103,11 @@ def detach(tree: Any) -> Any:
     leaves, spec = flatten(tree)
     cut = (x.detach() if isinstance(x, Tensor) else x for x in leaves)
     return unflatten(cut, spec)
+
+
+def cloned(tree: Any) -> Any:
+    """The same values in memory of their own, and in the same graphs."""
+    return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, tree)
 
 
 def partition(tree: Any) -> tuple[list[Tensor], list[Any], Callable[..., Any]]:

@@ -15,7 +15,7 @@ from raymeta.modules.generators import restored, seed_all, states
 from raymeta.modules.noise import Noise, mix
 from raymeta.modules.substitutes import Inspection, Substitutes
 from raymeta.stop_gradient import innermost
-from raymeta.tree import tree_map
+from raymeta.tree import cloned, tree_map
 from raymeta.types import Tensors
 
 Run = Callable[[Noise, tuple], Any]
@@ -162,11 +162,7 @@ def _within(context: Callable[[Noise], Any], run: Run) -> Run:
 
 
 def _of_copies(run: Run) -> Run:
-    return lambda noise, inputs: run(noise, tree_map(_copy, inputs))
-
-
-def _copy(x: Any) -> Any:
-    return x.clone() if isinstance(x, Tensor) else x
+    return lambda noise, inputs: run(noise, cloned(inputs))
 
 
 def _autocast(run: Run, device: torch.device, dtype: torch.dtype) -> Run:

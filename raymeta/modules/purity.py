@@ -23,7 +23,7 @@ from raymeta.modules.attributes import (
 from raymeta.modules.networks import Needs, Network
 from raymeta.modules.noise import Noise
 from raymeta.stop_gradient import StopGradients
-from raymeta.tree import tree_leaves, tree_map
+from raymeta.tree import cloned, tree_leaves, tree_map
 from raymeta.types import Tensors
 
 
@@ -74,7 +74,7 @@ def _inspected(
     own = {name: _twin(p) for name, p in trial.module.named_parameters()}
     moving = {name: _twin(b) for name, b in buffers.items()}
     hooks = acting_hooks(trial.module)
-    inputs = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)
+    inputs = cloned(inputs)
     with Access(trial.module, original, own, moving, inputs) as access:
         needs = trial.survey(own, moving, inputs, copy(noise))
     return needs._replace(copies=access.writes_inputs), hooks

@@ -20,7 +20,7 @@ from raymeta.modules.generators import restored, seed_all, states
 from raymeta.modules.noise import Noise, mix
 from raymeta.modules.substitutes import Inspection, Substitutes
 from raymeta.stop_gradient import inner_gradient
-from raymeta.tree import in_transform, tree_leaves, tree_map
+from raymeta.tree import cloned, in_transform, tree_leaves, tree_map
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -92,16 +92,22 @@ class UserFunction:
         if self._needs is None and not in_transform() and get_proxy_mode() is None:
             self._needs = self._survey(noise, arguments)
         needs = self._needs or _UNKNOWN
+        value = self._within(needs, noise, arguments)
+        self._check(self._name, value)
+        return value
+
+    def _within(self, needs: _Needs, noise: Noise, arguments: tuple) -> Any:
+        """The function's value within what it needs."""
+        if not any(needs):
+            return self._function(*arguments)
+        if needs.copies:
+            arguments = cloned(arguments)
         with ExitStack() as within:
             if needs.generators:
                 within.enter_context(self._seeded(noise))
             if needs.substitutes:
                 within.enter_context(self._rules(noise))
-            if needs.copies:
-                arguments = tree_map(_copy, arguments)
-            value = self._function(*arguments)
-        self._check(self._name, value)
-        return value
+            return self._function(*arguments)
 
     def _survey(self, noise: Noise, given: tuple) -> _Needs:
         """What the function needs, by two calls.
@@ -162,10 +168,6 @@ def _leaf(x: Any) -> Any:
     if not isinstance(x, Tensor):
         return x
     return x.detach().clone().requires_grad_(x.requires_grad).clone()
-
-
-def _copy(x: Any) -> Any:
-    return x.clone() if isinstance(x, Tensor) else x
 
 
 def _versions(arguments: tuple) -> list[int]:
