@@ -256,19 +256,45 @@ def test_without_options_or_without_any_that_is_read_all_are_meant_to_be_used():
         hypergradient(parabola(lambda h: sgd(0.1)), LR, Reverse(3))
 
 
-@pytest.mark.parametrize("ask", [lambda h: h, known], ids=["plain", "known"])
-def test_a_later_step_may_ask_for_more(ask):
-    hparams = LR | {"late": torch.tensor(0.2)}
+def late(ask):
+    """Steps that ask for something else in the end."""
     problem = parabola(lambda h: sgd(h["lr"]))
 
     def step(state, h, batch):
-        rate = ask(h)["late"] if int(batch.index) else h["lr"]
+        rate = ask(h) if int(batch.index) else h["lr"]
         return replace(problem.step, optimizer=lambda _: sgd(rate))(state, h, batch)
 
-    late = replace(problem, step=step)
-    assert read(late, hparams) == {"lr"}
-    grads = hypergradient(late, hparams, Reverse(3)).grads
-    assert largest_relative_error(grads, run_differences(late, hparams, 3)) < 1e-6
+    return replace(problem, step=step)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda h: h["late"],
+        lambda h: known(h)["late"],
+        lambda h: h.get("late", 0.5),
+        lambda h: {"late": 0.5, **h}["late"],
+    ],
+    ids=["plain", "known", "get", "copy"],
+)
+def test_a_later_step_may_ask_for_more(ask):
+    hparams, problem = LR | {"late": torch.tensor(0.2)}, late(ask)
+    assert read(problem, hparams) == {"lr"}
+    assert read(problem, hparams, 3) >= {"lr", "late"}
+    grads = hypergradient(problem, hparams, Reverse(3)).grads
+    assert largest_relative_error(grads, run_differences(problem, hparams, 3)) < 1e-6
+
+
+class Late:
+    name, horizon, budget = "late", 3, 60.0
+    space = Space(lr=Positive(0.1), late=Positive(0.2), kind=Choice(("a", "b")))
+
+    def sample(self, seed):
+        return late(lambda h: h["late"] if h["kind"] == "b" else h["lr"])
+
+
+def test_what_is_used_late_is_found_as_well():
+    assert conditioned(Late()).space.when == {"late": {"kind": ("b",)}}
 
 
 def test_a_name_that_lambda_lacks_is_said():

@@ -50,8 +50,8 @@ def hypergradient(
 ) -> Hypergradient:
     """dE/dλ of a run that starts at s_0(λ).
 
-    A hyperparameter that the options in λ do not use, so that init, the first step and
-    the outer loss do not ask for it, has derivative 0.
+    A hyperparameter that the options in λ do not use, so that init, the first and the
+    last step and the outer loss do not ask for it, has derivative 0.
 
     Args:
         problem: what is trained.
@@ -64,7 +64,7 @@ def hypergradient(
             asks for a name that λ lacks.
     """
     require_estimator(estimator, steps=100)
-    unused = unread(problem, hparams)
+    unused = unread(problem, hparams, estimator.steps)
     try:
         active = {name: v for name, v in hparams.items() if name not in unused}
         found = estimator.estimate(problem, active, estimator.init(problem, active))[0]

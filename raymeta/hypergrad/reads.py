@@ -70,14 +70,19 @@ class Read(Known):
         return other | dict(self.items())
 
 
-def read(problem: BilevelProblem, hparams: Hparams) -> set[str]:
-    """The names of λ that init, the first step and the outer loss ask for.
+def read(problem: BilevelProblem, hparams: Hparams, steps: int = 1) -> set[str]:
+    """The names of λ that init, the first and last step and the outer loss ask for.
 
     All of them where one of these raises: whoever trains will say why.
+
+    Args:
+        problem: whose functions are called.
+        hparams: λ.
+        steps: T, of a run: what begins late in it is used at its end.
     """
     seen = Read(detach(hparams))
     try:
-        _once(problem, seen)
+        _once(problem, seen, steps)
     except Exception:
         return set(hparams)
     return seen.names & set(hparams)
@@ -106,14 +111,15 @@ def named_in(error: Exception, names: set[str]) -> str | None:
     return next((name for name in names if repr(name) in str(error)), None)
 
 
-def _once(problem: BilevelProblem, hparams: Hparams) -> None:
+def _once(problem: BilevelProblem, hparams: Hparams, steps: int = 1) -> None:
     with torch.no_grad(), torch.random.fork_rng([]):
         state = problem.init(hparams)
-        state = problem.step(state, hparams, problem.batch(0))
+        for t in sorted({0, steps - 1}):
+            state = problem.step(state, hparams, problem.batch(t))
         problem.outer_loss(state, hparams)
 
 
-def unread(problem: BilevelProblem, hparams: Hparams) -> set[str]:
+def unread(problem: BilevelProblem, hparams: Hparams, steps: int) -> set[str]:
     """The differentiable hyperparameters that are not read at the options of λ.
 
     Their derivative is exactly 0. None where λ has no options, and where all of them
@@ -122,5 +128,5 @@ def unread(problem: BilevelProblem, hparams: Hparams) -> set[str]:
     if all(isinstance(value, Tensor) for value in hparams.values()):
         return set()
     learnt = {name for name, value in hparams.items() if is_differentiable(value)}
-    left = learnt & read(problem, hparams)
+    left = learnt & read(problem, hparams, steps)
     return learnt - left if left else set()

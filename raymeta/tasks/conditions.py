@@ -38,10 +38,10 @@ class Conditioned:
 def conditioned(task: Task, seed: int = 0) -> Task:
     """The task with conditions, where its space has choices and does not declare them.
 
-    A hyperparameter has a condition where init, the first step and the outer loss (and
-    `sample_for`) ask for it at some options and not at others, and where each choice by
-    itself says which these are. One that is asked for nowhere has none: that is a
-    mistake.
+    A hyperparameter has a condition where init, the first and last step and the outer
+    loss (and `sample_for`) ask for it at some options and not at others, and where each
+    choice by itself says which these are. One that is asked for nowhere has none: that
+    is a mistake.
 
     Args:
         task: of which one problem, or one for each combination of options that decide
@@ -108,15 +108,15 @@ def _reads(
         names, chosen = set(task.space), Read(options)
         with suppress(Exception):  # who trains at these options will say why
             at = problem or cast(Any, task).sample_for(seed, chosen)
-            names = _asked(at, task.space, options) | chosen.names
+            names = _asked(at, task.space, options, task.horizon) | chosen.names
         yield names
 
 
 def _asked(
-    problem: BilevelProblem, space: Space, options: Mapping[str, Any]
+    problem: BilevelProblem, space: Space, options: Mapping[str, Any], steps: int = 1
 ) -> set[str]:
     hparams = place({**space.initial(), **options}, device_of(problem))
-    return read(problem, hparams)
+    return read(problem, hparams, steps)
 
 
 def _condition(
