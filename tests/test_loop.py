@@ -110,7 +110,9 @@ def test_every_complete_report_replays_to_the_same_value(estimator, dtype):
 
 
 def test_the_mean_of_a_schedule_weighs_steps_in_coordinates():
-    space = Space(lr=Positive(1.0), mu=Unit([0.5, 0.5], shape=(2,)), c=Choice("ab"))
+    space = Space(
+        lr=Positive(1.0), mu=Unit([0.5, 0.5], shape=(2,)), c=Choice(["a", "b"])
+    )
     first = {"lr": 1.0, "mu[0]": 0.5, "mu[1]": 0.9, "c": "b"}
     last = {"lr": 16.0, "mu[0]": 0.5, "mu[1]": 0.1, "c": "b"}
     mean = mean_hparams(space, [(3, first), (1, last)])
