@@ -41,10 +41,12 @@ class Noise:
 
     def bits(self, count: int) -> Tensor:
         """Numbers of 64 random bits, int64, shape (count,)."""
-        start = _mix(self.seed % _WORD) + (self._drawn + 1) * _GOLDEN
+        first = self.t * (1 << _NUMBERS_BITS) + (self._drawn + 1)
         self._drawn += count
-        z = torch.arange(count, device=self.t.device).mul_(_signed(_GOLDEN))
-        z = z + (self.t * _signed(_GOLDEN << _NUMBERS_BITS) + _signed(start))
+        # A compiler takes products of an arange for mathematical integers, that do not
+        # wrap around: not before it is a sum with what is known at run time alone.
+        n = torch.arange(count, device=self.t.device) + first
+        z = n.mul_(_signed(_GOLDEN)).add_(_signed(_mix(self.seed % _WORD)))
         for (by, mask), factor in zip(_SHIFTS, _FACTORS, strict=False):
             z.bitwise_xor_((z >> by).bitwise_and_(mask)).mul_(_signed(factor))
         by, mask = _SHIFTS[2]

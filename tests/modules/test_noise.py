@@ -115,3 +115,16 @@ def test_steps_can_be_vmapped():
     for t in range(4):
         for all_of_them, alone in zip(together, draw(torch.tensor(t)), strict=True):
             assert torch.equal(all_of_them[t], alone)
+
+
+def test_compiled_numbers_are_the_same():
+    """Products of int64 wrap around in machine code, too."""
+
+    def draw(t: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        noise = Noise(3, t)
+        two = noise.uniform((6, 3), torch.float64), noise.uniform((6, 3), torch.float32)
+        return *two, noise.bernoulli((6, 6), 0.3)
+
+    t = torch.tensor(2)
+    for one, other in zip(torch.compile(draw)(t), draw(t), strict=True):
+        assert torch.equal(one, other)
