@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from raymeta import hypergrad, optim
 from raymeta.hypergrad import hypergradient
@@ -334,3 +335,24 @@ def test_a_problem_is_asked_once() -> None:
     for _ in range(3):
         hypergrad.Reverse(1).init(counted, H)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        (lambda w, a: F.leaky_relu(w, a).sum(), "must be Number, not Tensor"),
+        (
+            lambda w, a: F.binary_cross_entropy_with_logits(w, w, pos_weight=a),
+            "with respect to argument 'pos_weight'",
+        ),
+    ],
+)
+def test_arguments_without_a_derivative_are_told_in_one_line(loss, told):
+    problem = descent(
+        init_params=lambda h: {"w": torch.ones(3)},
+        inner_loss=lambda p, h, b: loss(p["w"], h["a"]),
+        outer_loss=lambda p, h: p["w"].square().sum(),
+        optimizer=lambda h: optim.sgd(0.1),
+    )
+    with pytest.raises(ValueError, match=f"torch says: .*{told}.*; write"):
+        hypergradient(problem, {"a": torch.tensor(0.3)}, hypergrad.Reverse(3))

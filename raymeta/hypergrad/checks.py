@@ -27,7 +27,9 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 Through = Literal["", "hparams", "state"]
 
 #: What torch says where an operator, or a tensor, has no derivative.
-NO_DERIVATIVE = re.compile(r"derivative|differentia|autograd|requires? grad|\.grad\(")
+NO_DERIVATIVE = re.compile(
+    r"derivative|differentia|autograd|requires? grad|\.grad\(|must be \w+, not Tensor"
+)
 INFERENCE = re.compile(r"[Ii]nference")
 
 
@@ -248,7 +250,7 @@ def _derivatives_of(what: str) -> Iterator[None]:
     """Say in one line what torch says of operators that have no derivative."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:  # of arguments that are numbers alone
         told = _first_line(error)
         if INFERENCE.search(told):
             raise _within_inference(f"{what} uses some") from error
