@@ -46,6 +46,15 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(before)
 
 
+@pytest.fixture(autouse=True)
+def _own_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that one test read from a file is unknown to the next."""
+    from raymeta.tasks import own
+
+    for name, empty in (("_files", {}), ("_beside", []), ("_sources", {})):
+        monkeypatch.setattr(own, name, empty)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
     """Shells start background jobs deaf to Ctrl-C, and so would their children be."""

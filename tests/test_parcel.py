@@ -80,16 +80,19 @@ def test_modules_on_the_drivers_path_are_found(text, elsewhere, tmp_path):
 def test_modules_without_a_name_on_it_travel_whole(elsewhere, tmp_path):
     module = elsewhere("sent_whole", PLAIN, on_path=False)
 
+    registered = cloudpickle.list_registry_pickle_by_value()
+
     done = opened(pack(module.f, "functions"), tmp_path)
 
     assert done.stdout == "6\n", done.stderr
-    assert cloudpickle.list_registry_pickle_by_value() == REGISTERED
+    assert cloudpickle.list_registry_pickle_by_value() == registered
 
 
 def test_what_cannot_travel_is_refused_in_one_line(elsewhere):
     text = f"import threading\nLOCK = threading.Lock()\n{PLAIN}    return LOCK\n"
     text = text.replace("return inner(x)", "print(LOCK)")
     module = elsewhere("sent_locked", text, on_path=False)
+    registered = cloudpickle.list_registry_pickle_by_value()
 
     with pytest.raises(ValueError, match="functions are sent to workers") as error:
         pack(module.f, "functions")
@@ -98,11 +101,8 @@ def test_what_cannot_travel_is_refused_in_one_line(elsewhere):
     assert "lock" in str(error.value)
     assert str(error.value).endswith(f"which is what sent_locked may hold: {REMEDY}")
     assert "PYTHONPATH" in REMEDY
-    assert cloudpickle.list_registry_pickle_by_value() == REGISTERED
+    assert cloudpickle.list_registry_pickle_by_value() == registered
 
     lock = threading.Lock()
     with pytest.raises(ValueError, match=r"keep open files, locks.* out of them$"):
         pack({"held": lock}, "functions")
-
-
-REGISTERED = cloudpickle.list_registry_pickle_by_value()

@@ -123,9 +123,10 @@ def unread(problem: BilevelProblem, hparams: Hparams, steps: int) -> set[str]:
     """The differentiable hyperparameters that are not read at the options of λ.
 
     Their derivative is exactly 0. None where λ has no options, and where all of them
-    would be: then something is wrong.
+    would be: then something is wrong. Plain numbers are constants, not options: what is
+    not read beside them is more likely a slip, which is told.
     """
-    if all(isinstance(value, Tensor) for value in hparams.values()):
+    if all(isinstance(value, Tensor | float | int) for value in hparams.values()):
         return set()
     learnt = {name for name, value in hparams.items() if is_differentiable(value)}
     left = learnt & read(problem, hparams, steps)

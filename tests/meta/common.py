@@ -217,6 +217,30 @@ def differences(learner: Learner, episodes: Episode, step: float = 1e-5) -> Tens
     )
 
 
+def along(theta: Tensors) -> Tensors:
+    """A random direction in each of the meta-parameters, of length 1."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = {
+        name: torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        for name, x in theta.items()
+    }
+    return {name: way / way.norm() for name, way in drawn.items()}
+
+
+def slopes(learner: Learner, episodes: Episode, step: float = 1e-5) -> Tensors:
+    """dE/dθ along `along`, by central differences of evaluation runs; each shape ()."""
+    module, ways = MetaModule(learner).eval(), along(learner.meta)
+
+    def at(name: str, length: float) -> float:
+        moved = {name: learner.meta[name] + length * ways[name]}
+        return loss_at(module, {**learner.meta, **moved}, episodes)
+
+    return {
+        name: torch.tensor((at(name, step) - at(name, -step)) / (2 * step))
+        for name in ways
+    }
+
+
 def loss_at(module: MetaModule, theta: Tensors, episodes: Episode) -> float:
     with torch.no_grad():
         for name, parameter in module.theta().items():

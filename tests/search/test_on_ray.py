@@ -106,7 +106,7 @@ def test_unseeded_data_end_in_an_error_and_a_frame(cluster, tmp_path, capsys):
     flags = ["--seeds", "1", "--budget", "60", "--name", "x", "--storage"]
     flags.append(str(tmp_path))
 
-    code = main(["compare", "--tasks", f"{file}:Unseeded", *METHODS, *flags])
+    code = main(["compare", "--tasks", f"{file}:Unseeded", *SEARCHES, *flags])
 
     said = capsys.readouterr()
     assert code == 2
@@ -121,7 +121,7 @@ def test_unseeded_data_end_in_an_error_and_a_frame(cluster, tmp_path, capsys):
     assert main(["report", str(tmp_path / "x")]) == 2
 
 
-METHODS = ["--methods", "random", "sobol"]
+SEARCHES = ["--methods", "random", "sobol"]
 UNSEEDED = """
 import os, pathlib, time
 from raymeta.tasks import Quadratic

@@ -15,7 +15,10 @@ from raymeta.train.published import Published
 
 PROTOCOLS = Path(__file__).parents[2] / "jobs" / "protocols"
 #: Settings of a run that a recipe does not take.
-PLACE = ("workers", "gpus", "wait", "retries", "name", "storage", "tasks_per_worker")
+PLACE = (
+    *("workers", "max_workers", "gpus", "wait", "retries", "name", "storage"),
+    "tasks_per_worker",
+)
 
 
 def from_file(name, *flags):
