@@ -227,7 +227,7 @@ def along(theta: Tensors) -> Tensors:
     return {name: way / way.norm() for name, way in drawn.items()}
 
 
-def slopes(learner: Learner, episodes: Episode, step: float = 1e-5) -> Tensors:
+def slopes(learner: Learner, episodes: Episode, step: float = 1e-6) -> Tensors:
     """dE/dθ along `along`, by central differences of evaluation runs; each shape ()."""
     module, ways = MetaModule(learner).eval(), along(learner.meta)
 
