@@ -251,3 +251,25 @@ def test_a_mask_of_another_size_each_time_is_no_fixed_graph():
     forward = hypergradient(problem, hparams, Forward(7))
     reverse = hypergradient(problem, hparams, Reverse(7))
     assert largest_relative_error(forward.grads, reverse.grads) < 1e-12
+
+
+@pytest.mark.usefixtures("float64")
+def test_what_begins_late_in_a_run_has_its_derivative():
+    def inner_loss(params, h, batch):
+        loss = (params["w"] - 1).square().sum()
+        if int(batch.index) >= 3:
+            loss = loss + h["decay"] * params["w"].square().sum()
+        return loss
+
+    problem = descent(
+        init_params=lambda h: {"w": torch.full((2,), 3.0)},
+        inner_loss=inner_loss,
+        outer_loss=lambda params, h: params["w"].square().sum(),
+        optimizer=lambda h: optim.sgd(h["lr"]),
+    )
+    hparams = {"lr": torch.tensor(0.1), "decay": torch.tensor(0.2)}
+    found = hypergradient(problem, hparams, Forward(6)).grads
+    right = hypergradient(problem, hparams, Reverse(6)).grads
+    torch.testing.assert_close(found, right, rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match="does not depend on hyperparameter 'decay'"):
+        hypergradient(problem, hparams, Forward(3))

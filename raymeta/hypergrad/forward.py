@@ -81,7 +81,7 @@ class Forward:
         traced = problem.traced["push", self.compile]
         push = traced.function if isinstance(traced, Recurrence) else traced
         require_agreement(problem, detach(hparams), state, push)
-        _require_connected(problem, hparams)
+        _require_connected(problem, hparams, self.steps)
         return rollout
 
     @differentiating
@@ -189,20 +189,26 @@ def _contract(
     }
 
 
-def _require_connected(problem: BilevelProblem, hparams: Hparams) -> None:
-    """A tangent that is 0 for ever looks like a true 0: ask reverse mode once."""
+def _require_connected(problem: BilevelProblem, hparams: Hparams, steps: int) -> None:
+    """A tangent that is 0 for ever looks like a true 0: ask reverse mode once.
+
+    The first step and E, and where they do not depend on all of λ the last step, too.
+    """
     leaves = differentiable(hparams)
     live = {**hparams, **leaves}
-    state = problem.step(problem.init(live), live, problem.batch(0))
-    ends = [*partition(state)[0], problem.outer_loss(state, live)]
-    ends = [end for end in ends if end.requires_grad]
-    grads: tuple[Tensor | None, ...] = (None,) * len(leaves)
-    if ends:
-        ones, inputs = [torch.ones_like(end) for end in ends], list(leaves.values())
-        try:
-            grads = torch.autograd.grad(ends, inputs, ones, allow_unused=True)
-        except RuntimeError:  # no second derivative, which we do not need
+    missing = set(leaves)
+    for t in sorted({0, steps - 1}):
+        state = problem.step(problem.init(live), live, problem.batch(t))
+        ends = [*partition(state)[0], problem.outer_loss(state, live)]
+        ends = [end for end in ends if end.requires_grad]
+        grads: tuple[Tensor | None, ...] = (None,) * len(leaves)
+        if ends:
+            ones, inputs = [torch.ones_like(end) for end in ends], list(leaves.values())
+            try:
+                grads = torch.autograd.grad(ends, inputs, ones, allow_unused=True)
+            except RuntimeError:  # no second derivative, which we do not need
+                return
+        missing -= {n for n, g in zip(leaves, grads, strict=True) if g is not None}
+        if not missing:
             return
-    missing = [name for name, g in zip(leaves, grads, strict=True) if g is None]
-    if missing:
-        raise disconnected(missing)
+    raise disconnected([name for name in leaves if name in missing])

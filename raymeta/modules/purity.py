@@ -265,7 +265,7 @@ def _moves(place: Place, kind: str) -> ValueError:
     return ValueError(
         f"raymeta needs a pure function of tensors, but {place.attribute}{at} moves "
         "from call to call, so that a step done again is another: register it as a "
-        "buffer, which is part of the state"
+        "buffer, which is part of the state, or count in a forward hook"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -16,12 +17,23 @@ from raymeta.optim.settings import Schedule
 def is_scheduled(optimizer: torch.optim.Optimizer) -> bool:
     """Whether a scheduler was made for an optimizer, which changes its settings.
 
-    It wraps `step` then; one that follows a metric (`ReduceLROnPlateau`) leaves no
-    mark, and the settings as they are.
+    It wraps `step` then. One that follows a metric (`ReduceLROnPlateau`) leaves no
+    mark: it is looked for among what holds the optimizer.
     """
     wrapped = getattr(vars(optimizer).get("step"), "_wrapped_by_lr_sched", False)
     moved = any(g.get("initial_lr", g["lr"]) != g["lr"] for g in optimizer.param_groups)
-    return wrapped or moved
+    return wrapped or moved or _follows_a_metric(optimizer)
+
+
+def _follows_a_metric(optimizer: torch.optim.Optimizer) -> bool:
+    holders = gc.get_referrers(optimizer)
+    # What holds it may be the dictionary of a scheduler's attributes.
+    dicts = [holder for holder in holders if isinstance(holder, dict)]
+    holders += [owner for attributes in dicts for owner in gc.get_referrers(attributes)]
+    return any(
+        isinstance(holder, ReduceLROnPlateau) and holder.optimizer is optimizer
+        for holder in holders
+    )
 
 
 def followed(

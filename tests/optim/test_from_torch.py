@@ -221,7 +221,17 @@ def sgd_of(change, *arguments):
     return lambda: from_torch(change(optimizer, *arguments))
 
 
+def on_plateau(optimizer):
+    KEPT.append(schedulers.ReduceLROnPlateau(optimizer))
+    return optimizer
+
+
+KEPT = []
 REFUSED = {
+    "a metric's that is not given": (
+        sgd_of(on_plateau),
+        "but a scheduler changes those of this SGD: pass scheduler=",
+    ),
     "a hook before": (sgd_of(with_hook, "pre"), "this SGD has hooks on its step"),
     "a hook after": (sgd_of(with_hook, "post"), "this SGD has hooks on its step"),
     "a step of its own": (sgd_of(replaced), "the step of this SGD was replaced"),
