@@ -154,7 +154,8 @@ class _Elementwise(TorchDispatchMode):
         if func.overloadpacket in REDUCTIONS:
             self.total += args[0].numel()
         elif torch.Tag.pointwise in func.tags and func not in COPIES:
-            self.total += found.numel()
+            # torch.equal is one, too, and gives a bool.
+            self.total += found.numel() if isinstance(found, Tensor) else 0
         return found
 
 
