@@ -18,7 +18,7 @@ import sys
 import sysconfig
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -220,7 +220,7 @@ class _Walk:
 
 def _text(code: CodeType) -> str:
     """What a function does, as Python compiled it."""
-    used = {i.arg for i in _ops(code) if i.opcode in dis.hasconst}
+    used = {i.arg for i in dis.get_instructions(code) if i.opcode in dis.hasconst}
     # A docstring is a constant that nobody loads.
     consts = [_constant(c) for i, c in enumerate(code.co_consts) if i in used]
     shape = code.co_argcount, code.co_kwonlyargcount, code.co_flags
@@ -236,10 +236,6 @@ def _constant(value: Any) -> Any:
     return tuple(map(_constant, value)) if isinstance(value, tuple) else repr(value)
 
 
-def _ops(code: CodeType) -> Iterator[dis.Instruction]:
-    return dis.get_instructions(code)
-
-
 def _names(code: CodeType) -> set[str]:
     """Names of globals and attributes, of inner functions too."""
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
@@ -251,7 +247,7 @@ def _stored(code: CodeType) -> set[str]:
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
     mine = {
         str(i.argval)
-        for i in _ops(code)
+        for i in dis.get_instructions(code)
         if i.opname in ("STORE_GLOBAL", "STORE_DEREF")
         and i.argval not in code.co_cellvars
     }
@@ -261,7 +257,10 @@ def _stored(code: CodeType) -> set[str]:
 def _fills(code: CodeType) -> bool:
     """Whether a function puts something into containers."""
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
-    mine = any(i.opname.endswith("_SUBSCR") and i.opname[0] in "SD" for i in _ops(code))
+    mine = any(
+        i.opname.endswith("_SUBSCR") and i.opname[0] in "SD"
+        for i in dis.get_instructions(code)
+    )
     return mine or bool(FILLING & _names(code)) or any(map(_fills, inner))
 
 
@@ -275,6 +274,12 @@ def _values(named: Mapping[str, Any], filled: bool = False) -> list[str]:
     return [f"{name}={value!r}" for name, value in plain if value is not None]
 
 
+def _is_place(text: str) -> bool:
+    """Whether this is a path from a root, which another machine may have elsewhere."""
+    kinds = (PurePosixPath, PureWindowsPath)
+    return text.startswith("~") or any(kind(text).is_absolute() for kind in kinds)
+
+
 def _plain(value: Any) -> Any:
     """A value that is the same everywhere; None for others, and for places on disks.
 
@@ -283,7 +288,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and math.isfinite(value):
         return f"{value:.12g}"
     if isinstance(value, str):
-        return None if "/" in value or "\\" in value else value
+        return None if _is_place(value) else value
     if isinstance(value, tuple | list):
         return tuple(map(_plain, value[:LONG]))
     if isinstance(value, set | frozenset):

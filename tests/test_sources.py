@@ -51,7 +51,7 @@ TASK = """
 
     count = 0
     seen = []
-    SETTINGS = {"shift": 1}
+    SETTINGS = {"shift": 1, "of": "opt/lr", "in": "/data/one"}
 
     def rule(hparams, momentum=0.9):
         return sgd(hparams["lr"], momentum=momentum)
@@ -139,6 +139,7 @@ def test_what_a_task_is_made_of_is_followed_through_its_modules(begun):
 
 
 NOTHING = [
+    ("/data/one", "/data/other"),
     ("def loss(out, y):", "def loss(out, y):  # a comment\n    '''And what it is.'''"),
     ("WEIGHT = 0.5", "# above\n\n\nWEIGHT = 0.50"),
     ("return out + 1", "return out + 2"),
@@ -172,7 +173,8 @@ def test_the_same_code_elsewhere_is_the_same(change, begun, tmp_path):
             ["task.Mine", "task.Mine.__init__"],
         ),
         ('"c"})', '"d"})', ["losses"]),
-        ('{"shift": 1}', '{"shift": 2}', ["task.made"]),
+        ('"shift": 1', '"shift": 2', ["task.made"]),
+        ('"opt/lr"', '"opt/rate"', ["task.made"]),
     ],
 )
 def test_a_change_is_noticed_and_named(old, new, named, begun, tmp_path):

@@ -12,7 +12,7 @@ from raymeta.meta.sequential import TaskByTask, WithHigher, estimated
 from raymeta.meta.vectorized import Vectorized
 from raymeta.meta.weighted import with_known_weights
 from raymeta.suggest import unknown
-from raymeta.tree import detach, tree_leaves, tree_map
+from raymeta.tree import cloned, detach, tree_leaves
 from raymeta.types import State, Tensors
 
 ENGINES = ("functional", "higher")
@@ -182,7 +182,7 @@ def _usable(tree: Any) -> Any:
     leaves = tree_leaves(tree)
     if not any(isinstance(x, Tensor) and x.is_inference() for x in leaves):
         return tree
-    return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, tree)
+    return cloned(tree)
 
 
 def _registered(name: str) -> str:
