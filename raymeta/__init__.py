@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from raymeta import analysis, hypergrad, meta, modules, optim, tasks, train
     from raymeta.hypergrad import hypergradient
     from raymeta.hypergrad.tower import tower
-    from raymeta.loop import Report, Result, optimize
     from raymeta.modules import module_problem
+    from raymeta.outer.optimize import optimize
+    from raymeta.outer.report import Report
+    from raymeta.outer.result import Result
     from raymeta.problem import BilevelProblem, TrainState, descent
     from raymeta.search.compare import compare
     from raymeta.space import Choice, Positive, Real, Space, Unit
@@ -53,8 +55,10 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 
 _HOME = {
     "hypergrad": ["hypergradient", "tower"],
-    "loop": ["Report", "Result", "optimize"],
     "modules": ["module_problem"],
+    "outer.optimize": ["optimize"],
+    "outer.report": ["Report"],
+    "outer.result": ["Result"],
     "problem": ["BilevelProblem", "TrainState", "descent"],
     "search": ["compare"],
     "space": ["Choice", "Positive", "Real", "Space", "Unit"],

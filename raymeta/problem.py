@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value
 
+from raymeta._tree import detach, in_transform, register_dict, tree_leaves
+from raymeta.autograd.stop_gradient import inner_gradient
+from raymeta.autograd.through_stops import ThroughStops
+from raymeta.errors import unknown_name
 from raymeta.optim import Optimizer
-from raymeta.optim.made import made, require_maker
-from raymeta.stop_gradient import inner_gradient
-from raymeta.suggest import unknown
-from raymeta.through_stops import ThroughStops
-from raymeta.tree import detach, in_transform, register_dict, tree_leaves
+from raymeta.optim.resolve import made, require_maker
 from raymeta.types import Batch, Hparams, State, Tensors
 
 
@@ -26,7 +26,7 @@ class Known(dict[str, Any]):
     """λ by name; one that it does not have is told with those that it has."""
 
     def __missing__(self, name: str) -> Any:
-        raise unknown("hyperparameter", name, self)
+        raise unknown_name("hyperparameter", name, self)
 
 
 register_dict(Known)

@@ -49,10 +49,10 @@ def float64() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _own_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that one test read from a file is unknown to the next."""
-    from raymeta.tasks import own
+    from raymeta.tasks import loading
 
     for name, empty in (("_files", {}), ("_beside", []), ("_sources", {})):
-        monkeypatch.setattr(own, name, empty)
+        monkeypatch.setattr(loading, name, empty)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -70,7 +70,7 @@ def _one_thread() -> None:
 def cluster():
     """The address of a Ray with two CPUs; the driver is connected."""
     # Which takes seconds, so only where it is needed.
-    from raymeta.session import own_token, prepared, ray
+    from raymeta.runtime.ray_session import own_token, prepared, ray
 
     options = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False}
     with own_token():  # for programs that join it, too

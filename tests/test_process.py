@@ -123,8 +123,8 @@ assert state() == before, "import raymeta"
         "for name in raymeta.__all__: getattr(raymeta, name)",
         "import raymeta.search.methods.tpe",
         "from raymeta.search import compare",
-        "import raymeta.train.on_ray",
-        "import raymeta.session",
+        "import raymeta.train.ray_launcher",
+        "import raymeta.runtime.ray_session",
     ],
 )
 def test_imports_leave_no_trace(line):
@@ -141,7 +141,7 @@ def test_imports_leave_no_trace(line):
     assert done.returncode == 0, done.stderr
 
 
-OWN = Path(__file__).with_name("own_tuner.py")
+OWN = Path(__file__).parent / "support" / "own_tuner.py"
 
 
 @pytest.mark.ray

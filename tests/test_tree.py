@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils import _pytree
 
-from raymeta.tree import flatten, tree_leaves, unflatten
+from raymeta._tree import flatten, tree_leaves, unflatten
 
 
 class Pair(NamedTuple):

@@ -8,18 +8,34 @@ It needs pandas and matplotlib only, so a run can be read after its cluster is g
     analysis.write_report("runs/digits")
 """
 
-from raymeta.analysis.area import area_under_curve
-from raymeta.analysis.bootstrap import bootstrap_mean, final_differences
-from raymeta.analysis.curve_row import draw_curve_row
-from raymeta.analysis.curves import anytime, draw_anytime
-from raymeta.analysis.figures import write_figures
-from raymeta.analysis.frames import REQUIRED_COLUMNS, blackbox_target, read
-from raymeta.analysis.hparams import hparam_bands, hparam_paths
-from raymeta.analysis.learnt import best_hparams, learnt_hparams
-from raymeta.analysis.loss_animation import write_loss_animation
-from raymeta.analysis.loss_curves import draw_loss_curves
-from raymeta.analysis.meta_figures import write_training_figures
-from raymeta.analysis.meta_frames import (
+from raymeta.analysis.figures.anytime import anytime, draw_anytime
+from raymeta.analysis.figures.comparison import write_figures
+from raymeta.analysis.figures.critical_difference import draw_ranks
+from raymeta.analysis.figures.loss_animation import write_loss_animation
+from raymeta.analysis.figures.loss_curves import draw_loss_curves
+from raymeta.analysis.figures.loss_rows_3d import draw_curve_row
+from raymeta.analysis.figures.meta_loss import draw_meta_loss
+from raymeta.analysis.figures.predictions import draw_pictures
+from raymeta.analysis.figures.style import save
+from raymeta.analysis.figures.surfaces import draw_surface
+from raymeta.analysis.figures.training import write_training_figures
+from raymeta.analysis.figures.trajectories import draw_trajectories
+from raymeta.analysis.report import write_report
+from raymeta.analysis.tables.area import area_under_curve
+from raymeta.analysis.tables.bootstrap import bootstrap_mean, final_differences
+from raymeta.analysis.tables.frames import REQUIRED_COLUMNS, blackbox_target, read
+from raymeta.analysis.tables.hparams import hparam_bands, hparam_paths
+from raymeta.analysis.tables.incumbents import best_hparams, learnt_hparams
+from raymeta.analysis.tables.ranking import format_ranking, ranking
+from raymeta.analysis.tables.ranks import (
+    Ranks,
+    critical_difference,
+    mean_ranks,
+    task_scores,
+)
+from raymeta.analysis.tables.result_grid import from_result_grid
+from raymeta.analysis.tables.targets import target_summary, to_target
+from raymeta.analysis.tables.training import (
     format_evaluation,
     held_out,
     is_training,
@@ -27,17 +43,6 @@ from raymeta.analysis.meta_frames import (
     read_training,
     training_curve,
 )
-from raymeta.analysis.meta_loss import draw_meta_loss
-from raymeta.analysis.meta_pictures import draw_pictures
-from raymeta.analysis.pages import write_report
-from raymeta.analysis.rank_figure import draw_ranks
-from raymeta.analysis.ranking import format_ranking, ranking
-from raymeta.analysis.ranks import Ranks, critical_difference, mean_ranks, task_scores
-from raymeta.analysis.result_grid import from_result_grid
-from raymeta.analysis.style import save
-from raymeta.analysis.surfaces import draw_surface
-from raymeta.analysis.targets import target_summary, to_target
-from raymeta.analysis.trajectories import draw_trajectories
 
 __all__ = [
     "REQUIRED_COLUMNS",

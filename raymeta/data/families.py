@@ -13,7 +13,7 @@ from raymeta.data.images import DigitFunctions, PhotographFunctions
 from raymeta.data.omniglot import LAYOUT, omniglot
 from raymeta.data.real_images import DigitBatches
 from raymeta.data.sinusoid import Sinusoid
-from raymeta.suggest import unknown
+from raymeta.errors import unknown_name
 
 
 class Family(Protocol):
@@ -83,7 +83,7 @@ def family(name: str, data: str | Path | None = None, **sizes: int) -> Family:
             have, or that it cannot have.
     """
     if name not in FAMILIES | FOLDERS:
-        raise unknown("family", name, FAMILIES | FOLDERS)
+        raise unknown_name("family", name, FAMILIES | FOLDERS)
     has = signature((FAMILIES | FOLDERS)[name]).parameters
     if foreign := sorted(set(sizes) - set(has)):
         raise ValueError(

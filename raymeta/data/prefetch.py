@@ -8,9 +8,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from raymeta._tree import tree_map
 from raymeta.data.episodes import Episode, SplitName
 from raymeta.data.families import Family, check_family, share
-from raymeta.tree import tree_map
 
 
 def prefetch(

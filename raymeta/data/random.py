@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from raymeta.data.episodes import SPLITS, SplitName
-from raymeta.suggest import unknown
+from raymeta.errors import unknown_name
 
 # Philox gives four 64-bit words for each value of its counter.
 WORDS = 4
@@ -74,7 +74,7 @@ def draws(
         ValueError: an unknown split; start … stop - 1 are not tasks of the `count`.
     """
     if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
+        raise unknown_name("split", split, SPLITS)
     if not 0 <= start < stop <= count:
         raise ValueError(
             f"episodes needs 0 <= start < stop <= count, but got start={start}, "

@@ -11,13 +11,13 @@ from raymeta.hypergrad.base import (
 from raymeta.hypergrad.checkpointed import Checkpointed
 from raymeta.hypergrad.es import ES
 from raymeta.hypergrad.forward import Forward
+from raymeta.hypergrad.hparams_read import named_in, require_names, unread
 from raymeta.hypergrad.implicit import Implicit
+from raymeta.hypergrad.linear_solvers import ConjugateGradient, FixedPoint, Neumann
 from raymeta.hypergrad.pes import PES
-from raymeta.hypergrad.reads import named_in, require_names, unread
 from raymeta.hypergrad.reverse import Reverse
 from raymeta.hypergrad.reversible import Reversible
 from raymeta.hypergrad.short_term import ShortTerm
-from raymeta.hypergrad.solvers import ConjugateGradient, FixedPoint, Neumann
 from raymeta.hypergrad.tower import TowerState, tower
 from raymeta.hypergrad.truncated import Truncated
 from raymeta.problem import BilevelProblem

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raymeta._tree import partition
 from raymeta.hypergrad.base import differentiable
 from raymeta.optim.base import as_real
 from raymeta.problem import BilevelProblem
-from raymeta.tree import partition
 from raymeta.types import Hparams, State
 
 #: How far apart the two may be by rounding, of the sum of the products' sizes.

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
+from raymeta._tree import detach, is_differentiable
 from raymeta.hypergrad.checks import recording
 from raymeta.hypergrad.compiled import Compiled
 from raymeta.hypergrad.operators import (
@@ -13,7 +14,6 @@ from raymeta.hypergrad.operators import (
 )
 from raymeta.optim import Optimizer
 from raymeta.problem import BilevelProblem, known, require_scalar
-from raymeta.tree import detach, is_differentiable
 from raymeta.types import Hparams, State, Tensors
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from raymeta._tree import detach, partition
 from raymeta.hypergrad.adjoint import Adjoint
 from raymeta.hypergrad.base import (
     AMONG_STEPS,
@@ -16,12 +17,16 @@ from raymeta.hypergrad.base import (
     start,
     unroll,
 )
+from raymeta.hypergrad.checkpoint_schedules import (
+    Stretch,
+    binomial,
+    even,
+    repeated_steps,
+)
 from raymeta.hypergrad.checks import differentiating, require_sound
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
-from raymeta.hypergrad.schedules import Stretch, binomial, even, repeated_steps
 from raymeta.problem import BilevelProblem
-from raymeta.tree import detach, partition
 from raymeta.types import Hparams, State
 
 

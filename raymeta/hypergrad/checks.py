@@ -9,6 +9,13 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import Tensor
 
+from raymeta._tree import (
+    detach,
+    is_differentiable,
+    named_leaves,
+    partition,
+    tree_leaves,
+)
 from raymeta.hypergrad.collectives import collectives_in, require_no_lost_derivative
 from raymeta.hypergrad.operators import (
     REMEDY,
@@ -18,7 +25,6 @@ from raymeta.hypergrad.operators import (
 )
 from raymeta.hypergrad.surrogates import arguments_of, users_own, warn_of_surrogates
 from raymeta.problem import BilevelProblem, Descent, known, require_scalar
-from raymeta.tree import detach, is_differentiable, named_leaves, partition, tree_leaves
 from raymeta.types import Batch, Hparams, State
 
 Method = TypeVar("Method", bound=Callable[..., Any])

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 
-from raymeta.dispatch import Collectives, in_place_collective
+from raymeta.compile.dispatch import Collectives, in_place_collective
 from raymeta.problem import BilevelProblem
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from raymeta._tree import in_transform
+from raymeta.compile.recurrence import Recurrence
 from raymeta.problem import BilevelProblem, Descent, TrainState
-from raymeta.recurrence import Recurrence
-from raymeta.tree import in_transform
 from raymeta.types import Batch, Hparams, State, Tensors
 
 Step = Callable[[State, Hparams, Batch], State]

@@ -3,6 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from raymeta._tree import detach
+from raymeta.hypergrad.antithetic import (
+    Population,
+    Sigma,
+    antithetic_gradient,
+    noise,
+    require_sampling,
+)
 from raymeta.hypergrad.base import (
     Hypergradient,
     Rollout,
@@ -13,15 +21,7 @@ from raymeta.hypergrad.base import (
 from raymeta.hypergrad.checks import differentiating, require_real, require_sound
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
-from raymeta.hypergrad.population import (
-    Population,
-    Sigma,
-    antithetic_gradient,
-    noise,
-    require_sampling,
-)
 from raymeta.problem import BilevelProblem
-from raymeta.tree import detach
 from raymeta.types import Hparams
 
 

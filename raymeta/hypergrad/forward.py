@@ -6,8 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from raymeta.graphs import Untraceable
-from raymeta.hypergrad import tangents
+from raymeta._tree import detach, partition
+from raymeta.compile.recurrence import Recurrence
+from raymeta.compile.trace import Untraceable
+from raymeta.hypergrad import dual_numbers
 from raymeta.hypergrad.agreement import require_agreement
 from raymeta.hypergrad.base import (
     Hypergradient,
@@ -20,8 +22,6 @@ from raymeta.hypergrad.checks import differentiating, require_real, require_soun
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.optim.base import as_real
 from raymeta.problem import BilevelProblem, known
-from raymeta.recurrence import Recurrence
-from raymeta.tree import detach, partition
 from raymeta.types import Hparams, State, Tensors
 
 
@@ -73,10 +73,10 @@ class Forward:
         leaves = differentiable(hparams)
         require_real("Forward", leaves)
         state = detach(problem.init(known(hparams)))
-        tangents.require_room(state, leaves)
+        dual_numbers.require_room(state, leaves)
         require_sound(problem, hparams)
         require_functional(problem)
-        rollout = Rollout(state, 0, tangents.start(problem, hparams, leaves))
+        rollout = Rollout(state, 0, dual_numbers.start(problem, hparams, leaves))
         self._prepare(problem, detach(hparams), rollout)
         traced = problem.traced["push", self.compile]
         push = traced.function if isinstance(traced, Recurrence) else traced
@@ -96,7 +96,7 @@ class Forward:
         """
         hparams = detach(hparams)
         self._prepare(problem, hparams, rollout)
-        directions = tangents.basis(differentiable(hparams))
+        directions = dual_numbers.basis(differentiable(hparams))
         chunk = self.chunk or _tangents(hparams)
         splits = [z.split(chunk) for z in (*rollout.carry, *directions.values())]
         parts = []
@@ -130,22 +130,22 @@ class Forward:
         """
         kind = ("push", self.compile)
         if kind not in problem.traced:
-            directions = tangents.basis(differentiable(hparams))
+            directions = dual_numbers.basis(differentiable(hparams))
             one = [z[:1] for z in rollout.carry]
             along = {name: z[:1] for name, z in directions.items()}
             first = problem.batch(rollout.step)
             duals, constants = (rollout.state, one), (hparams, along)
-            moves = tangents.data_must_move(problem, duals, constants, first)
-            push = tangents.push(problem, moves)
+            moves = dual_numbers.data_must_move(problem, duals, constants, first)
+            push = dual_numbers.push(problem, moves)
             problem.traced[kind] = Recurrence(push, compiled=self.compile)
 
     def _advance(
         self,
         problem: BilevelProblem,
-        duals: tangents.Duals,
-        constants: tangents.Constants,
+        duals: dual_numbers.Duals,
+        constants: dual_numbers.Constants,
         t: int,
-    ) -> tangents.Duals:
+    ) -> dual_numbers.Duals:
         steps, kind = range(t, t + self.steps), ("push", self.compile)
         traced = problem.traced[kind]
         try:

@@ -6,6 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from raymeta._tree import detach
+from raymeta.autograd.stop_gradient import inner_gradient
 from raymeta.hypergrad.base import (
     Hypergradient,
     Rollout,
@@ -22,12 +24,10 @@ from raymeta.hypergrad.checks import (
 )
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
+from raymeta.hypergrad.linear_solvers import ConjugateGradient, Solver
 from raymeta.hypergrad.operators import marked_backward_passes
-from raymeta.hypergrad.solvers import ConjugateGradient, Solver
 from raymeta.optim.base import as_real, like
 from raymeta.problem import BilevelProblem, TrainState
-from raymeta.stop_gradient import inner_gradient
-from raymeta.tree import detach
 from raymeta.types import Hparams, Tensors
 
 

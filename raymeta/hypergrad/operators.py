@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import BackwardCFunction
 
-from raymeta.tree import tree_leaves
+from raymeta._tree import tree_leaves
 
 #: Nodes that stand for no derivative. They need not be on the way to what is asked for:
 #: that of `once_differentiable` hangs on a leaf of its own, which
@@ -18,7 +18,7 @@ DEAD_ENDS = ("Error", "DelayedError", "WarnNotImplemented")
 REMEDY = "write the operator out, or use ES"
 #: Where a node says which `torch.autograd.Function` it is of, and on what tensors its
 #: dead end depends.
-OWNER, SOURCES = "raymeta.owner", "raymeta.sources"
+OWNER, SOURCES = "raymeta.owner", "raymeta.runtime.source_code"
 
 
 @contextmanager

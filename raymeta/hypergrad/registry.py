@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from raymeta.errors import unknown_name
 from raymeta.hypergrad.base import Estimator
 from raymeta.hypergrad.checkpointed import Checkpointed
 from raymeta.hypergrad.forward import Forward
@@ -10,7 +11,6 @@ from raymeta.hypergrad.reverse import Reverse
 from raymeta.hypergrad.reversible import Reversible
 from raymeta.hypergrad.short_term import ShortTerm
 from raymeta.hypergrad.truncated import Truncated
-from raymeta.suggest import unknown
 
 #: Name -> horizon T -> estimator.
 ESTIMATORS: dict[str, Callable[[int], Estimator]] = {
@@ -32,5 +32,5 @@ def by_name(name: str, horizon: int) -> Estimator:
         ValueError: there is none; says which one may be meant.
     """
     if name not in ESTIMATORS:
-        raise unknown("estimator", name, ESTIMATORS)
+        raise unknown_name("estimator", name, ESTIMATORS)
     return ESTIMATORS[name](horizon)

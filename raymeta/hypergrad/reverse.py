@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from raymeta._tree import detach
+from raymeta.errors import unknown_name
 from raymeta.hypergrad.base import (
     Hypergradient,
     Rollout,
@@ -16,10 +18,8 @@ from raymeta.hypergrad.base import (
 from raymeta.hypergrad.checks import differentiating, require_sound
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
-from raymeta.hypergrad.with_higher import require_truth, unroll_with_higher
+from raymeta.hypergrad.higher_engine import require_truth, unroll_with_higher
 from raymeta.problem import BilevelProblem
-from raymeta.suggest import unknown
-from raymeta.tree import detach
 from raymeta.types import Hparams, State
 
 
@@ -73,7 +73,7 @@ class Reverse:
     def __post_init__(self) -> None:
         require_steps("Reverse", self.steps)
         if self.engine not in ENGINES:
-            raise unknown("engine", self.engine, ENGINES)
+            raise unknown_name("engine", self.engine, ENGINES)
         if self.compile and self.engine == "higher":
             raise ValueError(
                 "Reverse cannot compile what `higher` patches, but got compile=True, "

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from raymeta._tree import detach
 from raymeta.hypergrad.adjoint import Adjoint
 from raymeta.hypergrad.base import (
     Hypergradient,
@@ -14,14 +15,13 @@ from raymeta.hypergrad.base import (
 from raymeta.hypergrad.checks import differentiating, require_sound
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
-from raymeta.hypergrad.fixed_point import MAGNITUDE_BITS
-from raymeta.hypergrad.retraced import (
+from raymeta.hypergrad.fixed_precision import MAGNITUDE_BITS
+from raymeta.hypergrad.reversible_run import (
     RetracedRun,
     require_inverse,
     require_real_weights,
 )
 from raymeta.problem import BilevelProblem
-from raymeta.tree import detach
 from raymeta.types import Hparams
 
 

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from raymeta._tree import detach, tree_leaves
 from raymeta.hypergrad.base import (
     Hypergradient,
     Rollout,
@@ -21,7 +22,6 @@ from raymeta.hypergrad.checks import Through, differentiating, require_sound
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.problem import BilevelProblem, Descent, TrainState
-from raymeta.tree import detach, tree_leaves
 from raymeta.types import Batch, Hparams, State, Tensors
 
 HINT = "; what acts on the start of training alone has no short-term effect"

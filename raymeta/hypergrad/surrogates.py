@@ -12,13 +12,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
+from raymeta._tree import in_transform, is_differentiable, partition, tree_map
+from raymeta.autograd.stop_gradient import StopGradients
 from raymeta.hypergrad.operators import (
     marked_backward_passes,
     require_twice_differentiable,
 )
 from raymeta.optim.base import as_real
-from raymeta.stop_gradient import StopGradients
-from raymeta.tree import in_transform, is_differentiable, partition, tree_map
 
 Values = Callable[[Sequence[Tensor]], list[Tensor]]
 #: How far a derivative may be from differences of the values, relative to both.

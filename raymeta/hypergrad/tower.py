@@ -6,13 +6,13 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, full_like, zeros_like
 
+from raymeta._tree import detach
 from raymeta.hypergrad.base import differentiable, look_ahead_cost, pull_back
 from raymeta.hypergrad.checks import ordinary, recording, require_sound
 from raymeta.hypergrad.short_term import HINT
 from raymeta.optim import Optimizer
 from raymeta.problem import BilevelProblem, Descent
 from raymeta.space import Space
-from raymeta.tree import detach
 from raymeta.types import Batch, Hparams, State, Tensors
 
 

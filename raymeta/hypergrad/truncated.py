@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from raymeta._tree import detach
 from raymeta.hypergrad.base import (
     AMONG_STEPS,
     Hypergradient,
@@ -19,7 +20,6 @@ from raymeta.hypergrad.checks import differentiating, require_sound
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.problem import BilevelProblem
-from raymeta.tree import detach
 from raymeta.types import Hparams
 
 

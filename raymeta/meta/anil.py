@@ -5,7 +5,8 @@ from typing import Unpack
 
 from torch import Tensor, nn
 
-from raymeta.meta.inner import (
+from raymeta.meta.learner import Learner
+from raymeta.meta.supervised import (
     Inner,
     Loss,
     Options,
@@ -15,7 +16,6 @@ from raymeta.meta.inner import (
     supervised,
     with_hyperparameters,
 )
-from raymeta.meta.learner import Learner
 from raymeta.optim import sgd
 
 

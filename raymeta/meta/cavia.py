@@ -6,7 +6,9 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor, nn
 
-from raymeta.meta.inner import (
+from raymeta.errors import unknown_name
+from raymeta.meta.learner import Learner
+from raymeta.meta.supervised import (
     Inner,
     Loss,
     Options,
@@ -16,9 +18,7 @@ from raymeta.meta.inner import (
     supervised,
     with_hyperparameters,
 )
-from raymeta.meta.learner import Learner
 from raymeta.optim import sgd
-from raymeta.suggest import unknown
 from raymeta.types import Tensors
 
 JOINS = ("input", "argument")
@@ -66,7 +66,7 @@ def cavia(
     if context < 1:
         raise ValueError(f"cavia needs context >= 1, but got context={context}")
     if join not in JOINS:
-        raise unknown("join", join, JOINS)
+        raise unknown_name("join", join, JOINS)
     network = network_of(module, options)
     some = next(iter(network.weights))
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from raymeta.data.episodes import Episode, Examples, SplitName
 from raymeta.data.families import Family
 from raymeta.data.random import draws
-from raymeta.meta.inner import Loss, Options, network_of, require_known, supervised
 from raymeta.meta.learner import Learner
+from raymeta.meta.supervised import Loss, Options, network_of, require_known, supervised
 from raymeta.meta.weighted import Unpadded
 from raymeta.optim import sgd
 from raymeta.types import Tensors

@@ -5,9 +5,9 @@ from typing import Unpack
 
 from torch import Tensor, nn
 
-from raymeta.meta.inner import Inner, Loss, Options, require_known
 from raymeta.meta.learner import Learner, first_order
 from raymeta.meta.maml import maml
+from raymeta.meta.supervised import Inner, Loss, Options, require_known
 
 
 def fomaml(

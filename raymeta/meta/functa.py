@@ -5,9 +5,9 @@ from typing import Unpack
 from torch.nn import functional as F
 
 from raymeta.meta.cavia import cavia
-from raymeta.meta.inner import Inner, Loss, Options, require_known
 from raymeta.meta.learner import Learner
 from raymeta.meta.siren import Siren
+from raymeta.meta.supervised import Inner, Loss, Options, require_known
 from raymeta.optim import Optimizer, sgd
 from raymeta.types import Tensors
 

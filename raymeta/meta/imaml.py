@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from raymeta.hypergrad import ConjugateGradient, Implicit
-from raymeta.hypergrad.solvers import Solver
-from raymeta.meta.inner import (
+from raymeta.hypergrad.linear_solvers import Solver
+from raymeta.meta.learner import Learner
+from raymeta.meta.supervised import (
     Inner,
     Loss,
     Options,
@@ -17,7 +18,6 @@ from raymeta.meta.inner import (
     rule_of,
     supervised,
 )
-from raymeta.meta.learner import Learner
 from raymeta.optim import sgd
 from raymeta.types import Tensors
 

@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raymeta.data.episodes import Episode
-from raymeta.meta.inner import Inner, rule_of
 from raymeta.meta.learner import Learner
+from raymeta.meta.supervised import Inner, rule_of
 from raymeta.optim import sgd
 from raymeta.problem import BilevelProblem, descent
 from raymeta.types import Batch, Tensors

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from raymeta.data.episodes import Episode
+from raymeta.errors import said
 from raymeta.hypergrad import Estimator
 from raymeta.optim import first_order as without_second_derivatives
 from raymeta.problem import BilevelProblem, Descent
-from raymeta.suggest import said
 from raymeta.types import Tensors
 
 

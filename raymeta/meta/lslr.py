@@ -4,9 +4,9 @@ from typing import Unpack
 
 from torch import nn
 
-from raymeta.meta.inner import Loss, Options, network_of, require_known
 from raymeta.meta.learner import Learner
 from raymeta.meta.maml import maml
+from raymeta.meta.supervised import Loss, Options, network_of, require_known
 from raymeta.optim import Optimizer, Schedule, sgd
 from raymeta.types import Tensors
 

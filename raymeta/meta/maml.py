@@ -6,7 +6,8 @@ from typing import Unpack
 from torch import Tensor, nn
 
 from raymeta.hypergrad import Estimator
-from raymeta.meta.inner import (
+from raymeta.meta.learner import Learner
+from raymeta.meta.supervised import (
     Inner,
     Loss,
     Options,
@@ -16,7 +17,6 @@ from raymeta.meta.inner import (
     supervised,
     with_hyperparameters,
 )
-from raymeta.meta.learner import Learner
 from raymeta.optim import sgd
 
 

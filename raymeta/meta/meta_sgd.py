@@ -5,9 +5,9 @@ from typing import Unpack
 import torch
 from torch import nn
 
-from raymeta.meta.inner import Loss, Options, network_of, require_known
 from raymeta.meta.learner import Learner
 from raymeta.meta.maml import maml
+from raymeta.meta.supervised import Loss, Options, network_of, require_known
 from raymeta.optim import Optimizer, sgd
 from raymeta.types import Tensors
 

@@ -5,14 +5,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from raymeta._tree import cloned, detach, tree_leaves
 from raymeta.data.episodes import Episode, require_episode
+from raymeta.errors import unknown_name
 from raymeta.meta.learner import Learner, require_learner
+from raymeta.meta.per_task import TaskByTask, WithHigher, estimated
 from raymeta.meta.preflight import Preflight
-from raymeta.meta.sequential import TaskByTask, WithHigher, estimated
 from raymeta.meta.vectorized import Vectorized
 from raymeta.meta.weighted import with_known_weights
-from raymeta.suggest import unknown
-from raymeta.tree import cloned, detach, tree_leaves
 from raymeta.types import State, Tensors
 
 ENGINES = ("functional", "higher")
@@ -68,7 +68,7 @@ class MetaModule(nn.Module):
         super().__init__()
         require_learner(learner)
         if engine not in ENGINES:
-            raise unknown("engine", engine, ENGINES)
+            raise unknown_name("engine", engine, ENGINES)
         if engine == "higher" and (compile or learner.estimator is not None):
             raise ValueError(
                 "engine='higher' back-propagates through eager steps, but got compile="

@@ -2,6 +2,7 @@
 
 import torch
 
+from raymeta._tree import tree_map
 from raymeta.data.episodes import Episode
 from raymeta.hypergrad.operators import (
     marked_backward_passes,
@@ -9,9 +10,8 @@ from raymeta.hypergrad.operators import (
     require_twice_differentiable,
 )
 from raymeta.meta.learner import Learner
-from raymeta.meta.sequential import TaskByTask
+from raymeta.meta.per_task import TaskByTask
 from raymeta.meta.weighted import is_weighted
-from raymeta.tree import tree_map
 from raymeta.types import Tensors
 
 REMEDY = "use first_order(learner), fomaml or reptile, or write the operator out"

@@ -5,8 +5,10 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
+from raymeta._tree import detach, tree_map
 from raymeta.data.episodes import Episode, Examples
-from raymeta.meta.inner import (
+from raymeta.meta.learner import Learner
+from raymeta.meta.supervised import (
     Inner,
     Loss,
     Options,
@@ -15,11 +17,9 @@ from raymeta.meta.inner import (
     rule_of,
     supervised,
 )
-from raymeta.meta.learner import Learner
-from raymeta.meta.noise import TaskNoise
+from raymeta.meta.task_rng import TaskNoise
 from raymeta.optim import sgd
 from raymeta.problem import TrainState
-from raymeta.tree import detach, tree_map
 from raymeta.types import Tensors
 
 

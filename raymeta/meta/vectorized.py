@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from raymeta._tree import tree_leaves, tree_map
+from raymeta.compile.recurrence import Recurrence, chain
+from raymeta.compile.trace import Untraceable
 from raymeta.data.episodes import Episode
-from raymeta.graphs import Untraceable
 from raymeta.meta.learner import Learner, task_axes
-from raymeta.meta.sequential import TaskByTask, judged
+from raymeta.meta.per_task import TaskByTask, judged
 from raymeta.meta.weighted import is_weighted
 from raymeta.problem import BilevelProblem
-from raymeta.recurrence import Recurrence, chain
-from raymeta.tree import tree_leaves, tree_map
 from raymeta.types import Batch, State, Tensors
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from raymeta._tree import flatten, in_transform, tree_map, unflatten
 from raymeta.data.episodes import Episode, Examples
 from raymeta.problem import require_scalar
-from raymeta.tree import flatten, in_transform, tree_map, unflatten
 
 #: (outputs, targets) of a batch -> shape ().
 Loss = Callable[[Any, Any], Tensor]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from raymeta.modules.noise import Noise
+from raymeta.modules.counter_rng import Noise
 
 
 def random_affine(

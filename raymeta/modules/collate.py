@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from raymeta.tree import flatten, tree_leaves, unflatten
+from raymeta._tree import flatten, tree_leaves, unflatten
 
 
 def collated(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from raymeta.stop_gradient import constant
+from raymeta.autograd.stop_gradient import constant
 
 
 class ConcreteDropout(nn.Module):

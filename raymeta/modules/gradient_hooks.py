@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from raymeta.stop_gradient import GradientRule
+from raymeta.autograd.stop_gradient import GradientRule
 
 
 def gradient_hooks(module: nn.Module) -> dict[str, list[GradientRule]]:

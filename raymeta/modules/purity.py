@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raymeta.modules.access import Access
+from raymeta._tree import cloned, tree_leaves, tree_map
+from raymeta.autograd.stop_gradient import StopGradients
 from raymeta.modules.attributes import (
     Hook,
     Place,
@@ -20,10 +21,9 @@ from raymeta.modules.attributes import (
     acting_hooks,
     attributes,
 )
-from raymeta.modules.networks import Needs, Network
-from raymeta.modules.noise import Noise
-from raymeta.stop_gradient import StopGradients
-from raymeta.tree import cloned, tree_leaves, tree_map
+from raymeta.modules.counter_rng import Noise
+from raymeta.modules.functional import Needs, Network
+from raymeta.modules.parameter_access import Access
 from raymeta.types import Tensors
 
 

@@ -15,12 +15,12 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from raymeta._tree import cloned, in_transform, tree_leaves, tree_map
+from raymeta.autograd.stop_gradient import inner_gradient
 from raymeta.modules.collate import same
+from raymeta.modules.counter_rng import Noise, mix
 from raymeta.modules.generators import restored, seed_all, states
-from raymeta.modules.noise import Noise, mix
-from raymeta.modules.substitutes import Inspection, Substitutes
-from raymeta.stop_gradient import inner_gradient
-from raymeta.tree import cloned, in_transform, tree_leaves, tree_map
+from raymeta.modules.overrides.modes import Inspection, Substitutes
 
 PACKAGE = Path(__file__).parents[1]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from raymeta.suggest import unknown
+from raymeta.errors import unknown_name
 
 #: λ over one training run, as `Result.schedule` has it: (number of steps, λ by flat
 #: name) in order.
@@ -98,7 +98,7 @@ def _set_groups(optimizer: torch.optim.Optimizer, settings: GroupSettings) -> No
     for group, own in zip(groups, each, strict=True):
         for name, value in own.items():
             if name not in group:
-                raise unknown("setting of a torch.optim group", name, group)
+                raise unknown_name("setting of a torch.optim group", name, group)
             # Where its momentum is exactly 0, torch.optim leaves the buffer as it is,
             # while ours becomes g: the smallest float makes it become g there too.
             vanishes = name == "momentum" and value == 0

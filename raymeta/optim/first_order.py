@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from raymeta._tree import detach
 from raymeta.optim.base import Optimizer
-from raymeta.tree import detach
 from raymeta.types import State, Tensors
 
 

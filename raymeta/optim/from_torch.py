@@ -17,8 +17,8 @@ from raymeta.optim.base import Optimizer
 from raymeta.optim.nadam import nadam
 from raymeta.optim.radam import radam
 from raymeta.optim.rmsprop import rmsprop
-from raymeta.optim.scheduled import followed, is_scheduled, number
 from raymeta.optim.sgd import sgd
+from raymeta.optim.torch_schedulers import followed, is_scheduled, number
 
 TorchFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from raymeta.hypergrad import Estimator, Rollout
 from raymeta.hypergrad.base import with_steps
-from raymeta.outer.adam import HYPER_LR, ClippedAdam
-from raymeta.outer.descent import Descent, Seen
+from raymeta.outer.base import Evaluated, HyperDescent
 from raymeta.outer.report import Report, Schedule
+from raymeta.outer.steps.adam import HYPER_LR, ClippedAdam
 
 #: A hyper-step that begins shorter than the longest grows to it by exp(GROW c) a step,
 #: where c > 0 is the cosine of a gradient with those before.
@@ -23,7 +23,7 @@ PATIENCE, LOOKS = 2, 6
 ESCAPE = 0.7
 
 
-class OnlineDescent(Descent):
+class OnlineDescent(HyperDescent):
     r"""Descends while training goes on; runs again and again from what was learnt.
 
     First comes a plain run at the start, where the budget covers it and a run that
@@ -36,8 +36,9 @@ class OnlineDescent(Descent):
     and a longer one is the longest in the place of 0.2. A better run moves the start of
     the next one to its own mean λ; after a worse one the longest shrinks, so that runs
     tend to training at the best λ found. After two, six plain runs at most look for
-    another start nearby (see `Descent`). As long as no run, that at the start included,
-    has ended better than it began, the next one goes on from where the last one led.
+    another start nearby (see `HyperDescent`). As long as no run, that at the start
+    included, has ended better than it began, the next one goes on from where the last
+    one led.
 
     Source: Baydin et al. 2018 and Franceschi et al. 2017 (RTHO) for the descent. That η
     grows by the agreement of hypergradients is Baydin's rule, applied to η itself.
@@ -58,10 +59,10 @@ class OnlineDescent(Descent):
         """Descend until nothing more is covered by the budget."""
         start, worse = self._best.x, 0
         constant = math.inf
-        if self._ledger.covers(self.sure_cost):
+        if self._meter.covers(self.sure_cost):
             constant = yield from self._plain(start, self.horizon)
         converged = False  # whether a run has ended better than it began
-        while self._ledger.covers(self._cost):
+        while self._meter.covers(self._cost):
             value = yield from self._run(start)
             converged |= min(value, constant) < self._began
             constant = math.inf
@@ -69,7 +70,7 @@ class OnlineDescent(Descent):
                 # The moments of a diverging run would dwarf all later gradients.
                 self._adam = ClippedAdam(self._adam.lr)
             if value < self._best.value:
-                self._best, worse = Seen(self._mean(), value, None), 0
+                self._best, worse = Evaluated(self._mean(), value, None), 0
                 start = self._best.x
             elif converged:
                 self._longest, worse = self._longest * SHRINK, worse + 1
@@ -77,9 +78,9 @@ class OnlineDescent(Descent):
                 start = self._go_on()
             if worse == PATIENCE:
                 worse = 0
-                if found := (yield from self._look_around(LOOKS)):
+                if found := (yield from self._local_search(LOOKS)):
                     start, self._adam = found.x, ClippedAdam(self._longest)
-        while (yield from self._look_around()) is not None:
+        while (yield from self._local_search()) is not None:
             pass
 
     def _run(self, x: Tensor) -> Generator[Report, None, float]:
@@ -92,10 +93,10 @@ class OnlineDescent(Descent):
         while rollout.step < self.horizon:
             hparams = coordinates.hparams(x)
             before = rollout.step
-            hyper, rollout = self.evaluations.estimate(
+            hyper, rollout = self.evaluator.estimate(
                 self._next(rollout), self.problem, hparams, rollout
             )
-            self._ledger.charge(hyper.gradient_evals)
+            self._meter.charge(hyper.gradient_evals)
             self._visited.append((rollout.step - before, x))
             value = float(hyper.outer_loss)
             yield self._report(x, value, rollout)
@@ -132,11 +133,11 @@ class OnlineDescent(Descent):
     def _report(self, x: Tensor, value: float, rollout: Rollout) -> Report:
         flat = self.coordinates.flat(x)
         if rollout.step < self.horizon:
-            return self._ledger.report(rollout.step, value, flat)
+            return self._meter.report(rollout.step, value, flat)
         schedule: Schedule = [
             (steps, self.coordinates.flat(visited)) for steps, visited in self._visited
         ]
-        return self._ledger.report(rollout.step, value, flat, (rollout.state, schedule))
+        return self._meter.report(rollout.step, value, flat, (rollout.state, schedule))
 
     def _mean(self) -> Tensor:
         return torch.stack([x for _, x in self._visited]).mean(dim=0)

@@ -1,10 +1,10 @@
 """Comparisons of black-box and hypergradient methods on Ray Tune."""
 
-from raymeta import session
-from raymeta.folder import new_name
+from raymeta.results.run_folder import new_name
+from raymeta.runtime import ray_session
 
-with session.prepared():  # Tune, Optuna and scikit-learn are imported
+with ray_session.prepared():  # Tune, Optuna and scikit-learn are imported
     from raymeta.search.compare import compare
-    from raymeta.search.domains import to_tune
+    from raymeta.search.tune.space import to_tune
 
-__all__ = ["compare", "new_name", "session", "to_tune"]
+__all__ = ["compare", "new_name", "ray_session", "to_tune"]

@@ -12,30 +12,30 @@ import pandas as pd
 from ray import tune
 from ray.tune import RunConfig, TuneConfig, TuneError, Tuner
 
-from raymeta.board import Board, show_comparison
-from raymeta.cluster import require_possible
-from raymeta.folder import new_name
-from raymeta.interrupt import Interrupt
-from raymeta.parcel import pack
 from raymeta.process import preserved
-from raymeta.progress import Progress, clock
-from raymeta.search.black_box import course_of
-from raymeta.search.evidence import evidence_of, mismatches, spending_of
-from raymeta.search.folder import Folder, folder_of
+from raymeta.results.mirror import address, at, is_remote
+from raymeta.results.run_folder import new_name
+from raymeta.results.tensorboard import Board, show_comparison
+from raymeta.results.validity import InvalidComparison, reasons_of, sentence
+from raymeta.runtime.cluster import require_possible
+from raymeta.runtime.interrupt import Interrupt
+from raymeta.runtime.progress import Progress, clock
+from raymeta.runtime.ray_session import running
+from raymeta.runtime.serialization import pack
+from raymeta.runtime.source_code import code_of
+from raymeta.search.comparison_folder import ComparisonFolder, folder_of
+from raymeta.search.fairness import evidence_of, mismatches, spending_of
 from raymeta.search.frame import to_frame
-from raymeta.search.journal import Event, open_journal
-from raymeta.search.ledger import Ledger
-from raymeta.search.multiplex import CellScheduler, CellSearcher, Pulse
 from raymeta.search.plan import Methods, Plan, Tasks, make_plan
 from raymeta.search.progress import evidence_lines, opening, progress_lines
-from raymeta.search.quiet import silence
-from raymeta.search.states import States
-from raymeta.search.worker import run_trial
-from raymeta.session import running
-from raymeta.sources import code_of
-from raymeta.storage import address, at, is_remote
-from raymeta.tasks import own
-from raymeta.validity import InvalidComparison, reasons_of, sentence
+from raymeta.search.study.coordinator import Coordinator
+from raymeta.search.study.journal import Event, open_journal
+from raymeta.search.tune.bridge import BridgeScheduler, BridgeSearcher, Pulse
+from raymeta.search.tune.quiet import quiet_tune
+from raymeta.search.tune.search_study import study_of
+from raymeta.search.worker.trial_runner import run_trial
+from raymeta.search.worker.trial_store import TrialStore
+from raymeta.tasks import loading
 
 SAVE_EVERY_S = 30.0
 FINISHED: Event = {"event": "finished"}
@@ -123,33 +123,33 @@ def compare(
     display.say(opening(plan, address(folder.path)))
     for line in plan.unsure():
         warnings.warn(line, stacklevel=2)
-    with silence():
-        courses = [course_of(cell) for cell in plan.cells()]
+    with quiet_tune():
+        studies = [study_of(cell) for cell in plan.cells()]
         plan.require_names()
     folder.claim(plan.settings())
-    with open_journal(folder.journal) as journal, silence():
+    with open_journal(folder.journal) as journal, quiet_tune():
         events = journal.read()
         folder.require_same_code(code, begun=bool(events))
         if FINISHED in events and folder.frame.exists():
             display.say(["it had finished before"])
             return _warned(folder.read())
         folder.require_same_values(plan.first_values(), begun=bool(events))
-        ledger = Ledger(courses, journal, folder.states)
-        ledger.replay(events)
-        folder.write(to_frame(courses))  # readable from now on
-        if not ledger.finished:
+        coordinator = Coordinator(studies, journal, folder.states)
+        coordinator.replay(events)
+        folder.write(to_frame(studies))  # readable from now on
+        if not coordinator.finished:
             each = {"CPU": 1.0} | ({"GPU": gpus_per_trial} if gpus_per_trial else {})
-            _run(plan, ledger, folder, display, slots, each)
-            assert ledger.finished
-        frame = to_frame(courses)
+            _run(plan, coordinator, folder, display, slots, each)
+            assert coordinator.finished
+        frame = to_frame(studies)
         folder.write(frame)
-        evidence, spending = evidence_of(courses), spending_of(courses)
+        evidence, spending = evidence_of(studies), spending_of(studies)
         unfair = mismatches(evidence)
         folder.write_record("evidence.json", evidence)
         folder.write_record("spending.json", _spending(plan, spending, unfair))
         journal.write(FINISHED)
         folder.states.clear()
-    display.say(progress_lines(ledger.standings(), display.elapsed))
+    display.say(progress_lines(coordinator.standings(), display.elapsed))
     display.say(evidence_lines(evidence, unfair, spending, plan.methods))
     display.say([f"finished in {clock(display.elapsed)}: {address(folder.frame)}"])
     return _warned(frame)
@@ -186,27 +186,29 @@ def _spending(
 
 def _run(
     plan: Plan,
-    ledger: Ledger,
-    folder: Folder,
+    coordinator: Coordinator,
+    folder: ComparisonFolder,
     display: Progress,
     slots: int | None,
     each: dict[str, float],
 ) -> None:
-    """Run what the ledger asks for until it is finished, each trial with resources."""
-    saver = _Saver(ledger, folder)
+    """Run what the coordinator asks for to the end, each trial with resources."""
+    saver = _Saver(coordinator, folder)
 
     def keep_house() -> None:
         display.update(
-            lambda width: progress_lines(ledger.standings(), display.elapsed, width)
+            lambda width: progress_lines(
+                coordinator.standings(), display.elapsed, width
+            )
         )
         saver.save_if_due()
 
-    folder.record_run(own.sources(task.name for task in plan.tasks))
-    done = fmean(standing.share for standing in ledger.standings())
+    folder.record_run(loading.sources(task.name for task in plan.tasks))
+    done = fmean(standing.share for standing in coordinator.standings())
     display.say(
         [f"starting Ray, to continue from {done:.0%}" if done else "starting Ray"]
     )
-    scheduler = CellScheduler(ledger)
+    scheduler = BridgeScheduler(coordinator)
     with running(slots) as concurrent, Interrupt() as interrupt:
         display.say(
             [f"Ray is up after {display.elapsed:.1f} s: {concurrent} at a time"]
@@ -215,7 +217,7 @@ def _run(
         tuner = Tuner(
             _trainable(plan, folder.states, each),
             tune_config=TuneConfig(
-                search_alg=CellSearcher(ledger),
+                search_alg=BridgeSearcher(coordinator),
                 scheduler=scheduler,
                 num_samples=-1,
                 reuse_actors=True,
@@ -252,7 +254,7 @@ def _origin(error: BaseException) -> BaseException:
 
 
 def _trainable(
-    plan: Plan, states: States, each: dict[str, float]
+    plan: Plan, states: TrialStore, each: dict[str, float]
 ) -> Callable[[dict[str, Any]], None]:
     """The trainable of all trials, with the resources of one.
 
@@ -261,7 +263,7 @@ def _trainable(
     """
     tasks = {task.name: task for task in plan.tasks}
     methods = {method.name: method for method in plan.methods}
-    parcel = pack((tasks, methods), "tasks and methods", own.modules())
+    parcel = pack((tasks, methods), "tasks and methods", loading.modules())
     trainable = tune.with_parameters(run_trial, parcel=parcel, states=states)
     return tune.with_resources(trainable, each)
 
@@ -269,8 +271,8 @@ def _trainable(
 class _Saver:
     """Writes the frame now and then, a large one less often, and shows it."""
 
-    def __init__(self, ledger: Ledger, folder: Folder) -> None:
-        self._ledger, self._folder = ledger, folder
+    def __init__(self, coordinator: Coordinator, folder: ComparisonFolder) -> None:
+        self._coordinator, self._folder = coordinator, folder
         self._board = Board(folder.path)
         self._due = time.monotonic() + SAVE_EVERY_S
 
@@ -282,7 +284,7 @@ class _Saver:
     def save(self) -> None:
         """Save, and plan the next time so that saving takes at most 5 % of it all."""
         start = time.monotonic()
-        frame = to_frame(self._ledger.courses.values())
+        frame = to_frame(self._coordinator.studies.values())
         self._folder.write(frame)
         show_comparison(self._board, frame)
         took = time.monotonic() - start

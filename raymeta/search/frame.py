@@ -1,4 +1,4 @@
-"""The tidy frame: one row per report, computed from what the courses have heard."""
+"""The tidy frame: one row per report, computed from what the studies have heard."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -6,13 +6,13 @@ from typing import Any
 
 import pandas as pd
 
-from raymeta.search.cells import Message
-from raymeta.search.courses import Course
-from raymeta.search.domains import decode
-from raymeta.search.evidence import evidence_of, reasons
-from raymeta.search.sums import Sums
+from raymeta.results.validity import mark
+from raymeta.search.fairness import evidence_of, reasons
+from raymeta.search.spec import TrialReport
+from raymeta.search.study.study import Study
+from raymeta.search.study.sums import Sums
+from raymeta.search.tune.space import decode
 from raymeta.space import Choice, Domain
-from raymeta.validity import mark
 
 DTYPES = {
     "task": "str",
@@ -33,7 +33,7 @@ DTYPES = {
 }
 
 
-def to_frame(courses: Iterable[Course]) -> pd.DataFrame:
+def to_frame(studies: Iterable[Study]) -> pd.DataFrame:
     """One row per report, cell by cell.
 
     Returns:
@@ -46,11 +46,11 @@ def to_frame(courses: Iterable[Course]) -> pd.DataFrame:
         one that it has copied; so the schedule of hyperparameters behind a report can
         be followed back through the rows. A hyperparameter that the options of a trial
         do not use is empty (NaN). Where methods did not train on the same, the frame
-        has a column `invalid`, see `raymeta.validity`.
+        has a column `invalid`, see `raymeta.results.validity`.
     """
-    courses = list(courses)
-    hparams = _hparam_dtypes(courses)
-    rows = [row for course in courses for row in _rows(course, hparams)]
+    studies = list(studies)
+    hparams = _hparam_dtypes(studies)
+    rows = [row for study in studies for row in _rows(study, hparams)]
     metrics = sorted({key for row in rows for key in row if key.startswith("test_")})
     tests = ["test_loss", *(name for name in metrics if name != "test_loss")]
     dtypes = {
@@ -61,15 +61,15 @@ def to_frame(courses: Iterable[Course]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(dtypes))
     # Not strings: pandas before 3 would turn a missing one into "nan".
     frame = frame.astype({name: d for name, d in dtypes.items() if d != "str"})
-    return mark(frame, reasons(evidence_of(courses)))
+    return mark(frame, reasons(evidence_of(studies)))
 
 
-def _rows(course: Course, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
-    cell, best = course.cell, math.nan
+def _rows(study: Study, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
+    cell, best = study.cell, math.nan
     space = cell.task.space
     domains = space.flat_domains()
     spent, wall = Sums(), Sums()
-    for number, message in course.messages:
+    for number, message in study.messages:
         if message.kind != "final":
             spent.put(number, message.gradient_evals)
             wall.put(number, message.wall_s)
@@ -100,17 +100,17 @@ def _rows(course: Course, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _status(message: Message) -> str:
+def _status(message: TrialReport) -> str:
     if message.kind == "report":
         return "complete" if message.complete else "running"
     return message.kind
 
 
-def _hparam_dtypes(courses: list[Course]) -> dict[str, str]:
+def _hparam_dtypes(studies: list[Study]) -> dict[str, str]:
     """Numbers where every task has numbers, words otherwise."""
     dtypes: dict[str, str] = {}
-    for course in courses:
-        for name, domain in course.cell.task.space.flat_domains().items():
+    for study in studies:
+        for name, domain in study.cell.task.space.flat_domains().items():
             if dtypes.get(name) != "str":
                 dtypes[name] = "float64" if _is_numeric(domain) else "str"
     return dtypes

@@ -8,11 +8,12 @@ from numbers import Integral
 from typing import Any, NamedTuple, cast
 
 from raymeta import tasks as task_registry
-from raymeta.hypergrad.reads import require_names
-from raymeta.loop import unsure
+from raymeta.hypergrad.hparams_read import require_names
+from raymeta.outer.conditions import conditioned
+from raymeta.outer.descend import unsure
+from raymeta.outer.flops import step_flops
 from raymeta.problem import BilevelProblem
-from raymeta.search.cells import Cell
-from raymeta.search.evidence import first_values, step_flops
+from raymeta.search.fairness import first_values
 from raymeta.search.methods import (
     BLACK_BOX,
     DEFAULT,
@@ -24,9 +25,9 @@ from raymeta.search.methods import (
     missing,
 )
 from raymeta.search.methods import get as get_method
+from raymeta.search.spec import StudySpec
 from raymeta.space.choice import without_addresses
 from raymeta.tasks.base import Task, budget_of, check_task, sampled
-from raymeta.tasks.conditions import conditioned
 
 Tasks = str | Task | Iterable[str | Task]
 Methods = str | Method | Iterable[str | Method]
@@ -48,7 +49,7 @@ class Plan:
     budgets: dict[str, float]
     skipped: dict[str, str] = field(default_factory=dict)
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[StudySpec]:
         """Every cell. Seeds are paired: one seed is one problem for all methods.
 
         Raises:
@@ -75,12 +76,12 @@ class Plan:
         return [line for cell in first if (line := _unsure(cell))]
 
     def first_values(self) -> dict[str, list[float]]:
-        """Of each task, see `evidence.first_values`."""
+        """Of each task, see `fairness.first_values`."""
         return self._grid[2]
 
     @cached_property
-    def _grid(self) -> "tuple[list[Cell], dict[tuple[str, str], Misfit], Values]":
-        cells: list[Cell] = []
+    def _grid(self) -> "tuple[list[StudySpec], dict[tuple[str, str], Misfit], Values]":
+        cells: list[StudySpec] = []
         values: Values = {}
         unfit: dict[tuple[str, str], Misfit] = {}
         for task in self.tasks:
@@ -105,11 +106,11 @@ class Plan:
             raise self._nothing_fits(unfit)
         return cells, unfit, values
 
-    def _cells_of(self, task: Task, problem: BilevelProblem) -> list[Cell]:
+    def _cells_of(self, task: Task, problem: BilevelProblem) -> list[StudySpec]:
         hparams = task.space.trim(task.space.initial())
         flops = step_flops(problem, hparams)
         return [
-            Cell(
+            StudySpec(
                 task=task,
                 method=method,
                 seed=seed,
@@ -166,7 +167,7 @@ class Misfit(NamedTuple):
     least: float = 0.0
 
 
-def _misfit(cell: Cell, problem: BilevelProblem) -> Misfit | None:
+def _misfit(cell: StudySpec, problem: BilevelProblem) -> Misfit | None:
     try:
         least = _least_budget(cell, problem)
     except Exception as raised:
@@ -184,7 +185,7 @@ def _misfit(cell: Cell, problem: BilevelProblem) -> Misfit | None:
     )
 
 
-def _unsure(cell: Cell) -> str:
+def _unsure(cell: StudySpec) -> str:
     """Why what a cell finds may be worse than its start; "" where it cannot be."""
     if not hasattr(cell.method, "sure_budget"):
         return ""  # a search, or a user's own method
@@ -210,7 +211,7 @@ def _whole(evaluations: float) -> str:
     return f"{evaluations:.3g}" if large else f"{math.ceil(evaluations):,}"
 
 
-def _least_budget(cell: Cell, problem: BilevelProblem) -> float:
+def _least_budget(cell: StudySpec, problem: BilevelProblem) -> float:
     """Gradient evaluations without which the cell's method cannot begin.
 
     Raises:

@@ -5,13 +5,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raymeta.progress import WIDTH, clock, count, wrap
-from raymeta.search.ledger import Standing
+from raymeta.results.validity import INVALID, REMEDY
+from raymeta.runtime.progress import WIDTH, clock, count, wrap
 from raymeta.search.methods import Method
 from raymeta.search.plan import Plan
+from raymeta.search.study.coordinator import StudyProgress
 from raymeta.space import Space
 from raymeta.tasks.base import Task
-from raymeta.validity import INVALID, REMEDY
 
 
 def opening(plan: Plan, folder: str) -> list[str]:
@@ -106,13 +106,13 @@ def _spent_lines(task: str, cells: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def progress_lines(
-    standings: Sequence[Standing], elapsed: float, width: int = WIDTH
+    standings: Sequence[StudyProgress], elapsed: float, width: int = WIDTH
 ) -> list[str]:
     """Per task: time, then by method budget and best median, then trials and errors.
 
     Of several tasks, those that nobody works on share a line: they are done, or wait.
     """
-    tasks: dict[str, list[Standing]] = {}
+    tasks: dict[str, list[StudyProgress]] = {}
     for standing in standings:
         tasks.setdefault(standing.cell.task, []).append(standing)
     waiting = [task for task, own in tasks.items() if _untouched(own)]
@@ -125,7 +125,7 @@ def progress_lines(
     ]
 
 
-def _untouched(standings: list[Standing]) -> bool:
+def _untouched(standings: list[StudyProgress]) -> bool:
     return not any(s.share or s.running or s.failed for s in standings)
 
 
@@ -135,7 +135,7 @@ def _others(head: str, tasks: list[str], shown: list[str], width: int) -> list[s
 
 
 def _task_lines(
-    task: str, standings: list[Standing], elapsed: float, width: int
+    task: str, standings: list[StudyProgress], elapsed: float, width: int
 ) -> list[str]:
     running = sum(standing.running for standing in standings)
     failed = sum(standing.failed for standing in standings)
@@ -152,7 +152,7 @@ def _task_lines(
     ]
 
 
-def _method_part(method: str, standings: list[Standing]) -> str:
+def _method_part(method: str, standings: list[StudyProgress]) -> str:
     share = math.floor(100 * statistics.fmean(s.share for s in standings))
     best = statistics.median(standing.best for standing in standings)
     value = f"{best:.4g}" if math.isfinite(best) else "-"

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from raymeta.suggest import said
+from raymeta.errors import said
 
 
 class _First:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from raymeta.errors import said, unknown_name
 from raymeta.space.choice import Choice, same
-from raymeta.suggest import said, unknown
 
 #: Name -> choice -> the options at which the hyperparameter is used, all together.
 Conditions = dict[str, dict[str, tuple[Any, ...]]]
@@ -26,7 +26,7 @@ def parse(when: Any, domains: Mapping[str, Any]) -> Conditions:
     found: Conditions = {}
     for name, conditions in when.items():
         if name not in domains:
-            raise unknown("hyperparameter", str(name), domains)
+            raise unknown_name("hyperparameter", str(name), domains)
         if not isinstance(conditions, Mapping) or not conditions:
             raise ValueError(
                 f"when[{name!r}] needs choices and their options, as in "
@@ -46,7 +46,7 @@ def _options(
 ) -> tuple[Any, ...]:
     """The options of a condition; one that is given alone may be a tuple itself."""
     if choice not in domains:
-        raise unknown(f"choice in when[{name!r}]", str(choice), domains)
+        raise unknown_name(f"choice in when[{name!r}]", str(choice), domains)
     domain = domains[choice]
     if not isinstance(domain, Choice):
         raise ValueError(

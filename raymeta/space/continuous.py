@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from raymeta.suggest import said
+from raymeta.errors import said
 
 
 @dataclass(frozen=True)

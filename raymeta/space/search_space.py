@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raymeta.errors import said, unknown_name
 from raymeta.space import conditions
 from raymeta.space.choice import Choice
 from raymeta.space.conditions import Conditions
 from raymeta.space.continuous import Continuous, Positive, Real, Unit
-from raymeta.suggest import said, unknown
 from raymeta.types import Hparams, Tensors
 
 Domain = Positive | Unit | Real | Choice
@@ -38,7 +38,7 @@ class Space(Mapping[str, Domain]):
     used at the present options is left out of λ: it has no derivative but 0, searches
     do not sample it, and frames leave it empty. A space with choices and no `when` gets
     its conditions where a comparison or an optimization begins: by which names of λ
-    the task's functions read at which options (`raymeta.tasks.conditions`). Only what
+    the task's functions read at which options (`raymeta.outer.conditions`). Only what
     is never read there counts as unused. What is read, and has no derivative all the
     same, cannot be told apart from a mistake such as `.item()`: that must be declared.
 
@@ -78,7 +78,7 @@ class Space(Mapping[str, Domain]):
 
     def __getitem__(self, name: str) -> Domain:
         if name not in self._domains:
-            raise unknown("hyperparameter", name, self._domains)
+            raise unknown_name("hyperparameter", name, self._domains)
         return self._domains[name]
 
     def __contains__(self, name: object) -> bool:
@@ -263,7 +263,7 @@ class Space(Mapping[str, Domain]):
         known, used = self.flat_domains(), self.used(flat)
         for name in flat:
             if name not in known:
-                raise unknown("hyperparameter", name, known)
+                raise unknown_name("hyperparameter", name, known)
         for name in used:
             if name not in flat:
                 raise ValueError(

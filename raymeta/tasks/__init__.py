@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from raymeta.suggest import unknown
-from raymeta.tasks import own
+from raymeta.errors import unknown_name
+from raymeta.tasks import loading
 from raymeta.tasks.base import Task, origin
 from raymeta.tasks.char_gru import CharGRU
 from raymeta.tasks.cleaning import Cleaning
@@ -54,20 +54,20 @@ _TASKS: dict[str, Callable[[], Task]] = {
 
 def names() -> list[str]:
     """The names that `get` knows, those of installed packages included."""
-    return sorted({**_TASKS, **own.entry_points()})
+    return sorted({**_TASKS, **loading.entry_points()})
 
 
 def get(name: str) -> Task:
     """The task of this name, with its defaults; or the one at `path.py:Name`.
 
     Raises:
-        ValueError: there is none; says which one may be meant. See `own.from_file` for
-            what may be wrong with a file.
+        ValueError: there is none; says which one may be meant. See `loading.from_file`
+            for what may be wrong with a file.
     """
     if name in _TASKS:
         return _TASKS[name]()
-    if own.is_file(name):
-        return own.from_file(name)
-    if point := own.entry_points().get(name):
-        return own.from_package(point)
-    raise unknown("task", name, names())
+    if loading.is_file(name):
+        return loading.from_file(name)
+    if point := loading.entry_points().get(name):
+        return loading.from_package(point)
+    raise unknown_name("task", name, names())

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, Protocol
 
+from raymeta.errors import said
 from raymeta.problem import BilevelProblem
 from raymeta.space import Space
-from raymeta.suggest import said
 
 #: What every task has.
 PARTS = ("name", "space", "horizon", "budget", "sample")
@@ -57,7 +57,7 @@ def origin(task: Task) -> str:
     return "; ".join(filter(None, said))
 
 
-def picked(task: Task, hparams: Mapping[str, Any]) -> tuple[int, ...]:
+def choice_key(task: Task, hparams: Mapping[str, Any]) -> tuple[int, ...]:
     """Which options decide what is trained: their numbers; () where none does.
 
     Args:
@@ -70,7 +70,7 @@ def picked(task: Task, hparams: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(c.index(options[name]) for name, c in task.space.choices.items())
 
 
-def problem_at(
+def sample_problem(
     task: Task, seed: int, hparams: Mapping[str, Any] | None = None
 ) -> BilevelProblem:
     """One problem, where the options in λ may decide what is trained.

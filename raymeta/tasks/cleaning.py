@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from raymeta.data import digits, split
 from raymeta.modules import module_problem, smoothed_cross_entropy
-from raymeta.modules.noise import mix
+from raymeta.modules.counter_rng import mix
 from raymeta.optim import sgd
 from raymeta.problem import BilevelProblem
 from raymeta.space import Space, Unit

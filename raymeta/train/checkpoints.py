@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raymeta.storage import saved
+from raymeta._tree import tree_map
+from raymeta.results.mirror import saved
 from raymeta.train.config import TrainConfig
-from raymeta.tree import tree_map
 from raymeta.types import Tensors
 
 BEST = "best.pt"

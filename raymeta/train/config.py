@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from raymeta.data import Family, check_family
+from raymeta.errors import unknown_name
 from raymeta.meta import Learner, MetaModule
 from raymeta.meta.module import ENGINES
 from raymeta.modules.user_functions import require_function
-from raymeta.suggest import unknown
 from raymeta.train.published import Published
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -89,9 +89,9 @@ class TrainConfig:
         check_family(self.family)
         require_function("learner", self.learner, ("seed",))
         if self.dtype not in DTYPES:
-            raise unknown("dtype", self.dtype, DTYPES)
+            raise unknown_name("dtype", self.dtype, DTYPES)
         if self.engine not in ENGINES:
-            raise unknown("engine", self.engine, ENGINES)
+            raise unknown_name("engine", self.engine, ENGINES)
         if self.engine == "higher" and self.compile:
             raise ValueError(
                 "engine='higher' takes eager steps, but got compile=True: leave "

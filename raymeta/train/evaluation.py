@@ -5,16 +5,16 @@ import math
 import torch
 from torch import Tensor
 
+from raymeta._tree import tree_map
 from raymeta.data import Family, SplitName
 from raymeta.meta import MetaModule
-from raymeta.train.ranks import Ranks
-from raymeta.tree import tree_map
+from raymeta.train.process_group import ProcessGroup
 
 
 def evaluate(
     module: MetaModule,
     family: Family,
-    ranks: Ranks,
+    ranks: ProcessGroup,
     *,
     split: SplitName,
     count: int,

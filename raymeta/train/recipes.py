@@ -16,12 +16,13 @@ from raymeta import meta
 from raymeta.data import Family, FewShot
 from raymeta.data import family as family_by_name
 from raymeta.data.images import PhotographFunctions
+from raymeta.errors import unknown_name
 from raymeta.meta import Learner
 from raymeta.optim import sgd
-from raymeta.suggest import unknown
-from raymeta.train import pictures
+from raymeta.train import figure_data
 from raymeta.train.config import TrainConfig
-from raymeta.train.domains import (
+from raymeta.train.published import published
+from raymeta.train.task_kinds import (
     Domain,
     accuracy,
     few_shot,
@@ -29,7 +30,6 @@ from raymeta.train.domains import (
     sinusoids,
     small_network,
 )
-from raymeta.train.published import published
 
 
 class Parts(NamedTuple):
@@ -195,7 +195,7 @@ KINDS: dict[str, Kind] = {
         lambda family: Domain(
             network=lambda context, seed: nn.Identity(),
             loss=F.binary_cross_entropy_with_logits,
-            pictures=lambda network: pictures.dataset,
+            pictures=lambda network: figure_data.dataset,
         ),
         {
             "outer_steps": 500,
@@ -210,7 +210,7 @@ KINDS: dict[str, Kind] = {
             network=small_network,
             loss=F.cross_entropy,
             metrics={"accuracy": accuracy},
-            pictures=lambda network: pictures.images,
+            pictures=lambda network: figure_data.images,
         ),
         {
             "outer_steps": 400,
@@ -268,7 +268,7 @@ def recipe(
             `TrainConfig`.
     """
     if algorithm not in ALGORITHMS:
-        raise unknown("algorithm", algorithm, ALGORITHMS)
+        raise unknown_name("algorithm", algorithm, ALGORITHMS)
     every = {"ways": ways, "shots": shots, "queries": queries}
     sizes = {name: size for name, size in every.items() if size is not None}
     tasks = family_by_name(family, data, **sizes)
@@ -299,7 +299,7 @@ def recipe(
     for name in settings:
         if name not in free:
             own = set(signature(recipe).parameters) - {"settings"}
-            raise unknown("setting of a recipe", name, free | own)
+            raise unknown_name("setting of a recipe", name, free | own)
     given = {name: value for name, value in settings.items() if value is not None}
     return TrainConfig(
         algorithm=algorithm,

@@ -8,20 +8,21 @@ from typing import Any, ClassVar, NamedTuple
 import pandas as pd
 import torch
 
-from raymeta import folder, sources
-from raymeta.board import Board, show_training
-from raymeta.folder import path_of
-from raymeta.interrupt import Interrupt
 from raymeta.meta import MetaModule
 from raymeta.process import preserved
-from raymeta.progress import Progress, clock, count, wrap
-from raymeta.storage import address, at, is_remote
+from raymeta.results import run_folder
+from raymeta.results.mirror import address, at, is_remote
+from raymeta.results.run_folder import path_of
+from raymeta.results.tensorboard import Board, show_training
+from raymeta.runtime import source_code
+from raymeta.runtime.interrupt import Interrupt
+from raymeta.runtime.progress import Progress, clock, count, wrap
 from raymeta.train.checkpoints import BEST, last_step, load, step_file
 from raymeta.train.config import TrainConfig
-from raymeta.train.live import Event, Log, Narrator
-from raymeta.train.ranks import Ranks
-from raymeta.train.rehearsal import new_module, rehearse
-from raymeta.train.rows import merged, metrics_of
+from raymeta.train.events import Event, EventLog, ProgressText
+from raymeta.train.metrics_log import merged, metrics_of
+from raymeta.train.preflight import new_module, rehearse
+from raymeta.train.process_group import ProcessGroup
 from raymeta.train.worker import work
 from raymeta.types import Tensors
 
@@ -33,7 +34,7 @@ class TrainResult(NamedTuple):
 
     Attributes:
         frame: one row per seed, outer step and rank, and per evaluation; see
-            `rows.merged`.
+            `metrics_log.merged`.
         theta: seed -> the best θ on validation tasks, by name.
         evaluation: the frame's rows of test tasks: seed, inner_steps, outer_loss, ci95
             and metrics.
@@ -61,7 +62,7 @@ class TrainResult(NamedTuple):
         return module.eval()
 
 
-class Folder(folder.Folder):
+class TrainFolder(run_folder.RunFolder):
     """`<storage>/<name>` with training.json, frame.parquet and what resuming needs."""
 
     kind: ClassVar[str] = "training"
@@ -73,7 +74,9 @@ class Folder(folder.Folder):
 
     def differing(self, code: Mapping[str, str]) -> list[str]:
         """That code is not as it was: a repaired run goes on from its checkpoint."""
-        changed = sources.changed(self.noted("code") or sources.recorded(code), code)
+        changed = source_code.changed(
+            self.noted("code") or source_code.recorded(code), code
+        )
         said = wrap("goes on with other code, for these changed:", changed)
         return said if changed else []
 
@@ -125,7 +128,9 @@ def train(
         KeyboardInterrupt: Ctrl-C; the frame and a checkpoint are in the folder.
     """
     if is_remote(storage):
-        name = name or folder.new_name(storage, [config.algorithm, config.family.name])
+        name = name or run_folder.new_name(
+            storage, [config.algorithm, config.family.name]
+        )
         with at(storage, name) as here:
             return train(
                 config,
@@ -139,18 +144,18 @@ def train(
             )
     cluster = _cluster(config, workers, gpus, wait, retries)
     device = _device(gpus) if cluster is None else None
-    home = Folder(path_of(storage, name, [config.algorithm, config.family.name]))
+    home = TrainFolder(path_of(storage, name, [config.algorithm, config.family.name]))
     display = Progress(progress)
     display.say(_opening(config, workers, home))
-    code = sources.code_of(config.learner, config.family, config.optimizer)
+    code = source_code.code_of(config.learner, config.family, config.optimizer)
     theta = rehearse(config)
     home.claim(config.identity())
     with (home.path / ".lock").open("ab") as file:
-        folder.lock(file, "a training")
+        run_folder.lock(file, "a training")
         _require_fitting(config, home, theta)
         begun = any(last_step(home.seed(seed)) is not None for seed in config.seeds)
         display.say(home.differing(code) if begun else [])
-        home.note(code=sources.recorded(code))
+        home.note(code=source_code.recorded(code))
         home.note(published=[figure._asdict() for figure in config.published])
         if home.finished() == config.goal() and home.frame.exists():
             display.say(["it had finished before"])
@@ -171,11 +176,13 @@ def train(
 class _Run:
     """A run under way, as the driver sees it."""
 
-    def __init__(self, config: TrainConfig, home: Folder, display: Progress) -> None:
+    def __init__(
+        self, config: TrainConfig, home: TrainFolder, display: Progress
+    ) -> None:
         self._config, self._home, self._display = config, home, display
-        self._log = Log(home.path / "events.jsonl")
+        self._log = EventLog(home.path / "events.jsonl")
         self._log.read_new()  # what earlier attempts told
-        self._narrator = Narrator(config.outer_steps)
+        self._narrator = ProgressText(config.outer_steps)
         self._board = Board(home.path)
         self._due = time.monotonic() + SAVE_EVERY_S
 
@@ -196,12 +203,12 @@ class _Run:
             raise KeyboardInterrupt
 
     def _here(self, device: torch.device) -> None:
-        path, ranks = self._home.path, Ranks(device=device)
+        path, ranks = self._home.path, ProcessGroup(device=device)
         with Interrupt() as interrupt:
             work(self._config, path, ranks, self._hear, lambda: interrupt.requested)
 
     def _on_ray(self, cluster: Any) -> None:
-        from raymeta.train.on_ray import run_on_ray
+        from raymeta.train.ray_launcher import run_on_ray
 
         self._display.say(["starting Ray"])
         run_on_ray(
@@ -247,7 +254,7 @@ def _cluster(
     if workers is None:
         return None
     # Only who asks for workers pays for the import of Ray.
-    from raymeta.train.on_ray import Cluster
+    from raymeta.train.ray_launcher import Cluster
 
     least, most = workers if isinstance(workers, tuple) else (workers, workers)
     cluster = Cluster(workers=least, most=most, gpus=gpus, wait=wait, retries=retries)
@@ -271,7 +278,7 @@ def _device(gpus: int) -> torch.device:
 
 
 def _opening(
-    config: TrainConfig, workers: int | tuple[int, int] | None, home: Folder
+    config: TrainConfig, workers: int | tuple[int, int] | None, home: TrainFolder
 ) -> list[str]:
     """What will run, and where the results go."""
     where = "this process"
@@ -289,7 +296,7 @@ def _opening(
     return [*wrap(head, parts), f"results go to {address(home.path)}"]
 
 
-def _require_fitting(config: TrainConfig, home: Folder, theta: Tensors) -> None:
+def _require_fitting(config: TrainConfig, home: TrainFolder, theta: Tensors) -> None:
     """Raise ValueError before anything starts if a checkpoint is of another run."""
     for seed in config.seeds:
         step = last_step(home.seed(seed))
@@ -297,7 +304,9 @@ def _require_fitting(config: TrainConfig, home: Folder, theta: Tensors) -> None:
             load(step_file(home.seed(seed), step), config, theta)
 
 
-def _theta(config: TrainConfig, home: Folder, seed: int, theta: Tensors) -> Tensors:
+def _theta(
+    config: TrainConfig, home: TrainFolder, seed: int, theta: Tensors
+) -> Tensors:
     """The θ that was evaluated."""
     best = home.seed(seed) / BEST
     last = step_file(home.seed(seed), config.outer_steps)

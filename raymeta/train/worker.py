@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 
 from raymeta.train.config import DTYPES, TrainConfig
-from raymeta.train.live import Event
-from raymeta.train.ranks import Ranks
-from raymeta.train.rows import Rows, last_attempt
-from raymeta.train.training import Diverged, Training
+from raymeta.train.events import Event
+from raymeta.train.metrics_log import Rows, last_attempt
+from raymeta.train.process_group import ProcessGroup
+from raymeta.train.trainer import Diverged, Training
 
 
 def work(
     config: TrainConfig,
     path: Path,
-    ranks: Ranks,
+    ranks: ProcessGroup,
     tell: Callable[[Event], None],
     should_stop: Callable[[], bool],
 ) -> None:
@@ -41,7 +41,7 @@ def work(
 def _train_all(
     config: TrainConfig,
     path: Path,
-    ranks: Ranks,
+    ranks: ProcessGroup,
     tell: Callable[[Event], None],
     should_stop: Callable[[], bool],
 ) -> None:
@@ -74,7 +74,7 @@ def _train_all(
             return
 
 
-def _agree(path: Path, ranks: Ranks) -> tuple[int, list[int]]:
+def _agree(path: Path, ranks: ProcessGroup) -> tuple[int, list[int]]:
     """The number of this attempt, as rank 0 sees it, and the ranks' process ids."""
     mine = torch.zeros(1 + ranks.world)
     if ranks.rank == 0:

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from raymeta import analysis, cli
-from raymeta.analysis.figures import write_surface_figures
-from raymeta.validity import COLUMN, REMEDY, mark, reasons_of, sentence
+from raymeta.analysis.figures.comparison import write_surface_figures
+from raymeta.results.validity import COLUMN, REMEDY, mark, reasons_of, sentence
 
 WHY = {("digits", 1): "data and batches differ"}
 SAID = "INVALID, for methods did not train on the same: digits, seed 1: data and"
@@ -85,7 +85,7 @@ def test_surfaces_and_curves_say_so(unfair, frame, tmp_path, monkeypatch):
     curves.drop_duplicates("inner_steps").to_parquet(tmp_path / "curves.parquet")
     drawn = []
     monkeypatch.setattr(
-        "raymeta.analysis.style.save",
+        "raymeta.analysis.figures.style.save",
         lambda figure, stem: (
             drawn.append(
                 words(figure)

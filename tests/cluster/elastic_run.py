@@ -8,13 +8,13 @@ import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import train_toys
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
-from raymeta.session import ray
-from raymeta.train import on_ray, train
+from raymeta.runtime.ray_session import ray
+from raymeta.train import ray_launcher, train
 
 STORE = {"object_store_memory": 80 << 20}
 SETTINGS = {"outer_steps": 400, "checkpoint_every": 20}
@@ -22,7 +22,7 @@ SETTINGS = {"outer_steps": 400, "checkpoint_every": 20}
 
 def main(folder):
     cloudpickle.register_pickle_by_value(train_toys)
-    on_ray.RESIZE_S = 3.0
+    ray_launcher.RESIZE_S = 3.0
     slow = train_toys.config(**SETTINGS, family=train_toys.Points(step_s=0.05))
     lines = []
 

@@ -11,7 +11,7 @@ from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor impor
 )
 from ray.core.generated.instance_manager_pb2 import Instance, InstanceUpdateEvent
 
-from raymeta.aws import SpotFirst
+from raymeta.runtime.aws_provider import SpotFirst
 
 
 def load():

@@ -13,12 +13,12 @@ import pytest
 import simulated
 
 from raymeta import cli
-from raymeta import cluster as cluster_module
-from raymeta.cluster import Group, require_possible, require_shared
-from raymeta.folder import write_frame
+from raymeta.results.run_folder import write_frame
+from raymeta.runtime import cluster as cluster_module
+from raymeta.runtime.cluster import Group, require_possible, require_shared
+from raymeta.runtime.ray_session import ray, running
 from raymeta.search import compare
-from raymeta.search.journal import open_journal
-from raymeta.session import ray, running
+from raymeta.search.study.journal import open_journal
 
 GROUPS = [Group("cpu", {"CPU": 8.0}, 16), Group("gpu", {"CPU": 4.0, "GPU": 1.0}, 8)]
 
@@ -85,7 +85,7 @@ def test_a_folder_that_a_node_does_not_see_is_refused(cluster, tmp_path, monkeyp
 
 
 def test_an_address_where_nothing_answers_is_refused():
-    script = "from raymeta.session import running\nwith running(1): pass"
+    script = "from raymeta.runtime.ray_session import running\nwith running(1): pass"
     done = subprocess.run(
         [sys.executable, "-c", script],
         env={"RAY_ADDRESS": "127.0.0.1:1", "PATH": ""},
@@ -111,7 +111,7 @@ def test_other_versions_are_named(monkeypatch):
         shutdown=lambda: None,
         exceptions=ray.exceptions,
     )
-    monkeypatch.setattr("raymeta.session.ray", fake)
+    monkeypatch.setattr("raymeta.runtime.ray_session.ray", fake)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     match = r"started with: Ray: 2.9 Python: 3.9: take its versions"
     with pytest.raises(ValueError, match=match), running(1):

@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 import simulated
 
-from raymeta import lease, storage
-from raymeta.folder import Optimization
+from raymeta.results import lease
+from raymeta.results import mirror as storage
+from raymeta.results.mirror import Mirror, TakenOverError, at
+from raymeta.results.run_folder import OptimizationFolder
 from raymeta.search import compare
-from raymeta.storage import Mirror, TakenOverError, at
 from raymeta.train import recipe, train
 
 
@@ -133,11 +134,11 @@ def test_one_driver_at_a_time_writes_in_a_folder(bucket, impatient):
 
 def test_who_claims_a_folder_holds_it(bucket, impatient):
     with at(bucket, "x") as place, at(bucket, "x") as other:
-        with closing(Optimization(place / "x")) as folder:
+        with closing(OptimizationFolder(place / "x")) as folder:
             folder.claim({"budget": 1})
         with (
             pytest.raises(ValueError, match=r"one driver at a time .* is at it"),
-            closing(Optimization(other / "x")) as folder,
+            closing(OptimizationFolder(other / "x")) as folder,
         ):
             folder.claim({"budget": 2})
         assert not list((other / "x").iterdir())

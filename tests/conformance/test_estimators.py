@@ -6,6 +6,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from raymeta._tree import detach, tree_leaves
 from raymeta.hypergrad import (
     Checkpointed,
     Estimator,
@@ -20,10 +21,9 @@ from raymeta.hypergrad.base import unroll
 from raymeta.optim import sgd
 from raymeta.problem import BilevelProblem, descent
 from raymeta.tasks import Quadratic
-from raymeta.tree import detach, tree_leaves
 from raymeta.types import Hparams
-from tests.problems import sgd_everything
-from tests.truth import (
+from tests.support.problems import sgd_everything
+from tests.support.truth import (
     central_differences,
     flops,
     largest_relative_error,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raymeta import recurrence
+from raymeta.compile import recurrence
 from raymeta.hypergrad import (
     ES,
     PES,
@@ -20,7 +20,7 @@ from raymeta.hypergrad import (
 from raymeta.optim import sgd
 from raymeta.problem import BilevelProblem, descent
 from raymeta.types import Hparams, Tensors
-from tests.memory import assert_flat
+from tests.support.memory import assert_flat
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raymeta import recurrence
+from raymeta.compile import recurrence
 from raymeta.hypergrad import (
     Checkpointed,
     Estimator,
@@ -33,7 +33,7 @@ from tests.conformance.optimizers import (
     essential_case,
 )
 from tests.conformance.test_estimators import WHOLE
-from tests.truth import largest_relative_error
+from tests.support.truth import largest_relative_error
 
 pytestmark = pytest.mark.usefixtures("float64")
 STEPS = 20

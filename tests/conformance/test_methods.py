@@ -12,14 +12,8 @@ import pytest
 from ray.tune import TuneConfig
 from scipy import stats
 
-from raymeta.search import to_tune, worker
-from raymeta.search.black_box import course_of
-from raymeta.search.cells import CellName, Run
-from raymeta.search.dice import Dice
-from raymeta.search.domains import initial_point
+from raymeta.search import to_tune
 from raymeta.search.frame import to_frame
-from raymeta.search.journal import open_journal
-from raymeta.search.ledger import Ledger
 from raymeta.search.methods import (
     BLACK_BOX,
     DEFAULT,
@@ -30,12 +24,19 @@ from raymeta.search.methods import (
     summary,
 )
 from raymeta.search.plan import make_plan
-from raymeta.search.quiet import silence
-from raymeta.search.states import States
+from raymeta.search.spec import StudyKey, TrialSpec
+from raymeta.search.study.coordinator import Coordinator
+from raymeta.search.study.journal import open_journal
+from raymeta.search.tune.isolated_rng import IsolatedGlobalRNG
+from raymeta.search.tune.quiet import quiet_tune
+from raymeta.search.tune.search_study import study_of
+from raymeta.search.tune.space import initial_point
+from raymeta.search.worker import trial_runner
+from raymeta.search.worker.trial_store import TrialStore
 from raymeta.space import Choice, Positive, Real, Space, Unit
 from raymeta.tasks import Digits, Quadratic
-from tests.killed import Computed, Killed, untimed
-from tests.ridge import Ridge
+from tests.support.killed import Computed, Killed, untimed
+from tests.support.ridge import Ridge
 
 TRIALS = 25  # enough to leave the random start of a model-based search
 HORIZONS = [1, 2, 8, 9, 10, 27, 100, 200, 1000]
@@ -82,7 +83,7 @@ TASK = EveryDomain()
 def suggestions(name, seed, task=TASK, count=TRIALS):
     """What the method tries when the loss is the distance of `shift` from 1."""
     points = []
-    with silence(), Dice(seed):
+    with quiet_tune(), IsolatedGlobalRNG(seed):
         config = METHODS[name].tune_config(task, seed)
         searcher = config.search_alg
         space = to_tune(task.space)
@@ -192,21 +193,21 @@ def test_sobol_covers_more_evenly_than_chance():
 def compared(name, path, budget, events=()):
     """A comparison of one method on a small quadratic in this process."""
     task = Quadratic()
-    with open_journal(path) as journal, silence():
+    with open_journal(path) as journal, quiet_tune():
         for event in events:
             journal.write(event)
         plan = make_plan(task, name, budget, seeds=1)
-        ledger = Ledger(map(course_of, plan.cells()), journal)
-        ledger.replay(journal.read())
-        while run := ledger.ask():
-            cell = ledger.courses[run.cell].cell
-            for message in worker.messages_of(run, cell.task, cell.method):
-                if ledger.tell(run, [message], last=False):
+        coordinator = Coordinator(map(study_of, plan.cells()), journal)
+        coordinator.replay(journal.read())
+        while run := coordinator.ask():
+            cell = coordinator.studies[run.cell].cell
+            for message in trial_runner.messages_of(run, cell.task, cell.method):
+                if coordinator.tell(run, [message], last=False):
                     break
             else:
-                ledger.tell(run, [], last=True)
-        assert ledger.finished
-        return to_frame(ledger.courses.values()), journal.read()
+                coordinator.tell(run, [], last=True)
+        assert coordinator.finished
+        return to_frame(coordinator.studies.values()), journal.read()
 
 
 RUNS = (
@@ -284,19 +285,21 @@ def test_a_descent_that_is_killed_again_and_again_computes_nothing_twice(
     task, method = TASKS[name], METHODS[name]
     least = method.least_budget(task, task.sample(0))
     budget = 3.4 * getattr(method, "size", 1) * least + 6 * task.horizon
-    computed, cell = Computed(monkeypatch), CellName(task.name, name, 0)
-    run = Run(cell=cell, number=0, kind="descent", budget=budget)
-    undisturbed = list(worker.messages_of(run, task, method))
+    computed, cell = Computed(monkeypatch), StudyKey(task.name, name, 0)
+    run = TrialSpec(cell=cell, number=0, kind="descent", budget=budget)
+    undisturbed = list(trial_runner.messages_of(run, task, method))
     assert undisturbed[-1].kind == "final"
     assert undisturbed[-1].failure == ""
     needed, computed.count = computed.count, 0
     assert needed > 2
-    monkeypatch.setattr("raymeta.search.reel.SAVE_EVERY_S", -1.0)
-    monkeypatch.setattr("raymeta.search.reel.SAVE_SHARE", 0)
+    monkeypatch.setattr("raymeta.search.worker.evaluation_log.SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr("raymeta.search.worker.evaluation_log.SAVE_SHARE", 0)
     for allowed in itertools.count(1, 1 if needed < 20 else needed // 7):
         computed.allowed = allowed
         try:
-            messages = list(worker.messages_of(run, task, method, States(tmp_path)))
+            messages = list(
+                trial_runner.messages_of(run, task, method, TrialStore(tmp_path))
+            )
             break
         except Killed:
             assert computed.count == allowed

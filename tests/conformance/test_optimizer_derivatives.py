@@ -22,7 +22,7 @@ from tests.conformance.optimizers import (
     random_tensors,
     toy,
 )
-from tests.truth import largest_relative_error
+from tests.support.truth import largest_relative_error
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -9,8 +9,8 @@ import torch
 from torch.func import vmap
 
 from raymeta import optim
+from raymeta._tree import tree_leaves
 from raymeta.optim import Memory
-from raymeta.tree import tree_leaves
 from raymeta.types import Hparams, Tensors
 from tests.conformance.optimizers import (
     CASES,

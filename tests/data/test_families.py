@@ -6,6 +6,7 @@ import pytest
 import torch
 from sklearn.datasets import load_sample_images
 
+from raymeta._tree import tree_leaves, tree_map
 from raymeta.data import (
     FAMILIES,
     FOLDERS,
@@ -20,7 +21,6 @@ from raymeta.data import (
     share,
 )
 from raymeta.data.episodes import SPLITS, Episode, Examples
-from raymeta.tree import tree_leaves, tree_map
 
 VARIANTS = {
     **FAMILIES,

@@ -7,9 +7,9 @@ from itertools import count as endless
 import pytest
 import torch
 
+from raymeta._tree import tree_leaves
 from raymeta.data import Sinusoid, prefetch
 from raymeta.data.episodes import Episode
-from raymeta.tree import tree_leaves
 
 
 class Toy:

@@ -32,7 +32,7 @@ from raymeta.meta import (
     reptile,
 )
 from raymeta.optim import Schedule, sgd
-from tests.meta.common import (
+from tests.support.learners import (
     CASES,
     assert_close,
     descend,
@@ -45,7 +45,7 @@ from tests.meta.common import (
     siren,
     tasks,
 )
-from tests.truth import largest_relative_error
+from tests.support.truth import largest_relative_error
 
 pytestmark = pytest.mark.usefixtures("float64")
 

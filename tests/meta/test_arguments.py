@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from raymeta import meta
 from raymeta.data import Episode
 from raymeta.train import recipe
-from tests.meta.common import mlp, sinusoids, siren
+from tests.support.learners import mlp, sinusoids, siren
 
 ALGORITHMS = {
     "maml": (mlp, {}),

@@ -26,7 +26,8 @@ from raymeta.meta import (
     reptile,
 )
 from raymeta.optim import sgd
-from tests.meta.common import (
+from tests.meta.test_losses import contrastive, root_mean_square
+from tests.support.learners import (
     along,
     assert_close,
     descend,
@@ -35,7 +36,6 @@ from tests.meta.common import (
     seeded,
     slopes,
 )
-from tests.meta.test_losses import contrastive, root_mean_square
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -7,8 +7,8 @@ import torch
 from torch import multiprocessing
 
 from raymeta.meta import MetaModule, first_order
-from tests.meta.common import CASES, assert_close, gradients, sinusoids
-from tests.meta.ddp_worker import BY_TASK, STEPS, TASKS, with_unused, work
+from tests.support.ddp_worker import BY_TASK, STEPS, TASKS, with_unused, work
+from tests.support.learners import CASES, assert_close, gradients, sinusoids
 
 pytestmark = pytest.mark.usefixtures("float64")
 

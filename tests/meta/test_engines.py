@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from raymeta.hypergrad import Checkpointed, Forward, Reverse
 from raymeta.meta import MetaModule, maml
 from raymeta.optim import adam, sgd
-from tests.meta.common import (
+from tests.support.learners import (
     CASES,
     assert_close,
     differences,
@@ -16,7 +16,7 @@ from tests.meta.common import (
     mlp,
     sinusoids,
 )
-from tests.truth import largest_relative_error
+from tests.support.truth import largest_relative_error
 
 pytestmark = pytest.mark.usefixtures("float64")
 

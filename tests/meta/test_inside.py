@@ -10,7 +10,7 @@ from raymeta.data import FewShot, few_shot_digits
 from raymeta.meta import MetaModule, maml
 from raymeta.modules import PerStep
 from raymeta.optim import sgd
-from tests.meta.common import (
+from tests.support.learners import (
     assert_close,
     descend,
     differences,
@@ -20,7 +20,7 @@ from tests.meta.common import (
     seeded,
     sinusoids,
 )
-from tests.truth import largest_relative_error
+from tests.support.truth import largest_relative_error
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from raymeta.meta import Episode, Examples, MetaModule, maml
 from raymeta.optim import sgd
-from tests.meta.common import (
+from tests.support.learners import (
     assert_close,
     descend,
     gradients,

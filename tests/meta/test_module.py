@@ -7,12 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from raymeta._tree import tree_leaves
 from raymeta.hypergrad import Reverse
 from raymeta.meta import MetaModule, anil, imaml, maml
 from raymeta.optim import lion, sgd
-from raymeta.tree import tree_leaves
-from tests.memory import peak_bytes
-from tests.meta.common import (
+from tests.support.learners import (
     CASES,
     assert_close,
     gradients,
@@ -21,6 +20,7 @@ from tests.meta.common import (
     mlp,
     sinusoids,
 )
+from tests.support.memory import peak_bytes
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -9,11 +9,17 @@ from torch import distributions as D
 from torch import nn
 from torch.nn import functional as F
 
+from raymeta._tree import tree_map
 from raymeta.meta import MetaModule, maml
 from raymeta.optim import sgd
-from raymeta.tree import tree_map
-from tests.meta.common import assert_close, differences, gradients, seeded, sinusoids
-from tests.truth import largest_relative_error
+from tests.support.learners import (
+    assert_close,
+    differences,
+    gradients,
+    seeded,
+    sinusoids,
+)
+from tests.support.truth import largest_relative_error
 
 pytestmark = pytest.mark.usefixtures("float64")
 

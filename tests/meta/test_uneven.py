@@ -17,7 +17,7 @@ from raymeta.meta import (
     reptile,
 )
 from raymeta.optim import sgd
-from tests.meta.common import assert_close, gradients, mlp, seeded
+from tests.support.learners import assert_close, gradients, mlp, seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 

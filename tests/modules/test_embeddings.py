@@ -13,8 +13,8 @@ from raymeta.hypergrad import Checkpointed, Forward, Reverse, hypergradient
 from raymeta.outer.report import plain_run
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams
-from tests.modules.common import CLOSE, SIZE, TRAIN, VAL, problem_of
-from tests.truth import largest_relative_error, run_differences
+from tests.support.module_cases import CLOSE, SIZE, TRAIN, VAL, problem_of
+from tests.support.truth import largest_relative_error, run_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
 HPARAMS = {"lr": 0.3, "weight_decay": 0.1, "scale": 1.5}

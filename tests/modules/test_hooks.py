@@ -23,7 +23,7 @@ from raymeta.modules import (
 from raymeta.outer.report import plain_run
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams, Tensors
-from tests.modules.common import (
+from tests.support.module_cases import (
     CLOSE,
     SIZE,
     TRAIN,
@@ -36,7 +36,11 @@ from tests.modules.common import (
     problem_of,
     ridge,
 )
-from tests.truth import central_differences, largest_relative_error, run_differences
+from tests.support.truth import (
+    central_differences,
+    largest_relative_error,
+    run_differences,
+)
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -16,15 +16,8 @@ from raymeta.modules import (
 )
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams
-from tests.modules.common import (
-    CLOSE,
-    both,
-    frozen,
-    hparams_of,
-    mlp,
-    problem_of,
-)
-from tests.truth import largest_relative_error, run_differences
+from tests.support.module_cases import CLOSE, both, frozen, hparams_of, mlp, problem_of
+from tests.support.truth import largest_relative_error, run_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -5,12 +5,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raymeta._tree import tree_leaves
 from raymeta.hypergrad import Forward, Reverse, hypergradient
 from raymeta.hypergrad.base import advance
 from raymeta.problem import BilevelProblem
-from raymeta.tree import tree_leaves
-from tests.modules.common import hparams_of, mlp, problem_of, ridge
-from tests.truth import largest_relative_error
+from tests.support.module_cases import hparams_of, mlp, problem_of, ridge
+from tests.support.truth import largest_relative_error
 
 
 def attention() -> nn.Module:

@@ -15,14 +15,14 @@ from torch.nn.utils import parametrizations
 from torch.utils.data import TensorDataset
 
 from raymeta import module_problem, optim
+from raymeta._tree import tree_leaves
 from raymeta.hypergrad import Checkpointed, Forward, Reverse, hypergradient
 from raymeta.modules import PerStep, smoothed_cross_entropy
 from raymeta.outer.report import plain_run
 from raymeta.problem import BilevelProblem
-from raymeta.tree import tree_leaves
 from raymeta.types import Hparams
-from tests.modules.common import Tied, frozen
-from tests.truth import largest_relative_error, run_differences
+from tests.support.module_cases import Tied, frozen
+from tests.support.truth import largest_relative_error, run_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
 STEPS, TRAIN, VAL, CLASSES, WORDS = 4, 12, 8, 3, 7

@@ -12,7 +12,7 @@ from raymeta.modules import Examples
 from raymeta.outer.report import plain_run
 from raymeta.problem import BilevelProblem
 from raymeta.types import Batch
-from tests.modules.common import (
+from tests.support.module_cases import (
     CLOSE,
     SIZE,
     VAL,
@@ -22,7 +22,7 @@ from tests.modules.common import (
     mlp,
     problem_of,
 )
-from tests.truth import largest_relative_error, run_differences
+from tests.support.truth import largest_relative_error, run_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
 

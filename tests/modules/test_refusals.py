@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset, TensorDataset
 
-from tests.modules.common import TRAIN, mlp, problem_of
+from tests.support.module_cases import TRAIN, mlp, problem_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from raymeta.modules import PerStep
 from raymeta.outer.report import plain_run
-from tests.modules.common import (
+from tests.support.module_cases import (
     VAL,
     Tied,
     data,

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from ray import cloudpickle
 
-from raymeta.search import worker
-from raymeta.search.black_box import course_of
 from raymeta.search.frame import to_frame
-from raymeta.search.journal import open_journal
-from raymeta.search.ledger import Ledger
 from raymeta.search.plan import make_plan
+from raymeta.search.study.coordinator import Coordinator
+from raymeta.search.study.journal import open_journal
+from raymeta.search.tune.search_study import study_of
+from raymeta.search.worker import trial_runner
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import search_toys
 
 # Workers cannot import what lies among the tests.
@@ -23,37 +23,39 @@ cloudpickle.register_pickle_by_value(search_toys)
 
 @pytest.fixture(autouse=True)
 def _no_cached_problems():
-    worker._problems.clear()
-    worker._fingerprints.clear()
+    trial_runner._problems.clear()
+    trial_runner._fingerprints.clear()
 
 
 class Bench:
     """A comparison that runs in this process, one trial after the other."""
 
-    def __init__(self, ledger, journal):
-        self.ledger, self.journal = ledger, journal
+    def __init__(self, coordinator, journal):
+        self.coordinator, self.journal = coordinator, journal
 
     @property
-    def courses(self):
-        return list(self.ledger.courses.values())
+    def studies(self):
+        return list(self.coordinator.studies.values())
 
     def run(self):
         """Run everything to the end, as workers would."""
-        while run := self.ledger.ask():
+        while run := self.coordinator.ask():
             self.play(run)
-        assert self.ledger.finished
+        assert self.coordinator.finished
         return self
 
     def play(self, run):
         """Run one trial to its end."""
-        course = self.ledger.courses[run.cell]
-        for message in worker.messages_of(run, course.cell.task, course.cell.method):
-            if self.ledger.tell(run, [message], last=False):
+        study = self.coordinator.studies[run.cell]
+        for message in trial_runner.messages_of(
+            run, study.cell.task, study.cell.method
+        ):
+            if self.coordinator.tell(run, [message], last=False):
                 return
-        self.ledger.tell(run, [], last=True)
+        self.coordinator.tell(run, [], last=True)
 
     def frame(self):
-        return to_frame(self.courses)
+        return to_frame(self.studies)
 
 
 @pytest.fixture
@@ -67,8 +69,8 @@ def bench(tmp_path):
             journal = stack.enter_context(open_journal(path))
             for event in events:
                 journal.write(event)
-            ledger = Ledger(map(course_of, plan.cells()), journal)
-            ledger.replay(journal.read())
-            return Bench(ledger, journal)
+            coordinator = Coordinator(map(study_of, plan.cells()), journal)
+            coordinator.replay(journal.read())
+            return Bench(coordinator, journal)
 
         yield build

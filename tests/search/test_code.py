@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from search_toys import Bowl, Listed
 
-from raymeta.search import worker
+from raymeta.results.validity import InvalidComparison
 from raymeta.search.compare import compare
-from raymeta.search.evidence import first_values, same_values
-from raymeta.tasks import Quadratic, own
-from raymeta.validity import InvalidComparison
+from raymeta.search.fairness import first_values, same_values
+from raymeta.search.worker import trial_runner
+from raymeta.tasks import Quadratic, loading
 
 TASK = """
     from dataclasses import dataclass
@@ -54,20 +54,22 @@ def _inline(monkeypatch):
     run.stop_after = None
 
 
-def run(plan, ledger, folder, *others):
+def run(plan, coordinator, folder, *others):
     folder.record_run()
     count = 0
-    while trial := ledger.ask():
+    while trial := coordinator.ask():
         if count == run.stop_after:
             raise KeyboardInterrupt
         count += 1
-        course = ledger.courses[trial.cell]
-        for message in worker.messages_of(trial, course.cell.task, course.cell.method):
-            ledger.tell(trial, [message], last=False)
-            if trial.number not in course.live:
+        study = coordinator.studies[trial.cell]
+        for message in trial_runner.messages_of(
+            trial, study.cell.task, study.cell.method
+        ):
+            coordinator.tell(trial, [message], last=False)
+            if trial.number not in study.live:
                 break
         else:
-            ledger.tell(trial, [], last=True)
+            coordinator.tell(trial, [], last=True)
 
 
 @pytest.fixture
@@ -78,9 +80,9 @@ def mine(tmp_path):
         path = tmp_path / "mine.py"
         path.write_text(textwrap.dedent(TASK).replace(old, new))
         path.with_name("mine.py.data").write_text(str(start))
-        own._files.clear()
-        worker._problems.clear()
-        worker._fingerprints.clear()
+        loading._files.clear()
+        trial_runner._problems.clear()
+        trial_runner._fingerprints.clear()
         return f"{path}:Mine"
 
     return write

@@ -12,18 +12,18 @@ from search_toys import Bowl, Listed, Walk
 
 from raymeta.hypergrad.registry import ESTIMATORS
 from raymeta.search import compare
-from raymeta.search.black_box import course_of
-from raymeta.search.folder import Folder, folder_of
+from raymeta.search.comparison_folder import ComparisonFolder, folder_of
 from raymeta.search.methods import DEFAULT, METHODS, get, missing
 from raymeta.search.plan import make_plan
 from raymeta.search.progress import opening
+from raymeta.search.tune.search_study import study_of
 from raymeta.space import Choice, Positive, Space
 from raymeta.tasks import LearningRateSchedule, Quadratic, Throw
 
 
 @pytest.fixture(autouse=True)
 def _no_ray(monkeypatch):
-    for start in ("raymeta.session._start", "ray.tune.Tuner.fit"):
+    for start in ("raymeta.runtime.ray_session._start", "ray.tune.Tuner.fit"):
         monkeypatch.setattr(start, lambda *args: pytest.fail("started Ray"))
 
 
@@ -163,7 +163,7 @@ def test_a_folder_of_something_else_is_left_alone(refused, tmp_path):
 )
 def test_other_settings_under_the_same_name(refused, tmp_path, change, match):
     settings = {"tasks": Bowl(), "methods": ["random"], "budget": None, "seeds": 3}
-    Folder(tmp_path / "x").claim(make_plan(**settings).settings())
+    ComparisonFolder(tmp_path / "x").claim(make_plan(**settings).settings())
 
     refused(**(settings | change), name="x", match=match + ".*another name")
 
@@ -171,8 +171,8 @@ def test_other_settings_under_the_same_name(refused, tmp_path, change, match):
 def test_the_same_settings_in_another_order_are_the_same(tmp_path):
     one = make_plan([Bowl(), Bowl(name="b")], ["tpe", "random"], None, 1)
     other = make_plan([Bowl(name="b"), Bowl()], ["random", "tpe"], None, 1)
-    Folder(tmp_path / "x").claim(one.settings())
-    Folder(tmp_path / "x").claim(other.settings())
+    ComparisonFolder(tmp_path / "x").claim(one.settings())
+    ComparisonFolder(tmp_path / "x").claim(other.settings())
 
 
 def test_settings_have_no_memory_addresses():
@@ -182,7 +182,7 @@ def test_settings_have_no_memory_addresses():
 
 
 def test_the_record_says_what_ran(tmp_path):
-    folder = Folder(tmp_path / "x")
+    folder = ComparisonFolder(tmp_path / "x")
     folder.claim(make_plan(Bowl(), "random", 50, (3, 4)).settings())
     folder.record_run()
 
@@ -214,7 +214,7 @@ def test_new_names_come_from_tasks_and_time(tmp_path):
 def test_a_finished_comparison_returns_without_ray(bench, tmp_path):
     settings = {"tasks": Bowl(), "methods": "random", "budget": 30, "seeds": 2}
     done = bench(**settings).run()
-    folder = Folder(tmp_path / "x")
+    folder = ComparisonFolder(tmp_path / "x")
     folder.claim(make_plan(**settings).settings())
     for event in done.journal.read():
         with folder.journal.open("a") as file:
@@ -280,4 +280,4 @@ def test_a_population_needs_something_continuous():
     for name in ("pbt", "pb2"):
         (cell,) = make_plan(Discrete(), name, None, 1).cells()
         with pytest.raises(ValueError, match=f"'{name}' .* has only choices: use ano"):
-            course_of(cell)
+            study_of(cell)

@@ -10,17 +10,17 @@ import torch
 from ray import cloudpickle
 
 import raymeta
+from raymeta.outer.landscape import loss_surface
 from raymeta.search import compare
-from raymeta.search.by_optuna import ByOptuna
-from raymeta.search.domains import encode, initial_point, to_tune, tune_names
 from raymeta.search.methods import get, missing
 from raymeta.search.methods.pb2 import Pb2
 from raymeta.search.methods.pbt import Pbt
 from raymeta.search.methods.pbt_descent import PbtDescent
+from raymeta.search.tune.optuna_searcher import OptunaSearcher
+from raymeta.search.tune.space import encode, initial_point, to_tune, tune_names
 from raymeta.space import Choice, Positive, Space, Unit
-from raymeta.surface import loss_surface
-from tests import either
-from tests.either import Either
+from tests.support import either
+from tests.support.either import Either
 
 cloudpickle.register_pickle_by_value(either)
 
@@ -187,7 +187,7 @@ def test_without_conditions_optuna_suggests_what_it_suggested_without_us():
         kind=Choice(("x", None, 3)),
     )
     sampler = optuna.samplers.TPESampler
-    ours = ByOptuna(space, sampler(seed=3))
+    ours = OptunaSearcher(space, sampler(seed=3))
     theirs = OptunaSearch(
         sampler=sampler(seed=3), points_to_evaluate=[initial_point(space)]
     )

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from search_toys import Bowl, Listed, Walk
 
-from raymeta.folder import write_frame
-from raymeta.search.black_box import course_of
+from raymeta.results.run_folder import write_frame
 from raymeta.search.frame import to_frame
 from raymeta.search.plan import make_plan
+from raymeta.search.tune.search_study import study_of
 from raymeta.space import Choice, Positive, Space
 
 COLUMNS = [
@@ -51,7 +51,7 @@ def test_columns_are_these_and_rows_go_cell_by_cell(bench):
 def test_a_frame_without_rows_has_the_columns_and_types():
     plan = make_plan(Bowl(), Walk(), None, 1)
 
-    frame = to_frame(map(course_of, plan.cells()))
+    frame = to_frame(map(study_of, plan.cells()))
 
     assert list(frame.columns) == COLUMNS
     assert len(frame) == 0

@@ -18,10 +18,10 @@ from ray import cloudpickle
 from search_toys import Bowl, Deadly, Stuck, Unsendable, Walk
 
 from raymeta.cli import main
+from raymeta.runtime.ray_session import ray
 from raymeta.search import compare
-from raymeta.search.evidence import mismatches
+from raymeta.search.fairness import mismatches
 from raymeta.search.methods.pbt import Pbt
-from raymeta.session import ray
 
 pytestmark = pytest.mark.ray
 
@@ -187,13 +187,13 @@ def test_a_killed_driver_continues_like_the_undisturbed_run(cluster, bench, tmp_
 def test_a_killed_driver_continues_its_descents_where_they_were(
     cluster, bench, tmp_path
 ):
-    """Every step that was taken before a tape was saved is not taken again."""
+    """Every step that was taken before a log was saved is not taken again."""
     settings, states = long(tmp_path), tmp_path / "interrupted" / ".states" / "noted"
-    tapes = [states / name / "0/0/standing.pt" for name in settings["methods"]]
+    logs = [states / name / "0/0/standing.pt" for name in settings["methods"]]
     saved = {}
 
     def are_saved():
-        saved.update({t: torch.load(t)["length"] for t in tapes if t.exists()})
+        saved.update({t: torch.load(t)["length"] for t in logs if t.exists()})
         return len(saved) == 2 and max(saved.values()) > 60
 
     process = start(tmp_path, "long", are_saved, RAY_ADDRESS=cluster)

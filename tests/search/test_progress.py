@@ -3,19 +3,19 @@ import math
 import pytest
 from search_toys import Bowl
 
-from raymeta.progress import Progress, clock
-from raymeta.search.cells import CellName
-from raymeta.search.ledger import Standing
+from raymeta.runtime.progress import Progress, clock
 from raymeta.search.plan import make_plan
 from raymeta.search.progress import opening, progress_lines
+from raymeta.search.spec import StudyKey
+from raymeta.search.study.coordinator import StudyProgress
 from raymeta.space import Choice, Positive, Space, Unit
 
 METHODS = ("random", "asha", "tpe", "short_term", "long_term", "forward")
 
 
 def standing(method, seed, share, best=math.inf, running=0, failed=0, **more):
-    cell = CellName(more.get("task", "digits"), method, seed)
-    return Standing(cell, share, best, running, failed, more.get("error", ""))
+    cell = StudyKey(more.get("task", "digits"), method, seed)
+    return StudyProgress(cell, share, best, running, failed, more.get("error", ""))
 
 
 def test_a_line_says_time_shares_medians_and_trials():

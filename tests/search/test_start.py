@@ -10,11 +10,12 @@ import torch
 from search_toys import Bowl
 
 from raymeta import optimize
-from raymeta.outer.report import plain_cost, plain_run
-from raymeta.search.domains import initial_point
+from raymeta.outer.budget import plain_cost
+from raymeta.outer.report import plain_run
 from raymeta.search.methods import HYBRID, HYPERGRADIENT, METHODS
 from raymeta.search.plan import make_plan
-from tests.ridge import Well
+from raymeta.search.tune.space import initial_point
+from tests.support.ridge import Well
 
 TASK = Well(horizon=16, momentum=0.1)
 HYBRIDS = [name for name, m in METHODS.items() if m.family == HYBRID]
@@ -46,7 +47,7 @@ def test_the_start_is_the_first_row_and_the_best(bench, name, runs):
     assert final[frame.columns[frame.columns.str.startswith("hp/")]].tolist() == (
         [0.5] * 6
     )
-    assert done.courses[0].spent <= budget * (1 + 1e-9)
+    assert done.studies[0].spent <= budget * (1 + 1e-9)
     assert (frame.trial.nunique() > 1) == (name in SEARCHES)
 
 
@@ -94,10 +95,10 @@ def test_a_worker_that_dies_at_the_start_runs_it_again(bench):
     name = SEARCHES[0]
     whole = bench(TASK, name, budget=4 * sure(name)).run().frame()
     one = bench(TASK, name, budget=4 * sure(name))
-    run = one.ledger.ask()
+    run = one.coordinator.ask()
     assert run.constant
-    assert one.ledger.ask() is None  # the others wait
-    one.ledger.lose(run, "the node went")
+    assert one.coordinator.ask() is None  # the others wait
+    one.coordinator.lose(run, "the node went")
     pd.testing.assert_frame_equal(
         one.run().frame().drop(columns="wall_s"), whole.drop(columns="wall_s")
     )

@@ -110,7 +110,9 @@ def test_optimize_refuses(task, match):
 
 @every_task
 def test_compare_refuses_before_ray_starts(task, match, tmp_path, monkeypatch):
-    monkeypatch.setattr("raymeta.session._start", lambda *_: pytest.fail("started Ray"))
+    monkeypatch.setattr(
+        "raymeta.runtime.ray_session._start", lambda *_: pytest.fail("started Ray")
+    )
     with pytest.raises(ValueError, match=match) as error:
         compare(task, ["random", "long_term"], storage=tmp_path, progress=False)
     assert "\n" not in str(error.value)
@@ -120,7 +122,9 @@ def test_compare_refuses_before_ray_starts(task, match, tmp_path, monkeypatch):
 def test_a_name_that_the_space_lacks_is_refused_before_ray_starts(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("raymeta.session._start", lambda *_: pytest.fail("started Ray"))
+    monkeypatch.setattr(
+        "raymeta.runtime.ray_session._start", lambda *_: pytest.fail("started Ray")
+    )
     task = but(space=Space(learning_rate=Positive(0.1, low=1e-3, high=1.0)))
     for methods in (["random"], ["random", "long_term"], ["long_term"]):
         with pytest.raises(ValueError, match="unknown hyperparameter 'lr': ") as error:

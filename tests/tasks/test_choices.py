@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from raymeta.outer.report import plain_run
-from raymeta.search import worker
-from raymeta.search.cells import CellName, Run
-from raymeta.search.domains import encode
 from raymeta.search.methods import METHODS
+from raymeta.search.spec import StudyKey, TrialSpec
+from raymeta.search.tune.space import encode
+from raymeta.search.worker import trial_runner
 from raymeta.space import Choice, Positive, Space
 from raymeta.tasks import Digits, DigitsChoices
-from raymeta.tasks.base import origin, picked, problem_at
+from raymeta.tasks.base import choice_key, origin, sample_problem
 
 TASK = DigitsChoices()
 
@@ -16,7 +16,7 @@ TASK = DigitsChoices()
 @pytest.mark.parametrize("width", [32, 256])
 def test_the_width_decides_the_shape(width):
     hparams = TASK.space.initial() | {"width": width}
-    problem = problem_at(TASK, 0, hparams)
+    problem = sample_problem(TASK, 0, hparams)
     assert problem.init(hparams).params["2.weight"].shape == (width, width)
 
 
@@ -26,8 +26,8 @@ def test_by_default_the_options_are_the_initial_ones():
         plain_run(problem, hparams, 3)[1]
         for problem in (
             TASK.sample(1),
-            problem_at(TASK, 1),
-            problem_at(TASK, 1, hparams),
+            sample_problem(TASK, 1),
+            sample_problem(TASK, 1, hparams),
         )
     ]
     assert len(set(values)) == 1
@@ -38,14 +38,14 @@ def test_every_option_trains_otherwise(name):
     values = []
     for option in TASK.space.choices[name].options:
         hparams = TASK.space.initial() | {name: option}
-        values.append(plain_run(problem_at(TASK, 0, hparams), hparams, 5)[1])
+        values.append(plain_run(sample_problem(TASK, 0, hparams), hparams, 5)[1])
     assert len(set(values)) == len(values)
 
 
 def test_the_numbers_of_the_options_that_decide():
     hparams = TASK.space.initial() | {"width": 256, "optimizer": "adam"}
-    assert picked(TASK, hparams) == (3, 0, 1)
-    assert picked(Digits(), Digits().space.initial()) == ()
+    assert choice_key(TASK, hparams) == (3, 0, 1)
+    assert choice_key(Digits(), Digits().space.initial()) == ()
 
 
 def test_choices_without_sample_for_are_values_only():
@@ -55,8 +55,8 @@ def test_choices_without_sample_for_are_values_only():
         def sample(self, seed):
             return seed
 
-    assert problem_at(Mine(), 7, {"lr": torch.tensor(0.1), "sign": -1}) == 7
-    assert picked(Mine(), {"sign": -1}) == ()
+    assert sample_problem(Mine(), 7, {"lr": torch.tensor(0.1), "sign": -1}) == 7
+    assert choice_key(Mine(), {"sign": -1}) == ()
     assert origin(Mine()) == ""
 
 
@@ -64,8 +64,8 @@ def test_a_worker_trains_the_network_that_the_trial_names():
     task = DigitsChoices(horizon=3)
     hparams = task.space.initial() | {"width": 32, "activation": "relu"}
     coded = encode(task.space, task.space.flatten(hparams))
-    cell = CellName(task.name, "random", 0)
-    run = Run(cell=cell, number=0, kind="search", hparams=coded)
-    (message,) = worker.messages_of(run, task, METHODS["random"])
-    truth = plain_run(problem_at(task, 0, hparams), hparams, 3)[1]
+    cell = StudyKey(task.name, "random", 0)
+    run = TrialSpec(cell=cell, number=0, kind="search", hparams=coded)
+    (message,) = trial_runner.messages_of(run, task, METHODS["random"])
+    truth = plain_run(sample_problem(task, 0, hparams), hparams, 3)[1]
     assert message.outer_loss == truth

@@ -7,7 +7,7 @@ import pytest
 
 from raymeta.train import train
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import train_toys
 
 

@@ -6,7 +6,7 @@ import train_toys
 from ray import cloudpickle
 
 from raymeta.data import Sinusoid, prefetch
-from raymeta.session import ray
+from raymeta.runtime.ray_session import ray
 from raymeta.train import train
 
 pytestmark = [

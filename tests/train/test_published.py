@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from raymeta import config
-from raymeta.cli import parser
-from raymeta.commands.train import TrainSettings
+from raymeta.cli import config, parser
+from raymeta.cli.train import TrainSettings
 from raymeta.train import recipe
 from raymeta.train.published import Published
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from raymeta import meta
 from raymeta.train import ALGORITHMS, KIND_OF, recipe, train
-from raymeta.train.pictures import POINTS
+from raymeta.train.figure_data import POINTS
 
 PAIRS = [
     (algorithm, family)

@@ -5,6 +5,7 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
+from raymeta.errors import unknown_name
 from raymeta.search.methods.asha import Asha
 from raymeta.search.methods.base import (
     BLACK_BOX,
@@ -18,9 +19,9 @@ from raymeta.search.methods.base import (
 from raymeta.search.methods.bayesopt import BayesOpt
 from raymeta.search.methods.bohb import Bohb
 from raymeta.search.methods.cmaes import CmaEs
-from raymeta.search.methods.descent import Descent
 from raymeta.search.methods.evolution import Evolution
 from raymeta.search.methods.gp import Gp
+from raymeta.search.methods.gradient import Descent
 from raymeta.search.methods.grid import Grid
 from raymeta.search.methods.hyperband import HyperBand
 from raymeta.search.methods.hyperopt import HyperOpt
@@ -34,7 +35,6 @@ from raymeta.search.methods.restarts import Restarts
 from raymeta.search.methods.sobol import Sobol
 from raymeta.search.methods.tpe import Tpe
 from raymeta.search.methods.tpe_descent import TpeDescent
-from raymeta.suggest import unknown
 
 __all__ = [
     "ALIASES",
@@ -101,7 +101,7 @@ def get(name: str) -> Method:
     """
     known = METHODS | ALIASES
     if name not in known:
-        raise unknown("method", name, known)
+        raise unknown_name("method", name, known)
     return known[name]
 
 

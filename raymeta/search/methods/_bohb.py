@@ -5,7 +5,7 @@ from typing import Any
 from ray.tune.schedulers import HyperBandForBOHB
 from ray.tune.search.bohb import TuneBOHB
 
-from raymeta.search.methods.rungs import UNITS, in_units
+from raymeta.search.methods.rung_schedules import UNITS, in_units
 
 
 class Learning(TuneBOHB):
@@ -31,7 +31,7 @@ class Learning(TuneBOHB):
         super().on_trial_complete(trial_id, result, error)
 
 
-class InUnits(HyperBandForBOHB):
+class InTrainingUnits(HyperBandForBOHB):
     """Tune's scheduler, which counts in units of training."""
 
     def __init__(self, units: dict[int, int], factor: int) -> None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from ray.tune import TuneConfig
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
-from raymeta.search.domains import initial_point
 from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR, BlackBox
 from raymeta.search.methods.random import RandomSearch
+from raymeta.search.tune.space import initial_point
 from raymeta.tasks.base import Task
 
 

@@ -5,10 +5,10 @@ from typing import Any, ClassVar, Protocol
 
 from ray.tune import TuneConfig
 
-from raymeta import loop
-from raymeta.loop import Report
+from raymeta.outer import descend
 from raymeta.outer.coordinates import device_of, place
-from raymeta.outer.evaluations import Evaluations
+from raymeta.outer.evaluator import Evaluator
+from raymeta.outer.report import Report
 from raymeta.problem import BilevelProblem
 from raymeta.tasks.base import Task
 from raymeta.types import State
@@ -153,7 +153,7 @@ class BlackBox:
     ) -> Iterator[tuple[Report, State]]:
         """At constant λ."""
         hparams = task.space.unflatten(config)
-        for report in loop.evaluate(problem, task.space, hparams, rungs, start):
+        for report in descend.evaluate(problem, task.space, hparams, rungs, start):
             complete = report.inner_steps == task.horizon
             yield report._replace(complete=complete), report.state
 
@@ -186,7 +186,7 @@ class HypergradientMethod(Protocol):
         problem: BilevelProblem,
         seed: int,
         budget: float,
-        evaluations: Evaluations,
+        evaluator: Evaluator,
     ) -> Iterator[Report]:
         """The course of the descent, until it has spent its budget.
 
@@ -195,7 +195,7 @@ class HypergradientMethod(Protocol):
             problem: `task.sample(seed)`.
             seed: of everything random.
             budget: in gradient evaluations.
-            evaluations: what is evaluated through these is remembered, and a killed
+            evaluator: what is evaluated through these is remembered, and a killed
                 trial that asks for the same again, in the same order, gets it at once.
         """
         ...

@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from ray.tune import TuneConfig
 
-from raymeta.search.capped import Capped
 from raymeta.search.methods.base import METRIC, MODE, BlackBox
-from raymeta.search.units import InUnits, first_units
+from raymeta.search.tune.clipped_loss import ClippedLossSearcher
+from raymeta.search.tune.unit_cube import UnitCubeSearcher, first_units
 from raymeta.tasks.base import Task
 
 
@@ -16,8 +16,8 @@ class BayesOpt(BlackBox):
     """Full runs at upper confidence bounds of a Gaussian process, by bayes_opt.
 
     In the unit cube of the space's sampled coordinates, where an option of a `Choice`
-    is an interval. Losses above twice the initial point's count as that: see `Capped`.
-    Tune's wrapper fails with version 2 of the package.
+    is an interval. Losses above twice the initial point's count as that: see
+    `ClippedLossSearcher`. Tune's wrapper fails with version 2 of the package.
 
     Source: Srinivas et al. 2010; Nogueira 2014 for the implementation.
     """
@@ -34,5 +34,7 @@ class BayesOpt(BlackBox):
             random_state=seed,
             random_search_steps=10,
         )
-        searcher = InUnits(task.space, inner, intervals=True)
-        return TuneConfig(metric=METRIC, mode=MODE, search_alg=Capped(searcher))
+        searcher = UnitCubeSearcher(task.space, inner, intervals=True)
+        return TuneConfig(
+            metric=METRIC, mode=MODE, search_alg=ClippedLossSearcher(searcher)
+        )

@@ -7,7 +7,7 @@ from ray.tune import TuneConfig
 
 from raymeta.search.methods.base import METRIC, MODE
 from raymeta.search.methods.hyperband import HyperBand
-from raymeta.search.units import InUnits, first_units
+from raymeta.search.tune.unit_cube import UnitCubeSearcher, first_units
 from raymeta.tasks.base import Task
 
 
@@ -39,8 +39,8 @@ class Bohb(HyperBand):
         return TuneConfig(
             metric=METRIC,
             mode=MODE,
-            search_alg=InUnits(task.space, inner, intervals=False),
-            scheduler=_bohb.InUnits(self.units(task), self.reduction_factor),
+            search_alg=UnitCubeSearcher(task.space, inner, intervals=False),
+            scheduler=_bohb.InTrainingUnits(self.units(task), self.reduction_factor),
         )
 
     def cohort(self, task: Task, runs: float) -> int:

@@ -6,8 +6,8 @@ from typing import ClassVar
 from optuna.samplers import CmaEsSampler
 from ray.tune import TuneConfig
 
-from raymeta.search.by_optuna import ByOptuna
 from raymeta.search.methods.base import METRIC, MODE, BlackBox
+from raymeta.search.tune.optuna_searcher import OptunaSearcher
 from raymeta.tasks.base import Task
 
 
@@ -27,5 +27,5 @@ class CmaEs(BlackBox):
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """The initial point, then generations of samples."""
         sampler = CmaEsSampler(seed=seed, warn_independent_sampling=False)
-        searcher = ByOptuna(task.space, sampler)
+        searcher = OptunaSearcher(task.space, sampler)
         return TuneConfig(metric=METRIC, mode=MODE, search_alg=searcher)

@@ -7,11 +7,12 @@ from typing import ClassVar
 
 import torch
 
-from raymeta import loop
 from raymeta.hypergrad import ES, PES, Hypergradient, Rollout
+from raymeta.outer import descend
+from raymeta.outer.batched_problem import stackable
 from raymeta.outer.coordinates import device_of, place, unit_of
-from raymeta.outer.evaluations import DIRECT, Evaluations
-from raymeta.outer.stacked import stackable
+from raymeta.outer.evaluator import DIRECT, Evaluator
+from raymeta.outer.report import Report
 from raymeta.problem import BilevelProblem
 from raymeta.search.methods.base import HYPERGRADIENT
 from raymeta.space import Space
@@ -132,11 +133,11 @@ class Evolution:
 
     def least_budget(self, task: Task, problem: BilevelProblem) -> float:
         """Gradient evaluations of one full training run, and those beside it."""
-        return loop.run_cost(task, problem, self._estimator(task))
+        return descend.run_cost(task, problem, self._estimator(task))
 
     def sure_budget(self, task: Task, problem: BilevelProblem) -> float:
         """The same, with what leaves the outer loss at the start known."""
-        return loop.sure_cost(task, problem, self._estimator(task))
+        return descend.sure_cost(task, problem, self._estimator(task))
 
     def reports(
         self,
@@ -144,14 +145,14 @@ class Evolution:
         problem: BilevelProblem,
         seed: int,
         budget: float,
-        evaluations: Evaluations = DIRECT,
-    ) -> Iterator[loop.Report]:
+        evaluator: Evaluator = DIRECT,
+    ) -> Iterator[Report]:
         """The course of the descent."""
         start = place(task.space.trim(task.space.initial()), device_of(problem))
         vectorized = stackable(problem, [start, start])
         estimator = replace(self._estimator(task), seed=seed, vectorized=vectorized)
-        return loop.descend(
-            task, problem, estimator, seed=seed, budget=budget, evaluations=evaluations
+        return descend.descend(
+            task, problem, estimator, seed=seed, budget=budget, evaluator=evaluator
         )
 
     def _estimator(self, task: Task) -> Perturbed:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from optuna.samplers import GPSampler
 from ray.tune import TuneConfig
 
-from raymeta.search.by_optuna import ByOptuna
-from raymeta.search.capped import Capped
 from raymeta.search.methods.base import METRIC, MODE, BlackBox
+from raymeta.search.tune.clipped_loss import ClippedLossSearcher
+from raymeta.search.tune.optuna_searcher import OptunaSearcher
 from raymeta.tasks.base import Task
 
 
@@ -16,7 +16,7 @@ class Gp(BlackBox):
     """Full runs where a Gaussian process expects most improvement, by Optuna.
 
     A Matérn kernel with a length scale per hyperparameter, log λ for `Positive`. Losses
-    above twice the initial point's count as that: see `Capped`.
+    above twice the initial point's count as that: see `ClippedLossSearcher`.
 
     Source: Snoek et al. 2012.
     """
@@ -25,5 +25,7 @@ class Gp(BlackBox):
 
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """The initial point, nine random ones, then the model's."""
-        searcher = ByOptuna(task.space, GPSampler(seed=seed, n_startup_trials=10))
-        return TuneConfig(metric=METRIC, mode=MODE, search_alg=Capped(searcher))
+        searcher = OptunaSearcher(task.space, GPSampler(seed=seed, n_startup_trials=10))
+        return TuneConfig(
+            metric=METRIC, mode=MODE, search_alg=ClippedLossSearcher(searcher)
+        )

@@ -10,11 +10,11 @@ import numpy as np
 from ray.tune import TuneConfig
 from ray.tune.search import Searcher
 
-from raymeta.outer.report import plain_cost
+from raymeta.outer.budget import plain_cost
 from raymeta.problem import BilevelProblem
-from raymeta.search.domains import initial_point
 from raymeta.search.methods.base import METRIC, MODE, BlackBox
-from raymeta.search.units import UnitCube
+from raymeta.search.tune.space import initial_point
+from raymeta.search.tune.unit_cube import UnitCube
 from raymeta.space import Choice, Space
 from raymeta.tasks.base import Task
 

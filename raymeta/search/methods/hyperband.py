@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 from ray.tune import TuneConfig
 from ray.tune.schedulers import HyperBandScheduler
 
-from raymeta.search.domains import initial_point
 from raymeta.search.methods.base import METRIC, MODE, BlackBox
 from raymeta.search.methods.random import RandomSearch
-from raymeta.search.methods.rungs import UNITS, geometric, in_units
+from raymeta.search.methods.rung_schedules import UNITS, geometric, in_units
+from raymeta.search.tune.space import initial_point
 from raymeta.tasks.base import Task
 
 
@@ -41,7 +41,7 @@ class HyperBand(BlackBox):
             metric=METRIC,
             mode=MODE,
             search_alg=RandomSearch(seed, first=initial_point(task.space)),
-            scheduler=_InUnits(self.units(task), self.reduction_factor),
+            scheduler=_InTrainingUnits(self.units(task), self.reduction_factor),
         )
 
     def rungs(self, task: Task) -> tuple[int, ...]:
@@ -50,7 +50,7 @@ class HyperBand(BlackBox):
 
     def cohort(self, task: Task, runs: float) -> int:
         """The trials of a band."""
-        scheduler = _InUnits(self.units(task), self.reduction_factor)
+        scheduler = _InTrainingUnits(self.units(task), self.reduction_factor)
         return sum(scheduler._get_n0(s) for s in range(scheduler._s_max_1))
 
     def units(self, task: Task) -> dict[int, int]:
@@ -58,7 +58,7 @@ class HyperBand(BlackBox):
         return geometric(task, self.reduction_factor, self.halvings)
 
 
-class _InUnits(HyperBandScheduler):
+class _InTrainingUnits(HyperBandScheduler):
     """Tune's scheduler, which counts in units of training."""
 
     def __init__(self, units: dict[int, int], factor: int) -> None:

@@ -6,7 +6,7 @@ from typing import ClassVar
 from ray.tune import TuneConfig
 
 from raymeta.search.methods.base import METRIC, MODE, BlackBox
-from raymeta.search.units import InUnits, first_units
+from raymeta.search.tune.unit_cube import UnitCubeSearcher, first_units
 from raymeta.tasks.base import Task
 
 
@@ -29,5 +29,5 @@ class HyperOpt(BlackBox):
             n_initial_points=10,
             random_state_seed=seed,
         )
-        searcher = InUnits(task.space, inner, intervals=False)
+        searcher = UnitCubeSearcher(task.space, inner, intervals=False)
         return TuneConfig(metric=METRIC, mode=MODE, search_alg=searcher)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from ray.tune import TuneConfig
 from ray.tune.schedulers import MedianStoppingRule
 
-from raymeta.search.domains import initial_point
 from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR, BlackBox
 from raymeta.search.methods.random import RandomSearch
-from raymeta.search.methods.rungs import even
+from raymeta.search.methods.rung_schedules import even
+from raymeta.search.tune.space import initial_point
 from raymeta.tasks.base import Task
 
 

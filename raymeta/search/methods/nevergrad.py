@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from ray.tune import TuneConfig
 
-from raymeta.search.dice import Dice
 from raymeta.search.methods.base import METRIC, MODE, BlackBox
-from raymeta.search.units import InUnits, first_units
+from raymeta.search.tune.isolated_rng import IsolatedGlobalRNG
+from raymeta.search.tune.unit_cube import UnitCubeSearcher, first_units
 from raymeta.tasks.base import Task
 
 
@@ -28,7 +28,9 @@ class Nevergrad(BlackBox):
 
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """The initial point, then its mutations."""
-        with Dice(seed):  # its first import draws from the streams of the cell
+        with IsolatedGlobalRNG(
+            seed
+        ):  # its first import draws from the streams of the cell
             import nevergrad
         from ray.tune.search.nevergrad import NevergradSearch
 
@@ -36,5 +38,5 @@ class Nevergrad(BlackBox):
             optimizer=nevergrad.optimizers.OnePlusOne,
             points_to_evaluate=[first_units(task.space, intervals=True)],
         )
-        searcher = InUnits(task.space, inner, intervals=True)
+        searcher = UnitCubeSearcher(task.space, inner, intervals=True)
         return TuneConfig(metric=METRIC, mode=MODE, search_alg=searcher)

@@ -6,11 +6,11 @@ from typing import Any
 from ray.tune import TuneConfig
 from ray.tune.schedulers.pb2 import PB2
 
-from raymeta.search.domains import initial_point, tune_names
 from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR
 from raymeta.search.methods.pbt import KeepsConfig, Pbt, require_continuous
 from raymeta.search.methods.random import RandomSearch
-from raymeta.search.units import UnitCube
+from raymeta.search.tune.space import initial_point, tune_names
+from raymeta.search.tune.unit_cube import UnitCube
 from raymeta.space import Choice, Space
 from raymeta.tasks.base import Task
 

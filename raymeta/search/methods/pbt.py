@@ -9,11 +9,11 @@ from ray import tune
 from ray.tune import TuneConfig
 from ray.tune.schedulers import PopulationBasedTraining
 
-from raymeta.search.domains import initial_point
 from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR, BlackBox
 from raymeta.search.methods.random import RandomSearch
-from raymeta.search.methods.rungs import even
-from raymeta.search.units import UnitCube
+from raymeta.search.methods.rung_schedules import even
+from raymeta.search.tune.space import initial_point
+from raymeta.search.tune.unit_cube import UnitCube
 from raymeta.space import Choice, Positive, Space
 from raymeta.tasks.base import Task
 

@@ -6,11 +6,11 @@ from typing import ClassVar
 from ray.tune import TuneConfig
 from ray.tune.schedulers import PopulationBasedTraining
 
-from raymeta.search.domains import initial_point
 from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR
-from raymeta.search.methods.descending import HYPER_LR_FACTOR, Descending
+from raymeta.search.methods.hybrid import HYPER_LR_FACTOR, Descending
 from raymeta.search.methods.pbt import equal_intervals, require_continuous
 from raymeta.search.methods.random import RandomSearch
+from raymeta.search.tune.space import initial_point
 from raymeta.tasks.base import Task
 
 

@@ -8,8 +8,8 @@ from ray.tune import TuneConfig
 from ray.tune.search import Searcher
 from ray.tune.search.sample import Categorical, Domain
 
-from raymeta.search.domains import initial_point
 from raymeta.search.methods.base import METRIC, MODE, BlackBox
+from raymeta.search.tune.space import initial_point
 from raymeta.tasks.base import Task
 
 

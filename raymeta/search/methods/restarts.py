@@ -6,19 +6,19 @@ from typing import Any
 
 import torch
 
-from raymeta import loop
 from raymeta.hypergrad import ShortTerm
-from raymeta.loop import Report
+from raymeta.outer import descend
+from raymeta.outer.budget import BudgetMeter, plain_cost
 from raymeta.outer.coordinates import Coordinates, device_of, place
-from raymeta.outer.evaluations import DIRECT, Evaluations
-from raymeta.outer.report import Ledger, plain_cost
-from raymeta.outer.side_by_side import Ran, at_constants, descending
-from raymeta.outer.within_run import WithinRun
+from raymeta.outer.evaluator import DIRECT, Evaluator
+from raymeta.outer.online_run import OnlineRun
+from raymeta.outer.report import Report
+from raymeta.outer.vectorized import RunOutcome, at_constants, descending
 from raymeta.problem import BilevelProblem
-from raymeta.search.domains import initial_point, to_tune
 from raymeta.search.methods.base import BLACK_BOX, HYBRID, METRIC, MODE
 from raymeta.search.methods.random import RandomSearch
-from raymeta.tasks.base import Task, problem_at
+from raymeta.search.tune.space import initial_point, to_tune
+from raymeta.tasks.base import Task, sample_problem
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Restarts:
     The first point is the initial one; where runs descend, a plain run there comes
     before them all, if the budget covers it besides one of them. The runs of a batch
     have the same choices, so networks of one shape; each is charged. With hyper-steps
-    each run descends from its point while training goes on (`WithinRun`); without, it
+    each run descends from its point while training goes on (`OnlineRun`); without, it
     is a full run at constant hyperparameters, as in random search. What
     `torch.func.vmap` cannot take runs one by one, with a line in the worker's log.
 
@@ -67,7 +67,7 @@ class Restarts:
         """
         to_tune(task.space)
         if self.hyper_steps:
-            loop.require_fit(task, problem, self._estimator(task))
+            descend.require_fit(task, problem, self._estimator(task))
         return self._cost(task, problem, initial_point(task.space))
 
     def sure_budget(self, task: Task, problem: BilevelProblem) -> float:
@@ -81,28 +81,28 @@ class Restarts:
         problem: BilevelProblem,
         seed: int,
         budget: float,
-        evaluations: Evaluations = DIRECT,
+        evaluator: Evaluator = DIRECT,
     ) -> Iterator[Report]:
         """A complete report for every run, batch by batch."""
         searcher = RandomSearch(seed, first=initial_point(task.space))
         searcher.set_search_properties(METRIC, MODE, to_tune(task.space))
-        ledger = Ledger(budget)
-        if self.hyper_steps and ledger.covers(self.sure_budget(task, problem)):
-            yield self._at_start(task, problem, ledger, evaluations)
+        meter = BudgetMeter(budget)
+        if self.hyper_steps and meter.covers(self.sure_budget(task, problem)):
+            yield self._at_start(task, problem, meter, evaluator)
         while True:
             first = searcher.suggest("")
-            at = problem_at(task, seed, first)
+            at = sample_problem(task, seed, first)
             cost = self._cost(task, at, first)
-            count = sum(ledger.covers(n * cost) for n in range(1, self.size + 1))
+            count = sum(meter.covers(n * cost) for n in range(1, self.size + 1))
             if not count:
                 return
             points = [first, *(searcher.suggest("") for _ in range(count - 1))]
             choices = {name: first[name] for name in task.space.choices}
             points = [point | choices for point in points]
-            for ran in self._run(task, at, points, evaluations):
-                ledger.charge(cost)
+            for ran in self._run(task, at, points, evaluator):
+                meter.charge(cost)
                 schedule = [(task.horizon, ran.flat)]
-                yield ledger.report(
+                yield meter.report(
                     task.horizon, ran.value, ran.flat, (ran.state, schedule)
                 )
 
@@ -110,31 +110,31 @@ class Restarts:
         self,
         task: Task,
         problem: BilevelProblem,
-        ledger: Ledger,
-        evaluations: Evaluations,
+        meter: BudgetMeter,
+        evaluator: Evaluator,
     ) -> Report:
         """A plain run at the initial point."""
         flat = initial_point(task.space)
         hparams = place(task.space.unflatten(flat), device_of(problem))
-        state, value = evaluations.plain_run(problem, hparams, task.horizon)
-        ledger.charge(plain_cost(problem, task.horizon))
+        state, value = evaluator.plain_run(problem, hparams, task.horizon)
+        meter.charge(plain_cost(problem, task.horizon))
         schedule = [(task.horizon, flat)]
-        return ledger.report(task.horizon, value, flat, (state, schedule))
+        return meter.report(task.horizon, value, flat, (state, schedule))
 
     def _run(
         self,
         task: Task,
         problem: BilevelProblem,
         points: list[dict[str, Any]],
-        evaluations: Evaluations,
-    ) -> Iterator[Ran]:
+        evaluator: Evaluator,
+    ) -> Iterator[RunOutcome]:
         if self.hyper_steps:
             starts = [task.space.unflatten(point, torch.float64) for point in points]
             descent = self._descent(task, problem, points[0])
-            return descending(replace(descent, evaluations=evaluations), starts)
+            return descending(replace(descent, evaluator=evaluator), starts)
         device = device_of(problem)
         runs = [place(task.space.unflatten(point), device) for point in points]
-        return at_constants(problem, task.space, runs, task.horizon, evaluations)
+        return at_constants(problem, task.space, runs, task.horizon, evaluator)
 
     def _cost(
         self, task: Task, problem: BilevelProblem, point: dict[str, Any]
@@ -146,9 +146,9 @@ class Restarts:
 
     def _descent(
         self, task: Task, problem: BilevelProblem, point: dict[str, Any]
-    ) -> WithinRun:
+    ) -> OnlineRun:
         space = task.space.at(point)
-        return WithinRun(
+        return OnlineRun(
             problem=problem,
             coordinates=Coordinates(space, device_of(problem)),
             estimator=self._estimator(task),

@@ -7,9 +7,9 @@ from ray.tune import TuneConfig
 from ray.tune.search import Searcher
 from scipy.stats import qmc
 
-from raymeta.search.domains import initial_point
 from raymeta.search.methods.base import METRIC, MODE, BlackBox
-from raymeta.search.units import UnitCube
+from raymeta.search.tune.space import initial_point
+from raymeta.search.tune.unit_cube import UnitCube
 from raymeta.space import Space
 from raymeta.tasks.base import Task
 

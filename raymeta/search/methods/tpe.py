@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from optuna.samplers import TPESampler
 from ray.tune import TuneConfig
 
-from raymeta.search.by_optuna import ByOptuna
 from raymeta.search.methods.base import METRIC, MODE, BlackBox
+from raymeta.search.tune.optuna_searcher import OptunaSearcher
 from raymeta.tasks.base import Task
 
 
@@ -25,5 +25,5 @@ class Tpe(BlackBox):
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """The initial point, nine random ones, then the model's."""
         whole = None if task.space.when else TPESampler(seed=seed)
-        searcher = ByOptuna(task.space, whole, seed)
+        searcher = OptunaSearcher(task.space, whole, seed)
         return TuneConfig(metric=METRIC, mode=MODE, search_alg=searcher)

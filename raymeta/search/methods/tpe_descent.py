@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ray.tune import TuneConfig
 
 from raymeta.search.methods.asha import Asha
-from raymeta.search.methods.descending import Descending
+from raymeta.search.methods.hybrid import Descending
 from raymeta.search.methods.tpe import Tpe
 from raymeta.tasks.base import Task
 

@@ -17,7 +17,7 @@ from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams, Tensors
 from tests.modules.catalogue.kind import Kind, probe
 from tests.modules.catalogue.losses import Loss
-from tests.truth import largest_relative_error, run_differences
+from tests.support.truth import largest_relative_error, run_differences
 
 STEPS, TRAIN, VAL, SIZE = 3, 6, 4, 3
 ESTIMATORS = {

@@ -1,0 +1,1 @@
+"""Entry points for `ray job submit`; benchmarks and experiments beside them."""

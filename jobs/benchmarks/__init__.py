@@ -1,0 +1,1 @@
+"""Benchmarks of hypergradients, of meta-training, and of what a cluster costs."""

@@ -1,0 +1,326 @@
+"""How far a cluster carries these jobs: time, memory of the head, money, first limit.
+
+Measures on this machine what a driver pays for a trial (its coordinator, journal and
+frame, and Ray Tune's own part), and what a step of meta-training takes, sends and
+saves; then works out 64 GPUs, 1,000 trials at once and 100,000 trials. `--ray-trials 0`
+leaves Tune out, and with it Ray. Prices and the network are flags: AWS's list in
+us-west-2.
+"""
+
+import argparse
+import io
+import itertools
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+
+from raymeta import Positive, Space
+from raymeta.cli import exit_code
+from raymeta.meta import MetaModule
+from raymeta.optim import sgd
+from raymeta.problem import BilevelProblem, descent
+from raymeta.search.frame import to_frame
+from raymeta.search.plan import Plan, make_plan
+from raymeta.search.study.coordinator import Coordinator
+from raymeta.search.study.journal import open_journal
+from raymeta.search.tune.search_study import study_of
+from raymeta.search.worker import trial_runner
+from raymeta.train import recipe
+
+
+class Trivial:
+    """One step on one number."""
+
+    name: ClassVar[str] = "trivial"
+    horizon: ClassVar[int] = 1
+    budget: ClassVar[float] = 100.0
+    space: ClassVar[Space] = Space(lr=Positive(0.1, low=0.01, high=1.0))
+
+    def sample(self, seed: int) -> BilevelProblem:
+        """(w - lr w)² from w = 1."""
+        return descent(
+            init_params=lambda hparams: {"w": torch.ones(())},
+            inner_loss=lambda params, hparams, batch: params["w"] ** 2 / 2,
+            outer_loss=lambda params, hparams: params["w"] ** 2,
+            optimizer=lambda hparams: sgd(lr=hparams["lr"]),
+        )
+
+
+class Driver(NamedTuple):
+    """What trials cost a driver.
+
+    Attributes:
+        measured: how many there were.
+        trial_s: seconds of the driver for one, on average.
+        trial_bytes: of its memory that stay.
+        trial_disk: bytes of journal and frame.
+        growth_s: seconds by which a trial costs more than the one before, in a cell.
+        save_s: seconds to write the frame of all of them.
+    """
+
+    measured: int
+    trial_s: float
+    trial_bytes: float
+    trial_disk: float
+    growth_s: float
+    save_s: float
+
+    def seconds(self, trials: int) -> float:
+        """Of the driver for so many trials in one cell."""
+        first = self.trial_s - self.growth_s * self.measured / 2
+        return trials * (max(first, 0.0) + self.growth_s * trials / 2)
+
+
+def plan_of(trials: int) -> Plan:
+    """Random search with a budget for so many trials, and one for the test set."""
+    one = make_plan(Trivial(), "random", None, 1).cells()[0].full_run
+    return make_plan(Trivial(), "random", (trials + 1) * one, 1)
+
+
+def drive(trials: int, folder: Path) -> Driver:
+    """The driver's own part, without Ray: ask and tell, journal and frame."""
+    plan = plan_of(trials)
+    task, method = plan.tasks[0], plan.methods[0]
+    with open_journal(folder / "journal.jsonl") as journal:
+        coordinator = Coordinator([study_of(cell) for cell in plan.cells()], journal)
+        seconds: list[float] = []
+        before = resident()
+        while run := timed(coordinator.ask, seconds):
+            said = list(trial_runner.messages_of(run, task, method))
+            timed(partial(coordinator.tell, run, said, True), seconds)
+        grown = resident() - before
+    done = len(seconds) // 2
+    start = time.perf_counter()
+    to_frame(coordinator.studies.values()).to_parquet(folder / "frame.parquet")
+    saved = time.perf_counter() - start
+    disk = sum(path.stat().st_size for path in folder.iterdir())
+    tenth = len(seconds) // 10
+    early, late = sum(seconds[:tenth]), sum(seconds[-tenth:])
+    return Driver(
+        measured=done,
+        trial_s=sum(seconds) / done,
+        trial_bytes=grown / done,
+        trial_disk=disk / done,
+        growth_s=max(late - early, 0.0) / (tenth / 2) / (0.9 * done),
+        save_s=saved,
+    )
+
+
+def timed(function: Callable[[], Any], seconds: list[float]) -> Any:
+    """What it returns; its seconds are appended."""
+    start = time.perf_counter()
+    result = function()
+    seconds.append(time.perf_counter() - start)
+    return result
+
+
+def drive_on_ray(trials: int, folder: Path) -> Driver:
+    """The same on Ray Tune, on one CPU a worker, with the time that trials take.
+
+    Their steps cost next to nothing, so what is left is the driver's.
+    """
+    from raymeta.search import compare
+
+    marks: list[tuple[float, int]] = []
+
+    def note(line: str) -> None:
+        if "Ray is up" in line:
+            marks.append((time.perf_counter(), resident()))
+
+    budget = plan_of(trials).cells()[0].budget
+    # In the background, Python's own memory and Ray's grow at first: half is left out.
+    compare(
+        Trivial(), "random", budget=budget, seeds=1, storage=folder, name="ray",
+        progress=note,
+    )  # fmt: skip
+    began, before = marks[0]
+    took, grown = time.perf_counter() - began, resident() - before
+    home = folder / "ray"
+    disk = sum(path.stat().st_size for path in home.iterdir() if path.is_file())
+    return Driver(trials, took / trials, grown / trials, disk / trials, 0.0, 0.0)
+
+
+class Training(NamedTuple):
+    """What a step of meta-training costs a worker.
+
+    Attributes:
+        task_s: seconds of one task of the step, here.
+        gradient_bytes: that all workers average.
+        checkpoint_bytes: of one file.
+    """
+
+    task_s: float
+    gradient_bytes: int
+    checkpoint_bytes: int
+
+
+def measure_training(algorithm: str, family: str, steps: int = 20) -> Training:
+    """Some outer steps in this process."""
+    config = recipe(algorithm, family)
+    module = MetaModule(config.learner(0))
+    outer = config.optimizer(module.parameters(), config.outer_lr)
+    seconds: list[float] = []
+
+    def step(number: int) -> None:
+        count = config.tasks_per_step
+        tasks = config.family.episodes(number, count, 0, count, seed=0, split="train")
+        outer.zero_grad()
+        module(tasks).loss.backward()
+        outer.step()
+
+    for number in range(steps):
+        timed(partial(step, number), seconds)
+    file = io.BytesIO()
+    torch.save({"theta": module.theta(), "optimizer": outer.state_dict()}, file)
+    return Training(
+        task_s=sorted(seconds)[steps // 2] / config.tasks_per_step,
+        gradient_bytes=sum(4 * p.numel() for p in module.parameters()),
+        checkpoint_bytes=len(file.getvalue()),
+    )
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def all_reduce_s(size: int, workers: int, network: argparse.Namespace) -> float:
+    """Seconds of a ring all-reduce: 2 (W - 1) hops of a W-th of the bytes each."""
+    hops = 2 * (workers - 1)
+    return hops * (network.latency_s + size / workers / (network.gbit * 1e9 / 8))
+
+
+def training_lines(cost: Training, settings: argparse.Namespace) -> list[str]:
+    """One worker against 64, at as many tasks per worker, and what it costs."""
+    lines = []
+    for workers, tasks in itertools.product((1, 8, 64), (4, 64)):
+        compute = tasks * cost.task_s
+        talk = all_reduce_s(cost.gradient_bytes, workers, settings)
+        share = compute / (compute + talk)
+        money = workers * settings.gpu_price + settings.head_price
+        rate = workers * tasks / (compute + talk)
+        lines.append(
+            f"  {workers:>2} workers x {tasks:>2} tasks: {compute * 1e3:6.1f} ms, "
+            f"all-reduce {talk * 1e3:6.2f} ms a step, efficiency {share:4.0%}, "
+            f"{rate:9,.0f} tasks/s, ${money:.2f}/h"
+        )
+    return lines
+
+
+def search_lines(driver: Driver, settings: argparse.Namespace) -> list[str]:
+    """1,000 trials at once and 100,000 in all, on the CPU workers."""
+    at_once, total = settings.at_once, settings.trials_in_all
+    shortest = at_once * driver.trial_s
+    memory = driver.trial_bytes * total
+    driving = driver.seconds(total)
+    longest = max(settings.trial_minutes * 60 * total / at_once, driving)
+    nodes = -(-at_once // settings.cpus_per_node)
+    money = (nodes * settings.cpu_price + settings.head_price) * longest / 3600
+    return [
+        f"  the driver starts and hears {1 / driver.trial_s:,.0f} trials a second: "
+        f"{at_once:,} at once are busy if a trial takes {shortest:.0f} s or more",
+        f"  {total:,} trials: {driving / 3600:.1f} h of the driver, "
+        f"{memory / 2**30:.2f} GiB of the head's memory (of {settings.head_gib:g}), "
+        f"{driver.trial_disk * total / 2**20:,.0f} MiB on the disk",
+        f"  trials of {settings.trial_minutes:g} min on {nodes} CPU workers: "
+        f"{longest / 3600:.1f} h, ${money:,.0f}",
+    ]
+
+
+def first_limit(driver: Driver, settings: argparse.Namespace) -> str:
+    """Which of the driver's rate, its memory and the nodes ends growth."""
+    at_once = settings.at_once
+    limits = {
+        "trials at once that the driver keeps busy (its rate)": (
+            settings.trial_minutes * 60 / driver.trial_s / at_once
+        ),
+        "trials in all that the head's memory holds": (
+            settings.head_gib * 2**30 / 2 / driver.trial_bytes / settings.trials_in_all
+            if driver.trial_bytes > 0
+            else float("inf")
+        ),
+        "CPUs of cluster.yaml's max_workers": settings.cpus / at_once,
+    }
+    name = min(limits, key=lambda key: limits[key])
+    return f"first limit: {name}, at {limits[name]:.2g} times what is asked for"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parse.add_argument
+    add("--trials", type=int, default=10_000, help="trivial trials without Ray")
+    add("--ray-trials", type=int, default=1_000, help="trivial trials on Ray Tune")
+    add("--algorithm", default="maml")
+    add("--family", default="sinusoid")
+    add("--at-once", type=int, default=1_000, help="trials at once to plan for")
+    add("--trials-in-all", type=int, default=100_000, help="trials to plan for")
+    add("--trial-minutes", type=float, default=5.0, help="of one trial")
+    add("--gbit", type=float, default=10.0, help="network of a worker, in Gbit/s")
+    add("--latency-s", type=float, default=50e-6, help="of a hop between two workers")
+    add("--cpus", type=int, default=128, help="that the CPU workers may have together")
+    add("--cpus-per-node", type=int, default=8)
+    add("--head-gib", type=float, default=16.0, help="memory of the head")
+    add("--head-price", type=float, default=0.22, help="$/h, with its disk")
+    add("--cpu-price", type=float, default=0.17, help="$/h of a CPU worker, on spot")
+    add("--gpu-price", type=float, default=0.47, help="$/h of a GPU worker, on spot")
+    add("--json", help="file for the measurements")
+    return parse
+
+
+def main() -> None:
+    """Measure, then plan."""
+    settings = parser().parse_args()
+    torch.set_num_threads(1)
+    measured: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "alone").mkdir()
+        alone = drive(settings.trials, folder / "alone")
+        measured["ledger"] = alone._asdict()
+        say("without Ray", settings.trials, alone)
+        print(
+            f"  a trial costs {alone.growth_s * 1e6:.3f} us more than the one before "
+            f"in its cell; the frame is written in {alone.save_s:.2f} s"
+        )
+        driver = alone
+        if settings.ray_trials:
+            driver = drive_on_ray(settings.ray_trials, folder)
+            measured["on_ray"] = driver._asdict()
+            say("on Ray Tune", settings.ray_trials, driver)
+    cost = measure_training(settings.algorithm, settings.family)
+    measured["training"] = cost._asdict()
+    print(
+        f"{settings.algorithm} on {settings.family}: {cost.task_s * 1e3:.2f} ms a task "
+        f"on this CPU, {cost.gradient_bytes:,} bytes an all-reduce, "
+        f"{cost.checkpoint_bytes:,} a checkpoint"
+    )
+    print(f"meta-training over {settings.gbit:g} Gbit/s:")
+    print("\n".join(training_lines(cost, settings)))
+    print(f"{settings.at_once:,} trials at once, {settings.trials_in_all:,} in all:")
+    print("\n".join(search_lines(driver, settings)))
+    print(first_limit(driver, settings))
+    if settings.json:
+        Path(settings.json).write_text(json.dumps(measured, indent=2) + "\n")
+
+
+def say(where: str, trials: int, driver: Driver) -> None:
+    """One line of a driver's costs."""
+    print(
+        f"{trials:,} trivial trials {where}: {driver.trial_s * 1e3:.2f} ms, "
+        f"{driver.trial_bytes:,.0f} bytes of memory and {driver.trial_disk:,.0f} of "
+        f"disk a trial; {1 / driver.trial_s:,.0f} a second",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code(main))

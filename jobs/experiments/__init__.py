@@ -1,0 +1,1 @@
+"""The table of all tasks, and the scaling of learned datasets."""

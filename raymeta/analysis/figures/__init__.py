@@ -1,0 +1,1 @@
+"""Figures from the frame of a run."""

@@ -1,0 +1,102 @@
+"""How training itself improves: the loss over training of every hyper-step."""
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from raymeta.analysis.figures import layout, style
+
+COLUMNS = ("outer_step", "inner_steps", "outer_loss")
+
+
+def loss_curves(curves: pd.DataFrame) -> dict[int, np.ndarray]:
+    """Split the reports of one hypergradient run into a training curve per hyper-step.
+
+    Args:
+        curves: Columns `outer_step` (the hyper-step), `inner_steps` (training steps
+            done), `outer_loss` (validation loss then; not finite where it diverged).
+
+    Returns:
+        For each hyper-step, in order, [n, 2] float64: training steps and loss; n may be
+        0. Steps increase; a loss that is not finite is left out.
+
+    Raises:
+        ValueError: A column is missing.
+    """
+    missing = [name for name in COLUMNS if name not in curves.columns]
+    if missing:
+        raise ValueError(
+            f"training curves must have the columns {', '.join(COLUMNS)}, but got "
+            f"{', '.join(map(str, curves.columns)) or 'none'}: "
+            f"add {', '.join(missing)}"
+        )
+    split = {}
+    for step, rows in curves.sort_values(list(COLUMNS[:2])).groupby("outer_step"):
+        points = rows[["inner_steps", "outer_loss"]].to_numpy(float)
+        split[int(step)] = points[np.isfinite(points).all(axis=1)]
+    return split
+
+
+def draw_loss_curves(
+    curves: pd.DataFrame, *, title: str = "", ylabel: str = "validation loss"
+) -> Figure:
+    """Draw `loss_curves`, coloured from the first hyper-step to the last.
+
+    Args:
+        curves: Columns `outer_step`, `inner_steps`, `outer_loss`.
+        title: Above the panel.
+        ylabel: What the loss is.
+
+    Returns:
+        A figure; `style.save` writes it.
+
+    Raises:
+        ValueError: A column is missing.
+    """
+    split = {step: line for step, line in loss_curves(curves).items() if len(line)}
+    with style.context():
+        figure, (axes,) = layout.panels(1, across=1, width=6.4, height=4.0)
+        axes.set_title(title)
+        axes.set_xlabel("training steps")
+        axes.set_ylabel(ylabel)
+        if not split:
+            layout.blank(axes, "no finite loss was reported")
+            return figure
+        steps, lines = list(split), list(split.values())
+        axes.set_xlim(min(c[0, 0] for c in lines), max(c[-1, 0] for c in lines))
+        layout.scale(axes.yaxis, *y_range(lines))
+        drawn = LineCollection(
+            lines,
+            array=np.asarray(steps, float),
+            cmap=_colours(),
+            norm=Normalize(steps[0], max(steps[-1], steps[0] + 1)),
+            linewidths=1.1 if len(steps) <= 60 else 0.7,
+            alpha=0.85,
+            capstyle="round",
+        )
+        axes.add_collection(drawn, autolim=False)
+        bar = figure.colorbar(drawn, ax=axes, pad=0.02, aspect=30)
+        bar.set_label("hyper-step")
+        assert bar.solids is not None
+        bar.solids.set_alpha(1)
+        bar.outline.set_visible(False)
+        bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return figure
+
+
+def y_range(lines: list[np.ndarray]) -> tuple[float, float]:
+    """Return the losses to show: a peak far above the usual curve's is cut off."""
+    low = min(line[:, 1].min() for line in lines)
+    peaks = np.array([line[:, 1].max() for line in lines])
+    usual = np.median(peaks)
+    return float(low), float(min(peaks.max(), usual + 0.5 * (usual - low)))
+
+
+def _colours() -> LinearSegmentedColormap:
+    """Return viridis from dark to yellow-green: pure yellow is lost on white."""
+    samples = colormaps["viridis"](np.linspace(0, 0.88, 256))
+    return LinearSegmentedColormap.from_list("hyper-step", samples)

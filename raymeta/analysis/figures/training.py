@@ -1,0 +1,34 @@
+"""Every figure of a meta-training run, written into its folder."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from raymeta.analysis.figures import style
+from raymeta.analysis.figures.meta_loss import draw_meta_loss
+from raymeta.analysis.figures.predictions import draw_pictures
+from raymeta.analysis.tables.training import read_published
+
+
+def write_training_figures(frame: pd.DataFrame, folder: str | Path) -> list[Path]:
+    """Draw all figures of a meta-training run.
+
+    Args:
+        frame: Of `read_training`.
+        folder: Of the run, where what was learnt lies beside the frame.
+
+    Returns:
+        The files, PNG and SVG each: `meta_loss`, and `learnt_seed_<seed>` for each seed
+        that has pictures.
+    """
+    folder = Path(folder)
+    figure = draw_meta_loss(frame, read_published(folder))
+    files = style.save(figure, folder / "meta_loss")
+    for seed in sorted(frame["seed"].unique()):
+        pictures = folder / f"seed-{seed}" / "pictures.npz"
+        if pictures.is_file():
+            with np.load(pictures) as arrays:
+                figure = draw_pictures(arrays)
+            files += style.save(figure, folder / f"learnt_seed_{seed}")
+    return files

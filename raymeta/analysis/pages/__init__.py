@@ -1,5 +1,0 @@
-"""The report of a results folder: one HTML page that needs nothing else."""
-
-from raymeta.analysis.pages.report import REPORT, write_report
-
-__all__ = ["REPORT", "write_report"]

@@ -1,0 +1,43 @@
+"""Writing the report of a folder: a comparison's or a training's."""
+
+from pathlib import Path
+
+from raymeta.analysis.figures.comparison import write_figures, write_surface_figures
+from raymeta.analysis.figures.training import write_training_figures
+from raymeta.analysis.report.comparison import comparison_page
+from raymeta.analysis.report.record import domains, read_settings
+from raymeta.analysis.report.training import training_page
+from raymeta.analysis.tables.frames import read
+from raymeta.analysis.tables.training import is_training, read_training
+
+REPORT = "report.html"
+
+
+def write_report(path: str | Path) -> list[Path]:
+    """Draw all figures of a run, and write them with its tables into one page.
+
+    The page, `report.html`, loads nothing from anywhere: it can be mailed.
+
+    Args:
+        path: Of a comparison or a training: its folder, or the frame in it.
+
+    Returns:
+        The files that were written, the page last.
+
+    Raises:
+        ValueError: The frame is missing, unreadable, or lacks a column.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    if is_training(folder):
+        frame = read_training(folder)
+        figures = write_training_figures(frame, folder)
+        page = training_page(frame, folder)
+    else:
+        frame = read(path)
+        figures = write_figures(frame, folder, domains(read_settings(folder)))
+        figures += write_surface_figures(frame, folder)
+        page = comparison_page(frame, folder)
+    report = folder / REPORT
+    report.write_text(page, encoding="utf-8")
+    return [*figures, report]

@@ -1,0 +1,1 @@
+"""Tables from the frame of a run."""

@@ -1,0 +1,181 @@
+"""The frame of a meta-training run: reading it, and what its figures and table show."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from raymeta.analysis.tables.text import align, number
+
+BINS = 50  # the most points of a training curve
+COLUMNS = (
+    *("algorithm", "family", "seed", "split", "outer_step", "rank", "attempt"),
+    *("tasks", "inner_steps", "outer_loss", "ci95", "median", "skipped"),
+)
+#: What else is in a frame; every other column is a metric, or its `<metric>_ci95`.
+OTHERS = (*COLUMNS, "workers", "grad_norm", "step_s", "wall_s")
+
+
+def is_training(folder: str | Path) -> bool:
+    """Whether a folder holds a meta-training run, rather than a comparison."""
+    return (Path(folder) / "training.json").is_file()
+
+
+def read_training(folder: str | Path) -> pd.DataFrame:
+    """Read the frame of a meta-training run.
+
+    Args:
+        folder: Of the run.
+
+    Returns:
+        One row per seed, outer step and rank, and per evaluation; see
+        `raymeta.train.metrics_log.merged`.
+
+    Raises:
+        ValueError: There is none, or it lacks a column.
+    """
+    file = Path(folder) / "frame.parquet"
+    if not file.is_file():
+        raise ValueError(
+            f"a training has a frame.parquet, but {file} does not exist: start it again"
+        )
+    frame = pd.read_parquet(file)
+    if missing := [name for name in COLUMNS if name not in frame.columns]:
+        raise ValueError(
+            f"{file} lacks {', '.join(missing)}: it is no training's frame"
+        )
+    return frame
+
+
+def metrics(frame: pd.DataFrame) -> list[str]:
+    """The columns that are metrics of the tasks."""
+    return [
+        name
+        for name in frame.columns
+        if name not in OTHERS and not name.endswith("_ci95")
+    ]
+
+
+def read_published(folder: str | Path) -> list[dict[str, Any]]:
+    """Read what papers report of a run.
+
+    Args:
+        folder: Of the run.
+
+    Returns:
+        Of each figure `value`, `ci95`, `inner_steps`, `outer_steps` and `source`; see
+        `raymeta.train.published`.
+    """
+    record = json.loads((Path(folder) / "training.json").read_text())
+    return record.get("published", [])
+
+
+def training_curve(frame: pd.DataFrame, metric: str = "outer_loss") -> pd.DataFrame:
+    """Average the training loss over neighbouring outer steps, which differ in tasks.
+
+    Args:
+        frame: Of `read_training`.
+        metric: What to average in place of the loss.
+
+    Returns:
+        At most 50 rows: `outer_step` (the middle of the steps that are averaged),
+        `mean` (over all tasks of all seeds), `low` and `high` (the least and the
+        greatest mean of one rank of one seed). Steps that were skipped are left out.
+    """
+    rows = frame[(frame["split"] == "train") & ~frame["skipped"]]
+    if rows.empty:
+        return pd.DataFrame(columns=["outer_step", "mean", "low", "high"])
+    width = int(np.ceil((rows["outer_step"].max() + 1) / BINS))
+    rows = rows.assign(
+        bin=rows["outer_step"] // width, total=rows[metric] * rows["tasks"]
+    )
+    sums = rows.groupby("bin")[["total", "tasks"]].sum()
+    own = rows.groupby(["bin", "seed", "rank"])[["total", "tasks"]].sum()
+    each = (own["total"] / own["tasks"]).groupby("bin")
+    steps = rows.groupby("bin")["outer_step"].agg(["min", "max"]).mean(axis=1)
+    table = {
+        "outer_step": steps,
+        "mean": sums["total"] / sums["tasks"],
+        "low": each.min(),
+        "high": each.max(),
+    }
+    return pd.DataFrame(table).reset_index(drop=True)
+
+
+def held_out(
+    frame: pd.DataFrame, split: str, metric: str = "outer_loss"
+) -> pd.DataFrame:
+    """Average held-out losses over seeds.
+
+    Args:
+        frame: Of `read_training`.
+        split: "val" or "test".
+        metric: What to average in place of the loss.
+
+    Returns:
+        Per `outer_step` ("val") or `inner_steps` ("test"): `mean` over seeds, `ci95`
+        (half the width of the 95 % interval over tasks; of several seeds, that of
+        their mean), `median` (of the tasks' losses, the mean over seeds), `seeds`,
+        `tasks` of one seed.
+    """
+    rows = frame[frame["split"] == split]
+    over = rows.groupby("outer_step" if split == "val" else "inner_steps")
+    width = "ci95" if metric == "outer_loss" else f"{metric}_ci95"
+    table = pd.DataFrame(
+        {
+            "mean": over[metric].mean(),
+            "ci95": over[width].agg(lambda x: np.sqrt((x**2).sum()) / len(x)),
+            "median": over["median"].mean(),
+            "seeds": over["seed"].nunique(),
+            "tasks": over["tasks"].first(),
+        }
+    )
+    return table.reset_index()
+
+
+def format_evaluation(
+    frame: pd.DataFrame, published: Iterable[Mapping[str, Any]] = ()
+) -> str:
+    """The final evaluation as a table, and how many updates were skipped.
+
+    Args:
+        frame: Of `read_training`.
+        published: Of `read_published`.
+    """
+    table = held_out(frame, "test")
+    if table.empty:
+        return "no evaluation on test tasks yet"
+    first = table.iloc[0]
+    seeds = "1 seed" if first["seeds"] == 1 else f"{first['seeds']:.0f} seeds"
+    names = f"{frame['algorithm'].iloc[0]} on {frame['family'].iloc[0]}"
+    columns = {
+        "inner steps": [f"{n:.0f}" for n in table["inner_steps"]],
+        "loss": [number(x) for x in table["mean"]],
+        "±": [number(x) for x in table["ci95"]],
+        "median": [number(x) for x in table["median"]],
+    }
+    for name in metrics(frame):
+        its = held_out(frame, "test", name)
+        columns[name] = [number(x) for x in its["mean"]]
+        columns[f"± of {name}"] = [number(x) for x in its["ci95"]]
+    lines = align({name: [name, *cells] for name, cells in columns.items()})
+    skipped = frame[frame["skipped"]].groupby(["seed", "outer_step"]).ngroups
+    notes = [describe(figure) for figure in published]
+    if skipped:
+        notes.append(f"{skipped} outer updates were skipped: not finite")
+    title = (
+        f"{names}: {first['tasks']:,.0f} test tasks, {seeds}; mean and 95 % interval"
+    )
+    return "\n".join([title, *(f"  {line}" for line in lines), *notes])
+
+
+def describe(figure: Mapping[str, Any]) -> str:
+    """A published figure in a line."""
+    steps = "1 step" if figure["inner_steps"] == 1 else f"{figure['inner_steps']} steps"
+    return (
+        f"published: {figure['value']:g} ± {figure['ci95']:g} after {steps} "
+        f"({figure['source']}; {figure['outer_steps']:,} outer steps)"
+    )

@@ -1,0 +1,65 @@
+"""`raymeta compare`."""
+
+import argparse
+import warnings
+from dataclasses import dataclass
+
+from raymeta.cli import config
+from raymeta.cli.report import summarize
+from raymeta.cli.settings import resumable, setting
+from raymeta.results.mirror import at
+from raymeta.results.validity import InvalidComparison
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """Settings of `raymeta compare`."""
+
+    tasks: tuple[str, ...] = setting(
+        ("digits",), "tasks, by name, or your own as path.py:Name"
+    )
+    methods: tuple[str, ...] | None = setting(
+        None,
+        "methods, or estimators, by name; `all`: every method of `raymeta list`; "
+        "automatic: random asha tpe short_term long_term forward",
+    )
+    budget: float | None = setting(
+        None, "gradient evaluations per task, method and seed; automatic: the task's"
+    )
+    seeds: int = setting(3, "how many seeds, from 0")
+    name: str | None = setting(
+        None, "folder of the results; the same name resumes; automatic: task and time"
+    )
+    storage: str = setting("results", "where the folder is")
+    slots: int | None = setting(None, "trials at once; automatic: Ray's CPUs")
+    gpus_per_trial: float | None = setting(
+        None, "GPUs of a trial, or a share of one; automatic: none"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compare methods on tasks; print the ranking, draw figures and page."""
+    settings = config.read(arguments, CompareSettings)
+    # Said at once: importing Ray takes seconds.
+    print("raymeta: preparing the comparison", flush=True)
+    from raymeta.search import compare, new_name
+
+    name = settings.name or new_name(settings.storage, settings.tasks)
+    with at(settings.storage, name) as storage:
+        try:
+            with warnings.catch_warnings():
+                # `summarize` says so, and ends with an error.
+                warnings.simplefilter("ignore", InvalidComparison)
+                compare(
+                    settings.tasks,
+                    settings.methods,
+                    budget=settings.budget,
+                    seeds=settings.seeds,
+                    name=name,
+                    storage=storage,
+                    slots=settings.slots,
+                    gpus_per_trial=settings.gpus_per_trial or 0.0,
+                )
+        except KeyboardInterrupt:
+            raise resumable("compare", settings, storage / name) from None
+        summarize(storage / name)

@@ -1,0 +1,136 @@
+"""Surfaces and loss curves of a finished comparison, for its report."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from raymeta import analysis, tasks
+from raymeta.analysis.figures.comparison import CURVES, SURFACE
+from raymeta.outer.landscape import learning_curves, loss_surface
+from raymeta.results.run_folder import write_frame
+from raymeta.tasks import Task
+
+#: Called with a task's name, the number of runs done, and of all.
+Tell = Callable[[str, int, int], None]
+
+
+def survey(
+    path: str | Path,
+    names: Sequence[str],
+    some_tasks: Iterable[Task] | None = None,
+    *,
+    points: int = 11,
+    progress: Tell | None = None,
+) -> list[Path]:
+    """Compute surfaces and loss curves of a comparison; write them beside its frame.
+
+    What it costs is charged to no method. `raymeta.analysis.write_report` draws both.
+
+    Args:
+        path: of a comparison or an optimization: its folder, or the frame in it.
+        names: two continuous hyperparameters, by flat name.
+        some_tasks: of the comparison, for a task that was neither a name nor in a file;
+            by default all that have both hyperparameters, see `tasks_of`.
+        points: of the surface along each side.
+        progress: called before the first run of a task and after each, see `Tell`.
+
+    Returns:
+        surface.parquet and curves.parquet: rows of
+        `raymeta.outer.landscape.loss_surface` around the best λ, and of
+        `learning_curves` along what one method learnt. Rows of other tasks stay as they
+        were.
+
+    Raises:
+        ValueError: no task has both; a task was not compared; see `loss_surface`.
+    """
+    frame, path = analysis.read(path), Path(path)
+    folder = path if path.is_dir() else path.parent
+    given = list(some_tasks) if some_tasks is not None else tasks_of(frame, folder)
+    chosen = [task for task in given if set(names) <= set(task.space.flat_domains())]
+    if not chosen:
+        raise ValueError(
+            f"a surface needs a task with both {' and '.join(names)}, but {path} has "
+            "none that is known by name or by file: name two hyperparameters of one, "
+            "or give the task"
+        )
+    surfaces, curves = [], []
+    for task in chosen:
+        if task.name not in set(frame["task"]):
+            compared = ", ".join(sorted(set(frame["task"])))
+            raise ValueError(
+                f"a surface is of a task that was compared, but {path} has no "
+                f"{task.name!r}: give one of {compared}"
+            )
+        seed = int(frame.loc[frame["task"] == task.name, "seed"].min())
+        around = analysis.best_hparams(frame, task.name, seed)
+        method, learnt = analysis.learnt_hparams(frame, task.name, seed)
+
+        show = _Progress(progress, task.name, points * points + len(learnt))
+        curves.append(
+            learning_curves(task, learnt, seed=seed, progress=show).assign(
+                method=method
+            )
+        )
+        show.before = len(learnt)
+        surfaces.append(
+            loss_surface(
+                task, names, at=around, seed=seed, points=points, progress=show
+            )
+        )
+    known = {task.name for task in chosen}
+    return [
+        _written(folder / SURFACE, surfaces, known),
+        _written(folder / CURVES, curves, known),
+    ]
+
+
+class _Progress:
+    """Says how many runs of a task are done, whichever part they are of."""
+
+    def __init__(self, tell: Tell | None, name: str, total: int) -> None:
+        self._tell, self._name, self._total = tell, name, total
+        self.before = 0
+        self(0, total)
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` runs of this part."""
+        if self._tell is not None:
+            self._tell(self._name, self.before + done, self._total)
+
+
+def tasks_of(frame: pd.DataFrame, folder: Path) -> list[Task]:
+    """The tasks of a frame that are known by name, or by the file that was recorded.
+
+    Args:
+        frame: of a comparison or an optimization.
+        folder: its record says which file a task is from.
+
+    Raises:
+        ValueError: a recorded file is gone, or has that task no more.
+    """
+    sources = _sources(folder)
+    compared = sorted(set(frame["task"]))
+    known = [name for name in compared if name in sources or name in tasks.names()]
+    return [tasks.get(sources.get(name, name)) for name in known]
+
+
+def _sources(folder: Path) -> dict[str, str]:
+    """Task name -> `path.py:Name`, as the latest run recorded it."""
+    for name in ("comparison.json", "optimization.json"):
+        if (folder / name).is_file():
+            record: dict[str, Any] = json.loads((folder / name).read_text())
+            runs = record.get("runs", [])
+            return runs[-1].get("task_files", {}) if runs else {}
+    return {}
+
+
+def _written(file: Path, tables: list[pd.DataFrame], known: set[str]) -> Path:
+    """Write tables, after the rows of other tasks that the file has."""
+    if file.is_file():
+        before = pd.read_parquet(file)
+        tables = [before[~before["task"].isin(known)], *tables]
+    write_frame(pd.concat(tables), file)
+    return file

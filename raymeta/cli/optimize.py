@@ -1,0 +1,113 @@
+"""`raymeta optimize`."""
+
+import argparse
+import math
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from raymeta.cli import config
+from raymeta.cli.settings import setting
+from raymeta.results.mirror import address, at, saved
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizeSettings:
+    """Settings of `raymeta optimize`."""
+
+    task: str = setting("quadratic", "task, by name, or your own as path.py:Name")
+    estimator: str = setting("forward", "estimator of the hypergradient, by name")
+    hyper_lr: float | None = setting(
+        None, "first hyper-step, in log units of a positive hyperparameter"
+    )
+    budget: float | None = setting(None, "gradient evaluations; automatic: the task's")
+    seed: int = setting(0, "of the task's sample")
+    name: str = setting("optimize", "folder of the results; overwritten")
+    storage: str = setting("results", "where the folder is")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Descend with live progress; print what was learnt, write frame and figures."""
+    settings = config.read(arguments, OptimizeSettings)
+    from raymeta import tasks
+    from raymeta.hypergrad.registry import by_name
+    from raymeta.outer.optimize import optimize
+    from raymeta.results.run_folder import OptimizationFolder, path_of
+
+    task = tasks.get(settings.task)
+    estimator = by_name(settings.estimator, task.horizon)
+    budget = task.budget if settings.budget is None else settings.budget
+    title = f"{task.name} by {settings.estimator}"
+    print(f"raymeta: {title}, {budget:,g} gradient evaluations", flush=True)
+    with (
+        at(settings.storage, settings.name) as storage,
+        closing(OptimizationFolder(path_of(storage, settings.name, []))) as folder,
+    ):
+        folder.claim({k: v for k, v in asdict(settings).items() if k != "storage"})
+        folder.record_run(tasks.loading.sources([task.name]))
+        result = optimize(
+            task,
+            estimator,
+            hyper_lr=settings.hyper_lr,
+            budget=settings.budget,
+            seed=settings.seed,
+        )
+        folder.write(result.frame)
+        result.export(folder.path / "schedule.json")
+        saved(folder.path / "schedule.json")
+        _print(task, result)
+        if result.interrupted:
+            raise KeyboardInterrupt(f": what was found is in {address(folder.frame)}")
+        _draw_loss_curves(task, result, settings, folder.path)
+
+
+def _print(task: Any, result: Any) -> None:
+    """Every report, the best λ and its metrics."""
+    from raymeta.space import Space
+
+    hidden = ["task", "method", "family", "seed", "trial", "failure"]
+    shown = result.frame.drop(columns=hidden)
+    print(shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4g}"))
+    space = Space(**{name: task.space[name] for name in result.hparams})  # what is used
+    if result.start_loss is not None:
+        print(f"\nouter loss at the start {result.start_loss:.6g}", end="")
+    print(f"\nbest outer loss {result.outer_loss:.6g} at")
+    for name, value in space.flatten(result.hparams).items():
+        text = f"{value:.6g}" if isinstance(value, float) else value
+        print(f"  {name} = {text}")
+    for name, value in result.metrics.items():
+        print(f"{name} = {value:.6g}")
+
+
+def _draw_loss_curves(
+    task: Any, result: Any, settings: OptimizeSettings, folder: Path
+) -> None:
+    """Training along the λ of the runs that improved on the ones before, at most 12."""
+    import pandas as pd
+
+    from raymeta import analysis
+    from raymeta.outer.replay import loss_curve
+    from raymeta.outer.result import better
+
+    problem = task.sample(settings.seed)
+    start, *others = result.reports
+    better_runs = [start._replace(schedule=[(task.horizon, start.hparams)])]
+    best = start if better(start, None) else None
+    for report in others:
+        if better(report, best):
+            best = report
+            better_runs.append(report)
+    # Backwards, so that the best run stays whatever is left out between.
+    thinned = better_runs[:: -math.ceil(len(better_runs) / 12)][::-1]
+    rows = [
+        (report.outer_step, t, loss)
+        for report in thinned
+        for t, loss in enumerate(loss_curve(problem, task.space, report.schedule))
+    ]
+    frame = pd.DataFrame(rows, columns=["outer_step", "inner_steps", "outer_loss"])
+    count = f"{len(better_runs) - 1} of {len(result.reports)}"
+    title = f"{task.name}: the start, and the {count} estimates that improved on it"
+    figure = analysis.draw_loss_curves(frame, title=title)
+    for path in analysis.save(figure, folder / "loss_curves"):
+        print(f"drawn: {address(path)}")

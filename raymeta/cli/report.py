@@ -1,0 +1,85 @@
+"""`raymeta report`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from raymeta.results.mirror import address, at, is_remote
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """What to report, and of which surface."""
+    parser.add_argument("folder", help="a folder of results, or a frame.parquet")
+    parser.add_argument(
+        "--surface",
+        nargs=2,
+        metavar=("X", "Y"),
+        help="compute the loss over these two hyperparameters, and loss curves along "
+        "what was learnt, for the page; charged to no method",
+    )
+    parser.add_argument(
+        "--task",
+        metavar="STR",
+        help="of the surface, by name or as path.py:Name (default: every task of the "
+        "comparison that has both)",
+    )
+    parser.add_argument(
+        "--points",
+        type=int,
+        default=11,
+        metavar="INT",
+        help="of the surface along each side (default: 11)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the results of a folder; draw figures and page, surfaces if asked for."""
+    path = arguments.folder.rstrip("/")
+    with at(
+        path.rpartition("/")[0] if is_remote(path) else ".", Path(path).name
+    ) as here:
+        found = here / Path(path).name if is_remote(path) else Path(path)
+        if arguments.surface:
+            _survey(found, arguments.surface, arguments.task, arguments.points)
+        summarize(found)
+
+
+def _survey(path: Path, names: Sequence[str], task: str | None, points: int) -> None:
+    """Compute surfaces and loss curves of a comparison, with live progress."""
+    from raymeta import tasks
+    from raymeta.cli.landscape import survey
+    from raymeta.runtime.progress import Progress
+
+    display = Progress(True)
+
+    def show(name: str, done: int, total: int) -> None:
+        if not done:
+            display.say([f"{name}: {total} runs, not charged"])
+        display.update(lambda width: [f"{name}: {done} of {total} runs"[:width]])
+
+    given = [tasks.get(task)] if task else None
+    survey(path, names, given, points=points, progress=show)
+
+
+def summarize(path: Path) -> None:
+    """Print the ranking or the evaluation; draw figures and page beside the frame.
+
+    Raises:
+        ValueError: the comparison is not valid; all is printed and drawn nevertheless.
+    """
+    from raymeta import analysis
+    from raymeta.results.validity import reasons_of, sentence
+
+    folder, invalid = path if path.is_dir() else path.parent, ""
+    if analysis.is_training(folder):
+        frame = analysis.read_training(folder)
+        published = analysis.read_published(folder)
+        print("\n" + analysis.format_evaluation(frame, published) + "\n")
+    else:
+        frame = analysis.read(path)
+        invalid = sentence(reasons_of(frame))
+        print("\n" + analysis.format_ranking(analysis.ranking(frame)) + "\n")
+    for file in analysis.write_report(path):
+        print(f"drawn: {address(file)}")
+    if invalid:
+        raise ValueError(f"the comparison in {address(folder)} is {invalid}")

@@ -1,0 +1,40 @@
+"""What the settings of all commands share."""
+
+import shlex
+import sys
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+from raymeta.results.mirror import address
+
+#: Files in jobs/ that are a command themselves.
+SCRIPTS = ("compare.py", "meta_train.py")
+
+
+def setting(default: Any, help_: str) -> Any:
+    """A field of a dataclass of settings, with the help of its flag."""
+    return field(default=default, metadata={"help": help_})
+
+
+def resumable(command: str, settings: Any, folder: Path) -> KeyboardInterrupt:
+    """Ctrl-C, with the command that goes on from there."""
+    program = ["python"] * sys.argv[0].endswith(".py") + [sys.argv[0]]
+    line = shlex.join([*program, *flags(command, settings, name=folder.name)])
+    frame = folder / "frame.parquet"
+    kept = f"what was reported is in {address(frame)}; " if frame.exists() else ""
+    return KeyboardInterrupt(f": {kept}go on with\n  {line}")
+
+
+def flags(command: str, settings: Any, **changed: Any) -> list[str]:
+    """The flags that give these settings."""
+    values = {k: getattr(settings, k) for k in settings.__dataclass_fields__} | changed
+    line = [] if Path(sys.argv[0]).name in SCRIPTS else [command]
+    for name, value in values.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            line.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            listed = value if isinstance(value, tuple) else (value,)
+            line += [f"--{flag}", *map(str, listed)]
+    return line

@@ -1,1 +1,0 @@
-"""What each command of `raymeta` does: one file a command."""

@@ -1,0 +1,1 @@
+"""Steps as graphs of operators: traced, split, compiled, and chained."""

@@ -1,0 +1,293 @@
+"""A step applied again and again, and its derivative, as graphs of operators."""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import compress
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from raymeta.compile.inductor import build
+from raymeta.compile.partition import split
+from raymeta.compile.trace import (
+    Kernel,
+    Structure,
+    autocasts,
+    flatten,
+    trace,
+    without_autocast,
+)
+
+Flat = Sequence[Tensor]
+#: The structures of x, c and b.
+Key = tuple[Structure, Structure, Structure]
+
+
+class Program(NamedTuple):
+    """A step for arguments of given structures, on flat lists of tensors.
+
+    Attributes:
+        forward: (x…, c…, b…) -> (f(x, c, b)…, saved…).
+        backward: (saved…, α of f…, g…) -> (α of x…, g + α ∂f/∂c…); floating-point
+            tensors only, and of c only what f depends on. None in a program without
+            derivatives, which saves nothing.
+        result: the structure of f(x, c, b).
+        depends: for each floating-point tensor of c, whether f depends on it.
+    """
+
+    forward: Kernel
+    backward: Kernel | None
+    result: Structure
+    depends: list[bool]
+
+
+class Recurrence:
+    r"""$x_{t+1} = f(x_t, c, b_t)$, traced once for each structure of its arguments.
+
+    Graphs are laid out for contiguous tensors, which all that goes in and out is made.
+    f must be pure: what it reads besides its arguments stays as it was when it was
+    traced. Where x or c requires a gradient the result has one, of first order.
+
+    Args:
+        function: f.
+        compiled: translate the graphs to machine code (by inductor, whose cache on disk
+            serves later processes); else they are replayed, operator by operator.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, compiled: bool) -> None:
+        self.function, self._compiled = function, compiled
+        self._programs: dict[tuple[bool, Any, Key], Program] = {}
+
+    def __call__(self, x: Any, c: Any, batches: Iterable[Any]) -> Any:
+        """The x after one step for each b.
+
+        Raises:
+            Untraceable: which operators f runs depends on values of tensors.
+        """
+        return chain(x, c, ((self, b) for b in batches))
+
+    def program(self, key: Key, inputs: Flat, differentiable: bool) -> Program:
+        """The program for arguments of these structures."""
+        kind = (differentiable, autocasts(), key)
+        found = self._programs.get(kind)
+        if found is None:
+            dense = torch.contiguous_format
+            inputs = [z.detach().clone(memory_format=dense) for z in inputs]
+            found = (self._paired if differentiable else self._plain)(key, inputs)
+            if autocasts():
+                found = found._replace(forward=_outside_autocast(found.forward))
+            self._programs[kind] = found
+        return found
+
+    def _plain(self, key: Key, inputs: Flat) -> Program:
+        results: list[Structure] = []
+
+        def forward(*flat: Tensor) -> list[Tensor]:
+            with torch.no_grad():
+                tensors, structure = flatten(self.function(*_trees(key, flat)))
+            results.append(structure)
+            return _dense(tensors)
+
+        graph = trace(forward, inputs)
+        kernel = build(graph, inputs, self._compiled)
+        return Program(kernel, None, results[0], [])
+
+    def _paired(self, key: Key, inputs: Flat) -> Program:
+        moving = [m for part in key[:2] for m in part.differentiable()]
+        x_count = sum(key[0].differentiable())
+
+        def pull(
+            at: Flat, cotangents: Flat | None
+        ) -> tuple[list[Tensor], Structure, list[Tensor | None]]:
+            """f(x, c, b), and the cotangents' (ones') pullback to x and c."""
+            at = [z.detach() for z in at]
+            leaves = [z.requires_grad_() for z in compress(at, moving)]
+            with torch.enable_grad():
+                # Copies, since f may write into its arguments, but not into leaves.
+                copies = [z.clone() for z in at]
+                ends, result = flatten(self.function(*_trees(key, copies)))
+            floating = _floating(ends, result)
+            if cotangents is None:
+                cotangents = _dense(map(torch.ones_like, floating))
+            return ends, result, _pull(floating, cotangents, leaves)
+
+        ends, result, pulled = pull(inputs, None)
+        depends = [p is not None for p in pulled[x_count:]]
+        alphas = _dense(torch.ones_like(z.detach()) for z in _floating(ends, result))
+        cs = list(compress(inputs, moving))[x_count:]
+        g = [torch.zeros_like(z) for z in compress(cs, depends)]
+
+        def joint(*flat: Tensor) -> list[Tensor]:
+            at, rest = flat[: len(inputs)], flat[len(inputs) :]
+            ends, _, pulled = pull(at, rest[: len(alphas)])
+            xs = list(compress(at, moving))[:x_count]
+            alpha = [
+                torch.zeros_like(z) if p is None else p
+                for z, p in zip(xs, pulled, strict=False)
+            ]
+            found = [p for p in pulled[x_count:] if p is not None]
+            gathered = [g + p for g, p in zip(rest[len(alphas) :], found, strict=True)]
+            return _dense([z.detach() for z in (*ends, *alpha, *gathered)])
+
+        graph = trace(joint, [*inputs, *alphas, *g])
+        first, second = split(graph, len(inputs), len(ends))
+        forward = build(first, inputs, self._compiled)
+        with torch.no_grad():
+            saved = list(forward(*inputs))[len(ends) :]
+        backward = build(second, [*saved, *alphas, *g], self._compiled)
+        return Program(forward, backward, result, depends)
+
+
+def chain(x: Any, c: Any, legs: Iterable[tuple[Recurrence, Any]]) -> Any:
+    r"""The x after one step of each leg: $x_{t+1} = f_t(x_t, c, b_t)$.
+
+    Args:
+        x: where it starts.
+        c: what all steps share.
+        legs: (a recurrence, of which f_t is; b_t) in order.
+
+    Raises:
+        Untraceable: which operators an f runs depends on values of tensors.
+    """
+    xs, structure = flatten(x)
+    cs, constants = flatten(c)
+    walk = _Walk(structure, constants, legs)
+    if torch.is_grad_enabled() and any(z.requires_grad for z in (*xs, *cs)):
+        results = _Differentiable.apply(walk, len(xs), *xs, *cs)
+    else:
+        with torch.no_grad():
+            # What stays as it is comes back itself.
+            xs, cs = [z.detach() for z in xs], [z.detach() for z in cs]
+            results = walk.forward(xs, cs, differentiable=False)
+    return walk.structure.tree(results)
+
+
+class _Walk:
+    """One pass through a chain, forwards and, if asked, backwards.
+
+    Attributes:
+        structure: of x, where the walk stands.
+        depends: for each floating-point tensor of c, whether x depends on it.
+    """
+
+    def __init__(
+        self,
+        structure: Structure,
+        constants: Structure,
+        legs: Iterable[tuple[Recurrence, Any]],
+    ) -> None:
+        self.structure, self._constants, self._legs = structure, constants, legs
+        self._done: list[tuple[Program, Flat]] = []
+        self.depends = [False] * sum(constants.differentiable())
+
+    def forward(self, xs: Flat, cs: Flat, differentiable: bool) -> Flat:
+        """The x at the end."""
+        xs, cs = _dense(xs), _dense(cs)
+        last: Any = self  # no b at all
+        before: tuple[Any, ...] = (None, None, None)
+        for recurrence, b in self._legs:
+            if b is not last:
+                flat, batch = flatten(b, like=before[2])
+                bs, last = _dense(flat), b
+            inputs = [*xs, *cs, *bs]
+            at = (recurrence, self.structure, batch)
+            if not (at[0] is before[0] and at[1] is before[1] and at[2] is before[2]):
+                key = (self.structure, self._constants, batch)
+                program = recurrence.program(key, inputs, differentiable)
+                before = at
+                if differentiable:
+                    self.depends = list(map(max, self.depends, program.depends))
+            both = program.forward(*inputs)
+            self.structure = program.result
+            xs = both[: self.structure.count]
+            if differentiable:
+                self._done.append((program, both[self.structure.count :]))
+        return xs
+
+    def backward(self, alphas: Flat, g: Flat) -> tuple[Flat, Flat]:
+        """α at the start, and what α ∂f/∂c adds up to."""
+        alphas = _dense(alphas)
+        with without_autocast():
+            return self._backward(alphas, g)
+
+    def _backward(self, alphas: Flat, g: Flat) -> tuple[Flat, Flat]:
+        for program, saved in reversed(self._done):
+            assert program.backward is not None
+            own = list(compress(g, program.depends))
+            pulled = list(program.backward(*saved, *alphas, *own))
+            alphas, own = (
+                pulled[: len(pulled) - len(own)],
+                pulled[len(pulled) - len(own) :],
+            )
+            moved = iter(own)
+            g = [
+                next(moved) if d else z for z, d in zip(g, program.depends, strict=True)
+            ]
+        return alphas, g
+
+
+class _Differentiable(torch.autograd.Function):
+    """A walk as one node of autograd's graph."""
+
+    @staticmethod
+    def forward(ctx: Any, walk: _Walk, x_count: int, *inputs: Tensor) -> tuple:
+        ctx.walk, ctx.x_count = walk, x_count
+        ctx.like = [z.detach() for z in inputs]
+        ends = walk.forward(inputs[:x_count], inputs[x_count:], differentiable=True)
+        # Fresh ones: what is saved must not hold the very tensors that hold this node.
+        ends = [z.detach() for z in ends]
+        ctx.floating = walk.structure.differentiable()
+        ctx.mark_non_differentiable(
+            *(z for z, f in zip(ends, ctx.floating, strict=True) if not f)
+        )
+        return tuple(ends)
+
+    @staticmethod
+    def backward(ctx: Any, *alphas: Tensor) -> tuple:
+        if torch.is_grad_enabled():
+            raise ValueError(
+                "a compiled or traced step has first derivatives only, but their graph "
+                "was asked for (create_graph=True): leave compile out, or use "
+                "engine='higher'"
+            )
+        walk, like = ctx.walk, ctx.like
+        floating = [z.is_floating_point() or z.is_complex() for z in like]
+        cs = list(compress(like[ctx.x_count :], floating[ctx.x_count :]))
+        g = [torch.zeros(z.shape, dtype=z.dtype, device=z.device) for z in cs]
+        moving, sums = walk.backward(list(compress(alphas, ctx.floating)), g)
+        known = [z if d else None for z, d in zip(sums, walk.depends, strict=True)]
+        pulled = iter([*moving, *known])
+        return None, None, *(next(pulled) if f else None for f in floating)
+
+
+def _outside_autocast(kernel: Kernel) -> Kernel:
+    def run(*flat: Tensor) -> Sequence[Tensor]:
+        with without_autocast():
+            return kernel(*flat)
+
+    return run
+
+
+def _trees(key: Key, flat: Flat) -> list[Any]:
+    rest, trees = list(flat), []
+    for structure in key:
+        trees.append(structure.tree(rest[: structure.count]))
+        rest = rest[structure.count :]
+    return trees
+
+
+def _dense(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return [z.contiguous() for z in tensors]
+
+
+def _floating(tensors: Flat, structure: Structure) -> list[Tensor]:
+    return list(compress(tensors, structure.differentiable()))
+
+
+def _pull(ends: Flat, alphas: Flat, leaves: Flat) -> list[Tensor | None]:
+    """α ∂(ends)/∂(leaves); None where nothing depends."""
+    pairs = [(z, a) for z, a in zip(ends, alphas, strict=True) if z.requires_grad]
+    if not pairs:
+        return [None] * len(leaves)
+    live, cotangents = map(list, zip(*pairs, strict=True))
+    return list(torch.autograd.grad(live, leaves, cotangents, allow_unused=True))

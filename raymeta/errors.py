@@ -1,0 +1,25 @@
+"""One-line errors for names that do not exist."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+#: Characters of a value that an error message shows.
+MOST = 120
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """The error for an unknown name: says what was given, meant, and available."""
+    known = sorted(known)
+    # Too short to be close to what contains it: "lr" in "inner_lr".
+    inside = [k for k in known if k in name.split("_")]
+    close = get_close_matches(name, known, n=1) or inside
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return ValueError(
+        f"unknown {kind} {name!r}: {hint}available: {', '.join(known) or 'none'}"
+    )
+
+
+def said(value: object) -> str:
+    """A value as an error message shows it: on one line, cut where it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= MOST else f"{text[:MOST]} …"

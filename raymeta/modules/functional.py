@@ -1,0 +1,211 @@
+"""A module as a pure function of its tensors."""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from raymeta._tree import cloned, tree_map
+from raymeta.autograd.stop_gradient import innermost
+from raymeta.modules.copies import copied
+from raymeta.modules.counter_rng import Noise, mix
+from raymeta.modules.generators import restored, seed_all, states
+from raymeta.modules.overrides.modes import Inspection, Substitutes
+from raymeta.types import Tensors
+
+Run = Callable[[Noise, tuple], Any]
+
+
+class Needs(NamedTuple):
+    """What a module must run within.
+
+    Attributes:
+        substitutes: rules for functions that cannot be used as they are.
+        generator: the global generators of torch, Python and numpy, seeded by
+            (seed, t), for what draws from them without a rule. Such a step cannot be
+            traced.
+        kept: names of layers that keep something of their last call (an attention
+            map, a table). It is dropped after each call.
+        copies: of the inputs, into which the module writes.
+    """
+
+    substitutes: bool
+    generator: bool
+    kept: frozenset[str] = frozenset()
+    copies: bool = False
+
+
+class Network:
+    """A module as a pure function of its tensors.
+
+    What `torch.func.functional_call` does, without walking over the module at every
+    call, and within what the module needs.
+
+    Args:
+        module: its tensors are replaced for the time of a call; nothing else of it is
+            touched.
+        written: names of buffers that the module may write into.
+        device: where it computes.
+        autocast: dtype of matrix products and convolutions; outputs are float32 again.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        written: set[str],
+        device: torch.device,
+        autocast: torch.dtype | None,
+    ) -> None:
+        self.module = module
+        self._written, self._device, self._autocast = written, device, autocast
+        homes: dict[int, list[tuple[dict, str]]] = defaultdict(list)
+        for layer in module.modules():
+            for home in (layer._parameters, layer._buffers):
+                for key, tensor in home.items():
+                    homes[id(tensor)].append((home, key))
+        named = chain(module.named_parameters(), module.named_buffers())
+        # Tied tensors have one name and several places.
+        self._places = {name: homes[id(tensor)] for name, tensor in named}
+        # RNNs keep a list of their weights beside them.
+        layers = module.modules()
+        self._recurrent = [vars(rnn) for rnn in layers if isinstance(rnn, nn.RNNBase)]
+        self._kept: list[dict[str, Any]] = []
+        self._rules = partial(Substitutes, mixed=autocast is not None)
+        self._run: Run = lambda noise, inputs: module(*inputs)
+        if autocast is not None:
+            self._run = _autocast(self._run, device, autocast)
+
+    def __call__(
+        self, values: Tensors, buffers: Tensors, inputs: tuple, noise: Noise
+    ) -> tuple[Any, Tensors]:
+        """Outputs, and the buffers as the module leaves them.
+
+        Args:
+            values: parameters, and buffers that stay, by name; the module's own where
+                there is none.
+            buffers: buffers that may change, by name.
+            inputs: what the module is called with.
+            noise: randomness inside it.
+        """
+        given = values | {
+            name: tensor.clone() if name in self._written else tensor
+            for name, tensor in buffers.items()
+        }
+        if (inner := innermost()) is not None:
+            inner.written = [given[name] for name in buffers if name in self._written]
+        kept = [(home, _contents(home)) for home in self._kept]
+        own = [(home, key, home[key]) for home in self._recurrent for key in _WEIGHTS]
+        try:
+            for name, tensor in given.items():
+                for home, key in self._places[name]:
+                    own.append((home, key, home[key]))
+                    home[key] = tensor
+            outputs = self._run(noise, inputs)
+            return outputs, {name: self._now(name) for name in buffers}
+        finally:
+            for home, key, tensor in own:
+                home[key] = tensor
+            for home, contents in kept:
+                _restore(home, contents)
+
+    def copy(self) -> "Network":
+        """The same of a copy of the module, with the same tensors, within nothing."""
+        tensors = chain(self.module.parameters(), self.module.buffers())
+        module = copied(self.module, ((tensor, tensor) for tensor in tensors))
+        return Network(module, self._written, self._device, self._autocast)
+
+    def survey(
+        self, values: Tensors, buffers: Tensors, inputs: tuple, noise: Noise
+    ) -> Needs:
+        """What a call needs, by one without; the arguments are those of a call."""
+        rules, operators = self._rules(noise), Inspection()
+        with torch.enable_grad(), _seeded(noise), rules, operators:
+            before = states()[:-1]
+            self(values, buffers, inputs, noise)
+            host = states()[:-1] != before
+        # What numbers of the host decide may call what this call did not.
+        return Needs(rules.used or host, operators.random or host)
+
+    def provide(self, needs: Needs) -> None:
+        """Run within what is needed from now on."""
+        for name, layer in self.module.named_modules():
+            if name in needs.kept:
+                self._kept += [vars(layer), layer._buffers]
+        if needs.copies:
+            self._run = _of_copies(self._run)
+        if needs.substitutes:
+            self._run = _within(self._rules, self._run)
+        if needs.generator:
+            self._run = _within(_seeded, self._run)
+
+    def _now(self, name: str) -> Tensor:
+        home, key = self._places[name][0]
+        return home[key]
+
+
+#: The list, and the references by which an RNN tells that it is out of date: each alone
+#: would have the next call with the same tensors run with the module's own.
+_WEIGHTS = ("_flat_weights", "_flat_weight_refs")
+
+
+def _within(context: Callable[[Noise], Any], run: Run) -> Run:
+    def within(noise: Noise, inputs: tuple) -> Any:
+        with context(noise):
+            return run(noise, inputs)
+
+    return within
+
+
+def _of_copies(run: Run) -> Run:
+    return lambda noise, inputs: run(noise, cloned(inputs))
+
+
+def _autocast(run: Run, device: torch.device, dtype: torch.dtype) -> Run:
+    def widen(x: Any) -> Any:
+        return x.float() if isinstance(x, Tensor) and x.dtype == dtype else x
+
+    def autocast(noise: Noise, inputs: tuple) -> Any:
+        # A cast weight kept from one transform would be a stranger in the next.
+        with torch.autocast(device.type, dtype, cache_enabled=False):
+            outputs = run(noise, inputs)
+        return tree_map(widen, outputs)
+
+    return autocast
+
+
+def _contents(home: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """Containers of a layer's plain attributes, itself first, and what is in them."""
+    found: list[tuple[Any, Any]] = [(home, dict(home))]
+    queue = [value for key, value in home.items() if key not in _OF_EVERY_LAYER]
+    while queue:
+        value = queue.pop()
+        if isinstance(value, list | dict | set | deque):
+            found.append((value, value.copy()))
+            queue += value.values() if isinstance(value, dict) else value
+    return found
+
+
+def _restore(home: dict[str, Any], contents: list[tuple[Any, Any]]) -> None:
+    """Give containers back what was in them."""
+    for container, before in contents:
+        container.clear()
+        ordered = isinstance(container, list | deque)
+        (container.extend if ordered else container.update)(before)
+
+
+#: Attributes of an `nn.Module` as such.
+_OF_EVERY_LAYER = frozenset(vars(nn.Module())) - {"training"}
+
+
+@contextmanager
+def _seeded(noise: Noise) -> Iterator[None]:
+    """Seed the global generators by (seed, t) and give them back as they were."""
+    device = noise.t.device
+    with restored(device):
+        seed_all(mix(noise.seed, int(noise.t)), device)
+        yield

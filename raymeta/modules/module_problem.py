@@ -1,0 +1,355 @@
+"""Training of a module as a bilevel problem."""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from itertools import chain
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from raymeta._tree import tree_map
+from raymeta.autograd.stop_gradient import hooked
+from raymeta.autograd.through_stops import ThroughStops
+from raymeta.modules.batch_norm import Policy, apply_policy, tuned_norms
+from raymeta.modules.batches import Examples, Source, batch_indices
+from raymeta.modules.copies import copied, require_module, with_tensors
+from raymeta.modules.counter_rng import Noise, mix
+from raymeta.modules.datasets import data_set, length
+from raymeta.modules.functional import Network
+from raymeta.modules.generators import restored, seed_all
+from raymeta.modules.gradient_hooks import gradient_hooks
+from raymeta.modules.preflight import first_look, functions
+from raymeta.modules.purity import survey
+from raymeta.modules.user_functions import require_function
+from raymeta.optim import Optimizer
+from raymeta.problem import BilevelProblem, Descent, TrainState, known
+from raymeta.types import Batch, Hparams, Tensors
+
+Loss = Callable[[Any, Tensor], Tensor]
+
+
+def module_problem(
+    module: nn.Module,
+    *,
+    loss: Loss,
+    train: Dataset,
+    val: Dataset,
+    optimizer: Callable[[Hparams], Optimizer],
+    batch_size: int | None = None,
+    seed: int = 0,
+    test: Dataset | None = None,
+    metrics: Mapping[str, Loss] | None = None,
+    init_params: Callable[[Tensors, Hparams], Tensors] | None = None,
+    frozen: Callable[[Hparams], Tensors] | None = None,
+    augment: Callable[[tuple, Any, Hparams, Noise], tuple[tuple, Any]] | None = None,
+    train_loss: Callable[[Any, Any, Hparams, Tensor], Tensor] | None = None,
+    regularizer: Callable[[Tensors, Hparams], Tensor] | None = None,
+    batch_norm: Policy = "running",
+    autocast: torch.dtype | None = None,
+) -> BilevelProblem:
+    """Training of any module, with the validation loss as outer loss.
+
+    The module itself is never changed: weights and buffers live in the state. Its
+    present weights are the initial ones, whatever happens to it later; frozen
+    parameters stay as they are. Training steps run it in training mode, everything
+    else in evaluation mode. Derivatives reach the outer loss through the running
+    statistics of batch norms too.
+
+    Randomness inside it (dropout) is a function of (seed, t), and of the seed alone in
+    evaluation, by whichever global generator: torch's, Python's, numpy's. Functions
+    that lack a second or a forward derivative (fused attention, bags of embeddings,
+    oneDNN's LSTM, weight norm) are replaced by equal ones; what is needed is found out
+    here, by calls of copies with the first batch. They also show whether the module is
+    a pure function of its tensors: what it keeps of its last call (an attention map, a
+    table) is dropped after each, what moves from call to call must be a buffer.
+
+    What stops a gradient (`detach`, `no_grad`) and hooks of `Tensor.register_hook`, of
+    parameters too, act on training gradients as in `torch.optim`. Hypergradients are
+    derivatives of what is computed: they pass through what was stopped.
+
+    λ reaches training by `optimizer` and, wherever else it is needed, by a hook:
+
+    - initial weights, or their scale:
+      `init_params=lambda params, h: {k: h["scale"] * p for k, p in params.items()}`
+    - what is inside the module but not trained (features, a `ConcreteDropout`'s rate):
+      `frozen=lambda h: {"1.rate": h["dropout"]}`
+    - strength of augmentation: `augment=lambda inputs, targets, h, noise:
+      ((random_affine(*inputs, noise, rotation=h["rotation"]),), targets)`
+    - a weight per training example: `train_loss=lambda outputs, targets, h, index:
+      smoothed_cross_entropy(outputs, targets, weights=h["weights"][index])`
+    - label smoothing: `train_loss=lambda outputs, targets, h, index:
+      smoothed_cross_entropy(outputs, targets, h["smoothing"])`
+    - a learned loss: `train_loss=lambda outputs, targets, h, index:
+      functional_call(loss_net, {k: h[k] for k in names}, (outputs, targets))`
+
+    Args:
+        module: called with the inputs of a batch.
+        loss: (outputs, targets) -> mean loss, shape (). The outer loss, and the
+            training loss unless `train_loss` is given.
+        train: any map-style data set of (inputs…, target), or a tuple of tensors or
+            arrays with examples in their rows. What it draws from the global generators
+            where it reads an example is a function of (seed, epoch, example), for `val`
+            and `test` of (seed, example).
+        val: likewise; the outer loss is the mean loss over all of it.
+        optimizer: λ -> the inner update rule.
+        batch_size: examples per step, drawn without replacement from a new
+            permutation each epoch; all of them by default, as they stand.
+        seed: of the batch order, of augmentation and of randomness inside the module.
+        test: held-out data for `BilevelProblem.metrics`.
+        metrics: name -> (outputs, targets) -> shape (), computed on `test` beside
+            `test_loss` and named `test_<name>`.
+        init_params: (the module's trained weights, λ) -> the initial ones, by the same
+            names.
+        frozen: λ -> values of frozen parameters and of buffers by name, in training
+            and evaluation; no part of the state.
+        augment: (inputs, targets, λ, noise) -> (inputs, targets) of a training batch;
+            inputs are a tuple.
+        train_loss: (outputs, targets, λ, index) -> shape (); the index tells which
+            training examples these are, int64, shape (batch,).
+        regularizer: (trained weights, λ) -> shape (), added to the training loss.
+        batch_norm: what batch norms normalize with. "running": in training the batch's
+            statistics, which move the running ones, in evaluation these (Ioffe &
+            Szegedy 2015). "batch": the batch's in both, so that examples that are
+            evaluated together depend on one another, and none are kept (as MAML's,
+            Finn et al. 2017). "frozen": the module's own in both. `PerStep(T)`: as
+            "running", with rows for every step.
+        autocast: a dtype such as torch.bfloat16 for the module's matrix products and
+            convolutions (`torch.autocast`); weights, outputs, losses and tangents stay
+            float32.
+
+    Raises:
+        ValueError: a data set is empty, smaller than a batch, without targets, or not
+            the same when read again; data or the first loss are not finite; a function
+            has other arguments, returns something else than it must, or reads weights
+            that nothing trains; metrics without test data; the module has nothing to
+            train, running statistics that have no derivative, embeddings whose
+            gradients are none, activation checkpointing, hooks of layers, state outside
+            its buffers, a generator of its own, or weights that cannot come from
+            outside. From `init`: `frozen` or `init_params` give other names.
+    """
+    require_module(module, "module_problem")
+    # Copies: training the module itself, later, must not move the start of this one.
+    trained = {
+        name: p.detach().clone()
+        for name, p in module.named_parameters()
+        if p.requires_grad
+    }
+    if not trained:
+        raise ValueError(
+            f"module_problem needs a module with parameters that require grad, but got "
+            f"{type(module).__name__}: unfreeze some"
+        )
+    device = next(iter(trained.values())).device
+    hooks = gradient_hooks(module)
+    seen, judged, written = mode_copies(module, batch_norm)
+    own = copied(module, zip(module.parameters(), seen.parameters(), strict=True))
+    buffers = {name: b.detach() for name, b in seen.named_buffers()}
+    constant = {name for name, p in seen.named_parameters() if not p.requires_grad}
+    training = Network(seen, written, device, autocast)
+    evaluation = Network(judged, written, device, autocast)
+
+    if metrics and test is None:
+        raise ValueError(
+            f"module_problem needs test data for metrics {sorted(metrics)}: give test="
+        )
+    train, val = data_set("train", train), data_set("val", val)
+    n_train, n_val = length("train", train), length("val", val)
+    size = n_train if batch_size is None else batch_size
+    if not (isinstance(size, int) and 1 <= size <= n_train):
+        raise ValueError(
+            f"module_problem needs 1 <= batch_size <= len(train), but got "
+            f"batch_size={batch_size}, len(train)={n_train}"
+        )
+    if test is not None:
+        test = data_set("test", test)
+        length("test", test)
+    real = next(iter(trained.values())).dtype.to_real()
+    source, judging = (
+        Source(name, part, device, real, seed)
+        for name, part in (("train", train), ("val", val))
+    )
+    for part in (source, judging):
+        part.require_repeatable()
+    whole = source.all() if size == n_train else None
+    val_examples = judging.all()
+    # Read only when the final look is due: the search must not even touch it.
+    test_examples = lru_cache(
+        lambda: Source("test", cast(Dataset, test), device, real, seed).all()
+    )
+    # Before the first step: evaluation has random numbers of its own.
+    no_step = torch.tensor(-1, device=device)
+    for name, function, takes in (
+        ("init_params", init_params, ("params", "hparams")),
+        ("frozen", frozen, ("hparams",)),
+    ):
+        if function is not None:
+            require_function(name, function, takes)
+    given = functions(
+        module,
+        autocast is not None,
+        loss=loss,
+        train_loss=train_loss,
+        regularizer=regularizer,
+        augment=augment,
+        metrics=metrics,
+    )
+
+    def init(hparams: Hparams) -> TrainState:
+        hparams = known(hparams)
+        params = {name: p.clone() for name, p in trained.items()}
+        if init_params is not None:
+            with restored(device):
+                seed_all(mix(seed, 0), device)
+                params = init_params(params, hparams)
+            _require_names("init_params", params, of=set(trained), all_of_them=True)
+        fixed = {} if frozen is None else frozen(hparams)
+        _require_names("frozen", fixed, of=constant | set(buffers))
+        moving = {name: b for name, b in buffers.items() if name not in fixed}
+        return TrainState(params, step.rule(hparams).init(params), moving)
+
+    def batch(t: int) -> Batch:
+        index = torch.tensor(t, device=device)
+        if whole is not None:
+            return Batch(index, source.all(epoch=t) if source.draws else whole)
+        epoch = t // (n_train // size)
+        return Batch(index, source.at(batch_indices(n_train, size, seed, t), epoch))
+
+    def values(params: Tensors, hparams: Hparams) -> Tensors:
+        return params if frozen is None else params | frozen(known(hparams))
+
+    def pass_of(
+        params: Tensors, buffers: Tensors, hparams: Hparams, batch: Batch
+    ) -> tuple[Tensor, Tensors]:
+        hparams = known(hparams)
+        params = params | {name: hooked(params[name], hooks[name]) for name in hooks}
+        inputs, targets, index = batch.data
+        noise = Noise(seed, batch.index)
+        if given.augment is not None:
+            inputs, targets = given.augment(noise, inputs, targets, hparams, noise)
+        at = values(params, hparams)
+        outputs, buffers = training(at, buffers, inputs, noise)
+        if given.train_loss is None:
+            value = given.loss(noise, outputs, targets)
+        else:
+            value = given.train_loss(noise, outputs, targets, hparams, index)
+        if given.regularizer is not None:
+            value = value + given.regularizer(noise, params, hparams)
+        return value, buffers
+
+    training_stops, outer_stops = (
+        ThroughStops(f"{part} of {type(module).__name__}")
+        for part in ("training", "evaluation")
+    )
+
+    def inner_loss(
+        params: Tensors, buffers: Tensors, hparams: Hparams, batch: Batch
+    ) -> tuple[Tensor, Tensors]:
+        return training_stops(pass_of, params, buffers, hparams, batch)
+
+    def judge(
+        state: TrainState, hparams: Hparams, examples: Examples
+    ) -> tuple[Any, Any]:
+        at, noise = values(state.params, hparams), Noise(seed, no_step)
+        outputs, _ = evaluation(at, state.buffers, examples.inputs, noise)
+        return outputs, examples.targets
+
+    def outer_loss(state: TrainState, hparams: Hparams) -> Tensor:
+        return outer_stops(
+            lambda s, h: given.loss(Noise(seed, no_step), *judge(s, h, val_examples)),
+            state,
+            hparams,
+        )
+
+    def test_metrics(state: TrainState, hparams: Hparams) -> Tensors:
+        with torch.no_grad():
+            outputs, targets = outer_stops(judge, state, hparams, test_examples())
+            noise = Noise(seed, no_step)
+            values = {"test_loss": given.loss(noise, outputs, targets)}
+            for name, metric in given.metrics.items():
+                value = metric(noise, outputs, targets)
+                values[f"test_{name}"] = torch.as_tensor(value, device=device)
+        return values
+
+    def as_module(state: TrainState, hparams: Hparams) -> nn.Module:
+        tensors = values(state.params, hparams) | state.buffers
+        plain = copied(own)
+        return with_tensors(plain, tuned_norms(plain, batch_norm, tensors))
+
+    step = Descent(inner_loss, optimizer)
+    first = batch(0).data
+    for network in (training, evaluation):
+        noise = Noise(seed, no_step)
+        network.provide(survey(network, module, buffers, first.inputs, noise))
+    starts_here = given.loss_is_trained and init_params is None and frozen is None
+    few = Examples(*tree_map(lambda x: x[:size], tuple(val_examples)))
+    for part, network, examples in (
+        (source, training, first),
+        (judging, evaluation, few),
+    ):
+        first_look(
+            part,
+            network,
+            buffers,
+            examples,
+            given,
+            Noise(seed, no_step),
+            judged=part is judging,
+            starts_here=starts_here,
+        )
+    return BilevelProblem(
+        init=init,
+        batch=batch,
+        step=step,
+        outer_loss=outer_loss,
+        inner_loss=lambda s, h, b: inner_loss(s.params, s.buffers, h, b)[0],
+        outer_cost=n_val / size,
+        metrics=None if test is None else test_metrics,
+        module=as_module,
+    )
+
+
+def mode_copies(
+    module: nn.Module, policy: Policy
+) -> tuple[nn.Module, nn.Module, set[str]]:
+    """What training and evaluation call, and the buffers that they may write into."""
+    seen = copied(module).train()
+    # Its own modules and modes, but no second copy of what is frozen.
+    tensors = chain(seen.parameters(), seen.buffers())
+    judged = copied(seen, ((tensor, tensor) for tensor in tensors)).eval()
+    for copy in (seen, judged):
+        kept = apply_policy(copy, policy)
+        _require_pure_embeddings(copy)
+    return seen, judged, {name for name, _ in seen.named_buffers()} - kept
+
+
+def _require_pure_embeddings(module: nn.Module) -> None:
+    """Make gradients of embeddings dense, and refuse what makes them no gradients."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+            if layer.max_norm is not None:
+                raise ValueError(
+                    f"raymeta cannot differentiate {type(layer).__name__} with "
+                    f"max_norm={layer.max_norm}, which writes into its weights: leave "
+                    "it out, or divide by the norm in forward"
+                )
+            if layer.scale_grad_by_freq:
+                raise ValueError(
+                    f"raymeta cannot differentiate {type(layer).__name__} with "
+                    "scale_grad_by_freq=True, whose gradient is not the derivative: "
+                    "leave it out"
+                )
+            layer.sparse = False
+
+
+def _require_names(
+    hook: str, given: Tensors, *, of: set[str], all_of_them: bool = False
+) -> None:
+    """Raise ValueError where a hook gives tensors of unknown names, or too few."""
+    others = set(given) ^ of if all_of_them else set(given) - of
+    if others:
+        raise ValueError(
+            f"{hook} must return tensors named {sorted(of)}, but differs in "
+            f"{sorted(others)}"
+        )

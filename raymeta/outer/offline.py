@@ -1,0 +1,227 @@
+"""Hypergradient descent with one hyper-step per training run."""
+
+import math
+from collections.abc import Generator, Iterator
+
+import torch
+from torch import Tensor
+
+from raymeta.hypergrad import Estimator
+from raymeta.hypergrad.base import with_steps
+from raymeta.outer.base import Evaluated, HyperDescent
+from raymeta.outer.report import Report
+from raymeta.outer.steps.curvature import Curvature
+from raymeta.outer.steps.line_search import LineSearch
+from raymeta.outer.steps.rprop import Rprop
+
+#: First length of a step in each coordinate, unless another is given: a factor of e.
+STEP = 1.0
+#: Share of the first length where a descent is taken up again.
+AGAIN = 0.5
+#: The first estimates look at horizons T/8, T/4, T/2: they cost less than one of T, and
+#: leave the region where nothing is learnt in T steps.
+DOUBLINGS = 3
+#: A line search ends where no coordinate would move by more than this.
+SHORTEST = 0.05
+#: A step that moves no coordinate by more than this has arrived.
+ARRIVED = 1e-6
+
+
+class OfflineDescent(HyperDescent):
+    r"""Steps by signs and curvature, over doubling horizons and then the whole one.
+
+    1. A plain run over T from the start. Over horizons T/8, T/4, T/2: one hypergradient
+       and one step of `Rprop` each. The point that the last one was taken at is looked
+       at over T. Where the budget does not cover all this, 2 begins at the start.
+    2. Over T, from the step of T/2 on, or from the start where that is the better
+       point: each step of `Rprop`, corrected by `Curvature` as soon as two
+       hypergradients tell of it, ends in a hypergradient. If E fell, the next step
+       starts there. If not, lengths shrink where signs changed on the way, and a
+       `LineSearch` tries the shorter step by plain runs, which cost a third of a
+       hypergradient.
+    3. Where that finds nothing, plain runs at random points near the best one, until
+       one is better (see `HyperDescent`): back to 2. If 2 then finds nothing k times in
+       a row, gradients lead nowhere, as on a rough E: back to 2 after 2^k better
+       points.
+
+    A problem with outer loss $a E + b$, $a > 0$, is descended by the same path. A run
+    that diverges is followed by shorter ones, until one has a gradient that leads away.
+    """
+
+    @property
+    def run_cost(self) -> float:
+        """Charge for one complete estimate."""
+        return self._cost(self.horizon)
+
+    def reports(self) -> Iterator[Report]:
+        """Descend until nothing more is covered by the budget."""
+        first = self.hyper_lr or STEP
+        rprop = self._rprop(first)
+        best: Evaluated | None = Evaluated(self.coordinates.start(), math.inf, None)
+        if halvings := self._first_halvings():
+            yield from self._plain(self.coordinates.start(), self.horizon)
+            start = self._best
+            best = yield from self._approach(rprop, halvings)
+            if best is not None and start.value < best.value:
+                best, rprop = start, self._rprop(AGAIN * first)
+        fruitless = 0
+        while best is not None:
+            before = best.value
+            yield from self._descend(best, rprop)
+            fruitless = 0 if self._best.value < before else fruitless + 1
+            for _ in range(2**fruitless):
+                best = yield from self._local_search()
+            rprop = self._rprop(AGAIN * first)
+
+    # -------------------------------------------------------------- 1. short horizons
+
+    def _approach(
+        self, rprop: Rprop, halvings: int
+    ) -> Generator[Report, None, Evaluated | None]:
+        """A point whose run over T is finite; None if the budget ends before."""
+        ahead = self.coordinates.start()
+        while self._meter.covers(self._plain_cost(self.horizon)):
+            last = yield from self._double(ahead, rprop, halvings)
+            value = yield from self._plain(last.x, self.horizon)
+            if value < math.inf:
+                return last._replace(value=value)
+            ahead, halvings = self._ahead(last.x, rprop), 1
+        return None
+
+    def _double(
+        self, x: Tensor, rprop: Rprop, halvings: int
+    ) -> Generator[Report, None, Evaluated]:
+        """Follow short horizons, each twice the one before; the last point, over T/2.
+
+        A diverged estimate has no gradient to follow: the horizon is halved instead,
+        and where not even one step is finite, another point tried.
+        """
+        last, length = Evaluated(x, math.inf, None), STEP
+        while halvings:
+            horizon = self.horizon >> halvings
+            cost = self._cost(horizon) + self._plain_cost(self.horizon)
+            if not self._meter.covers(cost):
+                break
+            value, gradient = yield from self._estimate(x, horizon)
+            if value < math.inf:
+                last = Evaluated(x, value, gradient)
+                rprop.turn(gradient)
+                x, halvings = self._ahead(x, rprop), halvings - 1
+            elif horizon > 1:
+                halvings += 1
+            else:
+                length *= 2
+                x = self._perturbed(x, length)
+        return last
+
+    def _first_halvings(self) -> int:
+        """How short to begin: not at all if that and a full run exceed the budget."""
+        most = min(DOUBLINGS, self.horizon.bit_length() - 1)
+        cost = sum(self._cost(self.horizon >> i) for i in range(1, most + 1))
+        runs = 2 * self._plain_cost(self.horizon)  # at the start, and where they lead
+        return most if self._meter.covers(cost + runs) else 0
+
+    # ------------------------------------------------------------- 2. the whole horizon
+
+    def _descend(self, best: Evaluated, rprop: Rprop) -> Generator[Report, None, None]:
+        """Step until no step leads to a better point.
+
+        The first step is that of the last short horizon, where there was one.
+        """
+        curvature = Curvature(Rprop.LONGEST)
+        known = False  # whether the gradient at the best point is that over T
+        trial = best.x if best.gradient is None else self._ahead(best.x, rprop)
+        while self._meter.covers(self._cost(self.horizon)):
+            value, gradient = yield from self._estimate(trial, self.horizon)
+            if value < math.inf:
+                self._update_sensitivity(gradient)
+            if known:
+                assert best.gradient is not None
+                rise = value - best.value
+                curvature.learn(trial - best.x, rise, best.gradient, gradient)
+            if value < best.value or trial is best.x:
+                rprop.turn(gradient)
+                best, known = Evaluated(trial, value, gradient), True
+                trial = best.x + self._step(best, rprop, curvature)
+                if value == math.inf or _near(trial, best.x):
+                    return
+            else:
+                failed = Evaluated(trial, value, gradient)
+                tries = math.inf if known else 1
+                found = yield from self._search(best, failed, rprop, curvature, tries)
+                if found is None and known:
+                    return
+                trial = best.x if found is None else found
+
+    def _search(
+        self,
+        best: Evaluated,
+        failed: Evaluated,
+        rprop: Rprop,
+        curvature: Curvature,
+        tries: float,
+    ) -> Generator[Report, None, Tensor | None]:
+        """A point better than the best one, on a better or shorter step than failed."""
+        assert failed.gradient is not None
+        rprop.retreat(failed.gradient)
+        step = self._step(best, rprop, curvature)
+        assert best.gradient is not None
+        slope = min(float(best.gradient @ step), 0.0)
+        shortest = SHORTEST / max(float(step.abs().max()), SHORTEST)
+        search, tried = LineSearch(best.value, slope, shortest=shortest), 1.0
+        if _near(best.x + step, failed.x):
+            search.observe(failed.value)
+        while search.length and not search.best and tries:
+            if not self._meter.covers(self._plain_cost(self.horizon)):
+                return None
+            tries, tried = tries - 1, search.length
+            trial = best.x + tried * step
+            search.observe((yield from self._plain(trial, self.horizon)))
+        rprop.scale(search.best or tried)
+        return best.x + search.best * step if search.best else None
+
+    def _step(self, best: Evaluated, rprop: Rprop, curvature: Curvature) -> Tensor:
+        """From the best point to the next trial, within the bounds."""
+        assert best.gradient is not None
+        step = curvature.step(best.gradient, rprop.step())
+        return self.coordinates.project(best.x + step) - best.x
+
+    # ---------------------------------------------------------------------- evaluations
+
+    def _estimate(
+        self, x: Tensor, horizon: int
+    ) -> Generator[Report, None, tuple[float, Tensor]]:
+        """E and dE/dx over a horizon; ∞ and zero where the run diverged."""
+        hparams = self.coordinates.hparams(x)
+        estimator = self._at(horizon)
+        rollout = estimator.init(self.problem, hparams)
+        try:
+            hyper, rollout = self.evaluator.estimate(
+                estimator, self.problem, hparams, rollout
+            )
+        except OverflowError:  # arithmetic without ∞ (Reversible): the run diverged
+            self._meter.charge(estimator.cost(self.problem, hparams))
+            yield self._at_constant(x, math.inf, horizon, rollout.state)
+            return math.inf, torch.zeros_like(x)
+        self._meter.charge(hyper.gradient_evals)
+        value = float(hyper.outer_loss)
+        yield self._at_constant(x, value, horizon, rollout.state)
+        gradient = self.coordinates.gradient(x, hyper.grads)
+        return self._finite(x, value, horizon), gradient
+
+    def _ahead(self, x: Tensor, rprop: Rprop) -> Tensor:
+        return self.coordinates.project(x + rprop.step())
+
+    def _rprop(self, length: float) -> Rprop:
+        return Rprop(length, self.coordinates.tensors)
+
+    def _at(self, horizon: int) -> Estimator:
+        return with_steps(self.estimator, horizon)
+
+    def _cost(self, horizon: int) -> float:
+        hparams = self.coordinates.hparams(self.coordinates.start())
+        return self._at(horizon).cost(self.problem, hparams)
+
+
+def _near(x: Tensor, y: Tensor) -> bool:
+    return float((x - y).abs().max()) < ARRIVED

@@ -1,0 +1,157 @@
+"""Hyperparameters of a task by hypergradient descent, in this process."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from raymeta import tasks
+from raymeta.hypergrad import Estimator
+from raymeta.hypergrad.hparams_read import require_names
+from raymeta.outer.arguments import (
+    estimator_of,
+    require_hyper_lr,
+    require_progress,
+    require_seed,
+)
+from raymeta.outer.conditions import conditioned
+from raymeta.outer.coordinates import device_of, place
+from raymeta.outer.descend import descend, sure_cost, unsure
+from raymeta.outer.report import Report, Schedule
+from raymeta.outer.result import Result, better
+from raymeta.runtime.progress import Progress, clock
+from raymeta.space import Space
+from raymeta.tasks.base import Task, budget_of, check_task, sampled
+from raymeta.types import Hparams
+
+
+def optimize(
+    task: Task | str,
+    estimator: Estimator | str,
+    *,
+    hyper_lr: float | None = None,
+    budget: float | None = None,
+    seed: int = 0,
+    progress: bool | Callable[[Report, float], None] | None = True,
+) -> Result:
+    """Learn a task's hyperparameters by hypergradient descent, in this process.
+
+    What is found is never worse than training at the start, `Result.start_loss`, which
+    is looked at first; a budget too small for that is warned of. Ctrl-C ends the
+    descent: the result is what was found until then. Hyperparameters that the initial
+    options do not use are left out of it.
+
+    Args:
+        task: what to tune: an object, a name, or `path.py:Name`.
+        estimator: how to differentiate: an object, for example `Reverse(task.horizon)`,
+            or a name of `raymeta.hypergrad.registry`, for example "reverse".
+        hyper_lr: see `descend`.
+        budget: gradient evaluations; the task's default if None.
+        seed: of the task's sample and of restarts.
+        progress: whether to print a line now and then; or what is called after each
+            report with it and the lowest outer loss of a full run so far, ∞ before the
+            first.
+
+    Raises:
+        ValueError: see `descend`; a name is unknown; or no run ended with a finite
+            outer loss.
+        KeyboardInterrupt: Ctrl-C came before a run ended with a finite outer loss.
+    """
+    if isinstance(task, str):
+        task = tasks.get(task)
+    check_task(task)
+    estimator = estimator_of(estimator, task.horizon)
+    budget = budget_of(task, budget)
+    require_seed(seed)
+    require_hyper_lr(hyper_lr)
+    require_progress(progress)
+    show = _printing(budget) if progress is True else progress or _ignore
+    task = conditioned(task, seed)
+    problem = sampled(task, seed)
+    start = time.perf_counter()
+    reports: list[Report] = []
+    seconds: list[float] = []
+    best: Report | None = None
+    interrupted = False
+    try:
+        descent = descend(
+            task, problem, estimator, seed=seed, budget=budget, hyper_lr=hyper_lr
+        )
+        sure = sure_cost(task, problem, estimator)
+        if budget < sure * (1 - 1e-9):
+            line = unsure(task, type(estimator).__name__, budget, sure)
+            warnings.warn(line, stacklevel=2)
+        for report in descent:
+            if better(report, best):
+                best = report
+            reports.append(report._replace(state=None))
+            seconds.append(time.perf_counter() - start)
+            show(reports[-1], math.inf if best is None else best.outer_loss)
+    except KeyError:
+        require_names(problem, task.space.trim(task.space.initial()))
+        raise
+    except KeyboardInterrupt:
+        if best is None:
+            raise
+        interrupted = True
+    if best is None or best.schedule is None:
+        raise ValueError(
+            f"no run of {task.name!r} ended with a finite outer loss in {len(reports)} "
+            "estimates: start from other hyperparameters or narrow the space"
+        )
+    metrics: Mapping[str, Any] = {}
+    last = place(task.space.unflatten(best.hparams), device_of(problem))
+    if problem.metrics is not None:
+        metrics = problem.metrics(best.state, last)
+    return Result(
+        task=task.name,
+        method=type(estimator).__name__,
+        seed=seed,
+        hparams=mean_hparams(task.space, best.schedule),
+        outer_loss=best.outer_loss,
+        state=best.state,
+        schedule=best.schedule,
+        metrics={name: float(value) for name, value in metrics.items()},
+        reports=reports,
+        seconds=seconds,
+        interrupted=interrupted,
+        tuned=problem.module and partial(problem.module, best.state, last),
+    )
+
+
+def _printing(budget: float) -> Callable[[Report, float], None]:
+    """What prints how far a descent has come, now and then."""
+    display = Progress(True)
+
+    def show(report: Report, best: float) -> None:
+        line = (
+            f"{clock(display.elapsed)} {report.gradient_evals / budget:4.0%} of the "
+            f"budget, outer loss {report.outer_loss:.5g} at step {report.inner_steps}, "
+            f"best of a full run {best:.5g}"
+        )
+        display.update(lambda width: [line[:width]])
+
+    return show
+
+
+def _ignore(report: Report, best: float) -> None:
+    pass
+
+
+def mean_hparams(space: Space, schedule: Schedule) -> Hparams:
+    """The mean of a schedule in unconstrained coordinates, as natural values."""
+    total = sum(steps for steps, _ in schedule)
+    mean: dict[str, Any] = {}
+    for steps, flat in schedule:
+        # In double precision: a constant schedule must give back its own λ.
+        coordinates = space.unconstrained(space.unflatten(flat, torch.float64))
+        for name, value in coordinates.items():
+            mean[name] = mean.get(name, 0.0) + value * (steps / total)
+    natural, dtype = space.natural(mean), torch.get_default_dtype()
+    last = schedule[-1][1]
+    choices = {name: last[name] for name in space.active(last) if name in space.choices}
+    return {name: value.to(dtype) for name, value in natural.items()} | choices

@@ -1,0 +1,1 @@
+"""Hyper-optimizers: how a descent steps in unconstrained coordinates."""

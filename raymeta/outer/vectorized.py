@@ -1,0 +1,116 @@
+"""Many runs of a problem side by side, as one program where `vmap` can."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from raymeta.hypergrad.base import advance, with_steps
+from raymeta.outer.batched_problem import (
+    outer_losses,
+    stack,
+    stackable,
+    stacked,
+    unstack,
+)
+from raymeta.outer.evaluator import DIRECT, Evaluator, Trained
+from raymeta.outer.online_run import OnlineRun
+from raymeta.outer.steps.adam import HYPER_LR, ClippedAdam
+from raymeta.problem import BilevelProblem
+from raymeta.space import Space
+from raymeta.types import Hparams, State
+
+
+class RunOutcome(NamedTuple):
+    """How one of the runs ended.
+
+    Attributes:
+        value: E(s_T), maybe not finite.
+        flat: λ of the last steps, natural values by flat name.
+        state: s_T.
+    """
+
+    value: float
+    flat: dict[str, Any]
+    state: State
+
+
+def at_constants(
+    problem: BilevelProblem,
+    space: Space,
+    runs: list[Hparams],
+    horizon: int,
+    evaluator: Evaluator = DIRECT,
+) -> Iterator[RunOutcome]:
+    """Train to the horizon at each λ.
+
+    Args:
+        problem: what is trained.
+        space: of λ, for the flat names.
+        runs: λ of each, of the same choices, where the problem needs them.
+        horizon: T.
+        evaluator: compute what is evaluated, or remember it.
+    """
+    flats = [space.flatten(hparams) for hparams in runs]
+    if not stackable(problem, runs):
+        for hparams, flat in zip(runs, flats, strict=True):
+            state, value = evaluator.plain_run(problem, hparams, horizon)
+            yield RunOutcome(value, flat, state)
+        return
+    many, hparams = stacked(problem), stack(runs)
+
+    def train() -> Trained:
+        state = advance(many, hparams, many.init(hparams), 0, horizon)
+        return state, _values(problem, state, hparams)
+
+    yield from _apart(flats, *evaluator.run(hparams, horizon, train))
+
+
+def descending(one: OnlineRun, starts: list[Hparams]) -> Iterator[RunOutcome]:
+    """Train to the horizon from each λ, each run descending by itself (`OnlineRun`).
+
+    Args:
+        one: how one of them descends.
+        starts: λ where each begins, of the same choices, in double precision.
+    """
+    coordinates, problem = one.coordinates, one.problem
+    xs = [coordinates.at(start) for start in starts]
+    runs = [coordinates.hparams(x) for x in xs]
+    if not stackable(problem, runs):
+        for start in starts:
+            ((report, _),) = one.go_on(one.begin(start), (one.horizon,))
+            yield RunOutcome(report.outer_loss, report.hparams, report.state)
+        return
+    many, hparams = stacked(problem), stack(runs)
+    flats: list[dict[str, Any]] = []
+    adams = [ClippedAdam(HYPER_LR) for _ in runs]
+    rollout = one.estimator.init(many, hparams)
+    while rollout.step < one.horizon:
+        flats = [coordinates.flat(x) for x in xs]
+        hparams = stack([coordinates.hparams(x) for x in xs])
+        left = min(one.estimator.steps, one.horizon - rollout.step)
+        estimator = with_steps(one.estimator, left)
+        hyper, rollout = one.evaluator.estimate(estimator, many, hparams, rollout)
+        each = unstack(hyper.grads, len(runs))
+        for i, (adam, grads) in enumerate(zip(adams, each, strict=True)):
+            gradient = coordinates.gradient(xs[i], grads)
+            xs[i] = coordinates.project(adam.step(xs[i], gradient))
+
+    def evaluate() -> Trained:
+        return rollout.state, _values(problem, rollout.state, hparams)
+
+    ended = one.evaluator.run(hparams, one.horizon, evaluate, rollout)
+    yield from _apart(flats, *ended)
+
+
+def _values(problem: BilevelProblem, state: State, hparams: Hparams) -> list[float]:
+    with torch.no_grad():
+        return outer_losses(problem, state, hparams).tolist()
+
+
+def _apart(
+    flats: list[dict[str, Any]], state: State, values: list[float]
+) -> Iterator[RunOutcome]:
+    states = [None] * len(flats) if state is None else unstack(state, len(flats))
+    for value, flat, own in zip(values, flats, states, strict=True):
+        yield RunOutcome(value, flat, own)

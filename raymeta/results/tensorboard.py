@@ -1,0 +1,143 @@
+"""Curves for TensorBoard, beside the frame that they are drawn from."""
+
+import math
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from raymeta.process import preserved
+
+with preserved():  # a variable for its checksums
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.record_writer import masked_crc32c
+
+FOLDER = "tensorboard"
+
+
+class Board:
+    """Event files in the subfolder `tensorboard`, which TensorBoard reads.
+
+    They show what the frame holds. A job that is continued writes all of it again, to
+    new files, whose beginning tells TensorBoard to drop what it has read of the old.
+
+    Args:
+        folder: of the results.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / FOLDER
+        self._begun = time.time()
+        self._shown: dict[str, float] = {}
+
+    def extend(
+        self, run: str, rows: pd.DataFrame, *, step: str, values: Sequence[str]
+    ) -> None:
+        """Append what a curve has more than the last time.
+
+        Args:
+            run: of TensorBoard, a path of words.
+            rows: all of them so far, increasing in `step`, with `wall_s`.
+            step: column of the horizontal axis.
+            values: columns to draw.
+        """
+        new = rows[rows[step] > self._shown.get(run, -math.inf)]
+        if new.empty:
+            return
+        events = list(self._points(new, step, values))
+        if run not in self._shown:
+            events = [*self._opening(), *events]
+        self._shown[run] = float(new[step].max())
+        file = self._folder / run / f"events.out.tfevents.{self._begun:017.6f}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab") as stream:
+            stream.write(b"".join(_record(event) for event in events))
+
+    def _opening(self) -> list[Event]:
+        """TensorBoard's mark of a file, and of a run that starts again at step 0."""
+        return [
+            Event(wall_time=self._begun, file_version="brain.Event:2"),
+            Event(
+                wall_time=self._begun, session_log=SessionLog(status=SessionLog.START)
+            ),
+        ]
+
+    def _points(
+        self, rows: pd.DataFrame, step: str, values: Sequence[str]
+    ) -> Iterator[Event]:
+        columns = [rows[name] for name in (step, "wall_s", *values)]
+        for at, wall_s, *numbers in zip(*columns, strict=True):
+            scalars = [
+                Summary.Value(tag=name, simple_value=float(number))
+                for name, number in zip(values, numbers, strict=True)
+            ]
+            yield Event(
+                wall_time=self._begun + wall_s,
+                step=round(at),
+                summary=Summary(value=scalars),
+            )
+
+
+def show_training(board: Board, frame: pd.DataFrame, metrics: Sequence[str]) -> None:
+    """The mean over tasks of each outer step, and of the validations.
+
+    Args:
+        board: where they are shown, as runs `seed-<seed>/train` and `…/val`.
+        frame: of a meta-training run, see `raymeta.train.metrics_log.merged`.
+        metrics: columns beside `outer_loss`.
+    """
+    values = ["outer_loss", *metrics]
+    for (seed, split), rows in frame.groupby(["seed", "split"]):
+        run = f"seed-{seed}/{split}"
+        if split == "val":
+            board.extend(run, rows, step="outer_step", values=values)
+        if split == "train":
+            # One rank's rows may be on the disk before another's, also where an attempt
+            # does again what one before it has done to the end: a curve waits there.
+            ranks = rows.groupby("outer_step")["rank"].transform("size")
+            whole = rows[(ranks == rows["workers"]).cummin()]
+            steps = _over_ranks(whole, [*values, "grad_norm"])
+            board.extend(run, steps, step="outer_step", values=[*values, "grad_norm"])
+
+
+def _over_ranks(rows: pd.DataFrame, values: Sequence[str]) -> pd.DataFrame:
+    """Means over the tasks of all ranks, by outer step."""
+    step = rows["outer_step"]
+    tasks = rows["tasks"].groupby(step).sum()
+    means = rows[values].mul(rows["tasks"], axis=0).groupby(step).sum()
+    means = means.div(tasks, axis=0).where(rows[values].notna().groupby(step).all())
+    return means.assign(wall_s=rows["wall_s"].groupby(step).max()).reset_index()
+
+
+def show_comparison(board: Board, frame: pd.DataFrame) -> None:
+    """The lowest outer loss so far against gradient evaluations, for each cell.
+
+    Args:
+        board: where it is shown, as runs `<task>/<method>/seed-<seed>`.
+        frame: of a comparison, see `raymeta.search.frame.to_frame`.
+    """
+    found = frame[frame["best_outer_loss"].notna()]
+    for (task, method, seed), rows in found.groupby(["task", "method", "seed"]):
+        board.extend(
+            f"{task}/{method}/seed-{seed}",
+            rows,
+            step="gradient_evals",
+            values=["best_outer_loss"],
+        )
+
+
+def _record(event: Event) -> bytes:
+    """A record of a TFRecord file: length, data and their checksums."""
+    data = event.SerializeToString()
+    length = struct.pack("<Q", len(data))
+    return b"".join(
+        [
+            length,
+            struct.pack("<I", masked_crc32c(length)),
+            data,
+            struct.pack("<I", masked_crc32c(data)),
+        ]
+    )

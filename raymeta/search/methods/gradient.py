@@ -1,0 +1,71 @@
+"""Hypergradient descent with any estimator of the engine."""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from raymeta.hypergrad.registry import by_name
+from raymeta.outer import descend
+from raymeta.outer.evaluator import DIRECT, Evaluator
+from raymeta.outer.report import Report
+from raymeta.problem import BilevelProblem
+from raymeta.search.methods.base import HYPERGRADIENT
+from raymeta.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Descends from the space's initial point.
+
+    Attributes:
+        name: of the method.
+        estimator: of the hypergradient, by its name in `raymeta.hypergrad.registry`.
+        hyper_lr: see `raymeta.outer.descend.descend`.
+    """
+
+    name: str
+    estimator: str
+    hyper_lr: float | None = None
+    family: ClassVar[str] = HYPERGRADIENT
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one line: its estimator's claim."""
+        estimator = by_name(self.estimator, horizon=100)
+        return inspect.cleandoc(type(estimator).__doc__ or "").splitlines()[0]
+
+    def least_budget(self, task: Task, problem: BilevelProblem) -> float:
+        """Gradient evaluations of one full training run.
+
+        Raises:
+            ValueError: the estimator does not fit the task.
+        """
+        estimator = by_name(self.estimator, task.horizon)
+        descend.require_fit(task, problem, estimator)
+        return descend.run_cost(task, problem, estimator)
+
+    def sure_budget(self, task: Task, problem: BilevelProblem) -> float:
+        """The same, with what leaves the outer loss at the start known."""
+        estimator = by_name(self.estimator, task.horizon)
+        return descend.sure_cost(task, problem, estimator)
+
+    def reports(
+        self,
+        task: Task,
+        problem: BilevelProblem,
+        seed: int,
+        budget: float,
+        evaluator: Evaluator = DIRECT,
+    ) -> Iterator[Report]:
+        """The course of the descent."""
+        estimator = by_name(self.estimator, task.horizon)
+        return descend.descend(
+            task,
+            problem,
+            estimator,
+            seed=seed,
+            budget=budget,
+            hyper_lr=self.hyper_lr,
+            evaluator=evaluator,
+        )

@@ -1,0 +1,107 @@
+"""What the hybrids share: trials that descend while they train."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any, ClassVar
+
+import torch
+
+from raymeta.hypergrad import ShortTerm
+from raymeta.hypergrad.base import differentiable
+from raymeta.outer import descend
+from raymeta.outer.budget import plain_cost
+from raymeta.outer.conditions import MOST
+from raymeta.outer.coordinates import Coordinates, device_of
+from raymeta.outer.online_run import OnlineRun, OnlineState
+from raymeta.outer.report import Report
+from raymeta.problem import BilevelProblem
+from raymeta.search.methods.base import HYBRID, BlackBox
+from raymeta.space import Space
+from raymeta.tasks.base import Task
+
+#: Where a scheduler leaves by how much a trial's hyper learning rate is multiplied.
+HYPER_LR_FACTOR = "hyper_lr_factor"
+
+
+class Descending(BlackBox):
+    """A search of starting values and choices, whose trials learn the rest themselves.
+
+    A trial is one training run. What the searcher suggests is where its continuous
+    hyperparameters start; from there they descend by hypergradients while training goes
+    on (`OnlineRun`). Its choices stay as suggested. Before the first trial, the
+    comparison trains at the space's initial values without descending.
+
+    Attributes:
+        hyper_steps: estimates and hyper-steps of a run, at most: `ShortTerm` looks
+            ahead T / hyper_steps training steps.
+    """
+
+    family: ClassVar[str] = HYBRID
+    hyper_steps: int
+
+    def least_budget(self, task: Task, problem: BilevelProblem) -> float:
+        """Gradient evaluations of one full training run.
+
+        Raises:
+            ValueError: the space has only choices; the estimator does not fit the task.
+        """
+        differentiable(task.space.initial())
+        descend.require_fit(task, problem, self._estimator(task))
+        return sum(self.charges(task, problem))
+
+    def sure_budget(self, task: Task, problem: BilevelProblem) -> float:
+        """The same, with the plain run at the start."""
+        run = sum(self.charges(task, problem))
+        return run + plain_cost(problem, task.horizon)
+
+    def charges(self, task: Task, problem: BilevelProblem) -> tuple[float, ...]:
+        """Gradient evaluations up to the first rung, from there to the second, …."""
+        space, rungs = task.space, self.rungs(task)
+        # What an estimate costs may depend on what is used: the most that it can be.
+        spaces = [space]
+        if space.when:
+            start = space.initial()
+            some = islice(space.options(), MOST)
+            spaces = [space.at({**start, **options}) for options in some]
+        each = [
+            self._run(task, problem, one).charges(rungs)
+            for one in spaces
+            if one.continuous
+        ]
+        return tuple(map(max, zip(*each, strict=True)))
+
+    def begin(
+        self, task: Task, problem: BilevelProblem, config: Mapping[str, Any]
+    ) -> OnlineState:
+        """Before the first step, at the suggested hyperparameters."""
+        flat = {name: config[name] for name in task.space.used(config)}
+        hparams = task.space.unflatten(flat, torch.float64)
+        return self._at(task, problem, config).begin(hparams)
+
+    def train(
+        self,
+        task: Task,
+        problem: BilevelProblem,
+        config: Mapping[str, Any],
+        start: tuple[int, OnlineState],
+        rungs: tuple[int, ...],
+    ) -> Iterator[tuple[Report, OnlineState]]:
+        """Train and descend; a report at each rung, and where the run stands then."""
+        factor = config.get(HYPER_LR_FACTOR, 1.0)
+        return self._at(task, problem, config).go_on(start[1], rungs, factor)
+
+    def _at(
+        self, task: Task, problem: BilevelProblem, config: Mapping[str, Any]
+    ) -> OnlineRun:
+        return self._run(task, problem, task.space.at(config))
+
+    def _run(self, task: Task, problem: BilevelProblem, space: Space) -> OnlineRun:
+        return OnlineRun(
+            problem=problem,
+            coordinates=Coordinates(space, device_of(problem)),
+            estimator=self._estimator(task),
+            horizon=task.horizon,
+        )
+
+    def _estimator(self, task: Task) -> ShortTerm:
+        return ShortTerm(max(1, task.horizon // self.hyper_steps))

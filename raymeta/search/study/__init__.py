@@ -1,0 +1,1 @@
+"""Bookkeeping of a comparison: studies, their journal, whose trial is next."""

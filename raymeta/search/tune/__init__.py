@@ -1,0 +1,1 @@
+"""Ray Tune's searchers and schedulers, as a comparison drives them."""

@@ -1,0 +1,294 @@
+"""The study of a black-box method: a searcher, a scheduler, and their trials.
+
+The searcher and the scheduler are Tune's own, or like them. They are called as objects,
+in the order in which Tune would call them, with `group` in the place of its controller.
+"""
+
+import math
+from typing import Any, cast
+
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from raymeta.search.methods import BlackBoxMethod
+from raymeta.search.spec import Segment, StudySpec, TrialReport, TrialSpec, broken
+from raymeta.search.study.study import DescentStudy, Study, non_finite
+from raymeta.search.tune.controller import (
+    RUNNING,
+    CheckpointAdapter,
+    ControllerAdapter,
+    TrialAdapter,
+)
+from raymeta.search.tune.isolated_rng import IsolatedGlobalRNG
+from raymeta.search.tune.space import Coded, encode, initial_point, to_tune
+
+#: Sums of thirds: a budget of exactly n runs must hold n runs.
+ROUNDING = 1 - 1e-9
+
+
+def study_of(cell: StudySpec) -> Study:
+    """The start of a cell.
+
+    Raises:
+        ValueError: a black-box cell on a space without bounds, or on one that the
+            method cannot search; a method whose searcher or scheduler is not left to
+            the comparison.
+    """
+    return SearchStudy(cell) if cell.searches else DescentStudy(cell)
+
+
+class SearchStudy(Study):
+    """Trials that a searcher suggests, then one look at the test set.
+
+    Those of a hybrid come after a plain run at the space's initial values, of which
+    neither the searcher nor the scheduler hears: what is found is never worse than it.
+    A trial starts, or goes on after a pause, only while what remains of the budget
+    covers the rest of a full run; one that ends early gives the rest back.
+    """
+
+    def __init__(self, cell: StudySpec) -> None:
+        super().__init__(cell)
+        self._rng = IsolatedGlobalRNG(cell.seed)
+        with self._rng:
+            self._searcher, scheduler, self._slots = _inner(cell)
+        self._group = ControllerAdapter(self._searcher, scheduler)
+        self._suggested = 0
+        self._start_due = cell.looks_at_start
+        self._dropped: set[int] = set()
+        self._way: tuple[Segment, ...] = ()
+        self._constant = False  # whether the best run is the plain one at the start
+        self._exhausted = False
+        self._final_asked = False
+
+    @property
+    def _method(self) -> BlackBoxMethod:
+        return cast(BlackBoxMethod, self.cell.method)
+
+    def disused(self) -> list[int]:
+        """Trials that are over; of a cohort, when all are."""
+        together = self._cohort() > 1 and self._group.trials
+        if together or not self._method.pauses:
+            return []
+        over = set(self._group.numbers) - set(self._group.trials) - self._dropped
+        self._dropped |= over
+        return sorted(over)
+
+    def _next(self) -> TrialSpec | None:
+        if self._start_due:
+            return self._at_start()
+        if len(self.live) >= self._slots or self._at_start_now():
+            return None
+        with self._rng:
+            trial = self._choose()
+        if trial is not None:
+            return self._segment(trial)
+        if self.live or self.best is None or self._final_asked:
+            return None
+        self._final_asked = True
+        return TrialSpec(
+            cell=self.cell.name,
+            number=self._suggested,
+            kind="final",
+            hparams=self._way[-1].hparams,
+            recorded=self.best[0],
+            before=self._way[:-1],
+            constant=self._constant,
+        )
+
+    def _at_start(self) -> TrialSpec:
+        """The plain run that a hybrid is compared with, as its trial 0."""
+        self._start_due, self._suggested = False, 1
+        space = self.cell.task.space
+        return TrialSpec(
+            cell=self.cell.name,
+            number=0,
+            kind="search",
+            hparams=encode(space, initial_point(space)),
+            constant=True,
+        )
+
+    def _at_start_now(self) -> bool:
+        """Whether it is in flight: what the budget covers is known when it is over."""
+        return any(run.constant for run in self.live.values())
+
+    def _has_more(self) -> bool:
+        waiting = bool(self._group.trials) or self._may_grow()
+        return waiting or (self.best is not None and not self._final_asked)
+
+    def _choose(self) -> TrialAdapter | None:
+        """The trial to run now; those that the budget does not cover are over."""
+        while True:
+            self._grow()
+            trial = self._group.choose()
+            if trial is not None and self._covers(trial.checkpoint.steps):
+                return trial
+            if self.live or not self._group.trials:
+                return None  # what is reserved for the live may come back
+            if trial is not None:
+                self._group.stop_trial(trial)
+            else:
+                self._group.wake()
+
+    def _segment(self, trial: TrialAdapter) -> TrialSpec:
+        trial.status = RUNNING
+        return TrialSpec(
+            cell=self.cell.name,
+            number=trial.number,
+            kind="search",
+            hparams=_coded(self.cell, trial.config),
+            before=trial.checkpoint.segments,
+            origin=trial.checkpoint.number,
+            keep=self._method.pauses,
+        )
+
+    def _remaining(self) -> float:
+        """Gradient evaluations that no trial has spent, or may need to end its run."""
+        reserved = sum(
+            self.cell.rest_of_run(_start(run)) - self._spent_since_start(number)
+            for number, run in self.live.items()
+        )
+        return self.cell.budget - self.spent - reserved
+
+    def _covers(self, steps: int) -> bool:
+        """Whether a run after these steps can go on to its end."""
+        return self._remaining() >= self.cell.rest_of_run(steps) * ROUNDING
+
+    def _cohort(self) -> int:
+        runs = self.cell.budget / self.cell.full_run
+        return self._method.cohort(self.cell.task, runs)
+
+    def _may_grow(self) -> bool:
+        together = self._cohort() > 1
+        waits = bool(self._group.trials) if together else self._group.pending()
+        return not self._exhausted and not waits and self._covers(0)
+
+    def _grow(self) -> None:
+        """Let the searcher suggest the next trial, or the next cohort."""
+        if not self._may_grow():
+            return
+        if self._cohort() == 1:
+            self._suggest()
+            return
+        if self._group.numbers:
+            _, scheduler, _ = _inner(self.cell)
+            self._group = ControllerAdapter(self._searcher, scheduler)
+        runs = int(self._remaining() / self.cell.full_run / ROUNDING)
+        for _ in range(self._method.cohort(self.cell.task, runs)):
+            if not self._exhausted:
+                self._suggest()
+
+    def _suggest(self) -> None:
+        flat = self._searcher.suggest(str(self._suggested))
+        if flat is None or flat == Searcher.FINISHED:
+            self._exhausted = flat is not None or not self.live
+            return
+        self._group.add(TrialAdapter(self._suggested, _used(self.cell, flat)))
+        self._suggested += 1
+
+    def _hear(self, run: TrialSpec, message: TrialReport) -> tuple[TrialReport, bool]:
+        if run.kind == "final":
+            return message, True
+        if run.constant:
+            return self._hear_start(run, message), True
+        trial = self._group.trials[run.number]
+        if message.outer_step <= 1 and run.origin != run.number:
+            message = message._replace(parent=run.origin)
+        finite = math.isfinite(message.outer_loss)
+        if message.kind == "report" and finite:
+            message_over = self._judge(run, trial, message)
+            return message, message_over
+        if message.kind == "failed":
+            # What it had spent when it raised is not known: the most it can be.
+            message = message._replace(
+                gradient_evals=self.cell.rest_of_run(_start(run)),
+                inner_steps=max(message.inner_steps, _start(run)),
+            )
+        else:
+            message = broken(run, message, non_finite(message))
+        with self._rng:
+            self._group.fail(trial)
+        return message, True
+
+    def _hear_start(self, run: TrialSpec, message: TrialReport) -> TrialReport:
+        if message.kind == "failed":
+            return message._replace(gradient_evals=self.cell.plain_run)
+        if not math.isfinite(message.outer_loss):
+            return broken(run, message, non_finite(message))
+        assert message.complete
+        assert run.hparams is not None
+        self._improve(message)
+        self._way = (Segment(message.inner_steps, run.hparams),)
+        self._constant = True
+        return message
+
+    def _judge(self, run: TrialSpec, trial: TrialAdapter, message: TrialReport) -> bool:
+        """Show a result to the scheduler and the searcher; whether the trial ends."""
+        if message.inner_steps <= trial.judged:
+            return False  # its worker died later: then, it had been told to continue
+        trial.judged = message.inner_steps
+        segment = Segment(message.inner_steps - _start(run), run.hparams or {})
+        trial.save(CheckpointAdapter(run.number, (*run.before, segment)))
+        if self._improve(message):
+            self._way, self._constant = trial.checkpoint.segments, False
+        result: dict[str, Any] = {
+            "outer_loss": message.outer_loss,
+            "inner_steps": message.inner_steps,
+            "gradient_evals": message.gradient_evals,
+            "training_iteration": message.outer_step,
+            "config": trial.config,
+        }
+        with self._rng:
+            decision = self._group.judge(trial, result, message.complete)
+        allowed = [TrialScheduler.CONTINUE, TrialScheduler.STOP]
+        if decision not in allowed + [TrialScheduler.PAUSE] * self._method.pauses:
+            raise ValueError(
+                f"the scheduler of method {self.cell.method.name!r} may continue or "
+                f"stop a trial, but it decided to {decision}: use another scheduler, "
+                "or say pauses=True"
+            )
+        return decision != TrialScheduler.CONTINUE
+
+
+def _start(run: TrialSpec) -> int:
+    """Training steps before a run."""
+    return sum(segment.steps for segment in run.before)
+
+
+def _used(cell: StudySpec, flat: dict[str, Any]) -> dict[str, Any]:
+    """A suggestion without what its options do not use."""
+    space = cell.task.space
+    unused = space.flat_domains().keys() - space.used(flat).keys()
+    return {name: value for name, value in flat.items() if name not in unused}
+
+
+def _coded(cell: StudySpec, config: dict[str, Any]) -> Coded:
+    """Plain numbers from a trial's configuration, with what the scheduler added."""
+    coded = encode(cell.task.space, config)
+    return coded | {name: config[name] for name in config if name not in coded}
+
+
+def _inner(cell: StudySpec) -> tuple[Searcher, Any, int]:
+    """The method's searcher and scheduler, set up as Tune would do it."""
+    method = cast(BlackBoxMethod, cell.method)
+    if hasattr(method, "sized"):
+        method = method.sized(cell.budget / cell.full_run)
+    space = to_tune(cell.task.space)
+    config = method.tune_config(cell.task, cell.seed)
+    searcher, scheduler = config.search_alg, config.scheduler or FIFOScheduler()
+    if not isinstance(searcher, Searcher):
+        raise ValueError(
+            f"method {method.name!r} needs a ray.tune.search.Searcher as search_alg, "
+            f"but got {type(searcher).__name__}"
+        )
+    taken = {
+        "searcher": searcher.set_search_properties(config.metric, config.mode, space),
+        "scheduler": scheduler.set_search_properties(config.metric, config.mode),
+    }
+    for part, accepted in taken.items():
+        if not accepted:
+            raise ValueError(
+                f"method {method.name!r} needs a {part} that takes space, metric and "
+                "mode from the comparison, but it has its own: leave them out of its "
+                "constructor"
+            )
+    return searcher, scheduler, config.max_concurrent_trials or 1

@@ -1,0 +1,255 @@
+"""What a descent has evaluated: a killed one goes on where it was."""
+
+import functools
+import hashlib
+import math
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from ray import cloudpickle
+from torch import Tensor
+from torch.utils import _pytree
+
+from raymeta._tree import is_differentiable
+from raymeta.hypergrad import Estimator, Hypergradient, Rollout
+from raymeta.outer.evaluator import Evaluator, Trained
+from raymeta.problem import BilevelProblem
+from raymeta.runtime.source_code import code_of
+from raymeta.search.methods import Method
+from raymeta.search.spec import TrialSpec
+from raymeta.search.worker.evaluation_log import EvaluationLog, LogRecord
+from raymeta.search.worker.stopwatch import Stopwatch
+from raymeta.tasks.base import Task
+from raymeta.types import Hparams, State, Tensors
+
+
+class ReplayMismatch(Exception):
+    """A descent asks for something else than its log holds."""
+
+
+class ReplayingEvaluator(Evaluator):
+    """Evaluations that are written down as they are made, and not made again.
+
+    The same descent, asking anew from its beginning, is given what was written, without
+    states; where that ends it gets the last state, where it needs one, and the rest is
+    computed.
+
+    Args:
+        log: where they are written.
+        stopwatch: of the trial. While the log is played it shows what it showed then.
+    """
+
+    def __init__(self, log: EvaluationLog, stopwatch: Stopwatch) -> None:
+        self._log, self._stopwatch = log, stopwatch
+        self._played, self._left = log.play(), log.standing.length
+        self._structure: Any = None  # of the rollouts of the run that is played
+        self._last: Rollout | None = None
+        self._best: State | None = None
+
+    def estimate(
+        self,
+        estimator: Estimator,
+        problem: BilevelProblem,
+        hparams: Hparams,
+        rollout: Rollout,
+    ) -> tuple[Hypergradient, Rollout]:
+        """From the log, or computed; then gradients are float64 and on the CPU.
+
+        Raises:
+            OverflowError: as the estimator does.
+            ReplayMismatch: the log has something else.
+        """
+        asked = _checksum(hparams, "estimate", rollout.step, estimator.steps)
+        if self._left:
+            return self._estimated(asked, hparams, rollout)
+        self._about_to_compute(rollout)
+        try:
+            hyper, ahead = super().estimate(estimator, problem, hparams, rollout)
+        except OverflowError:
+            self._write(asked, rollout.step, ())
+            raise
+        self._write(
+            asked,
+            ahead.step,
+            (float(hyper.outer_loss),),
+            charge=hyper.gradient_evals,
+            residual=math.nan if hyper.residual is None else hyper.residual,
+            gradient=_flat(hyper.grads[name] for name in _learned(hparams)),
+        )
+        self._last = ahead
+        return hyper, ahead
+
+    def run(
+        self,
+        hparams: Hparams,
+        horizon: int,
+        train: Callable[[], Trained],
+        rollout: Rollout | None = None,
+    ) -> Trained:
+        """From the log, or computed.
+
+        Raises:
+            ReplayMismatch: the log has something else.
+        """
+        asked = _checksum(hparams, "run", rollout.step if rollout else 0, horizon)
+        if self._left:
+            return None, list(self._next(asked).values)
+        self._about_to_compute(rollout)
+        state, values = super().run(hparams, horizon, train, rollout)
+        self._write(asked, horizon, values)
+        return state, values
+
+    def keep(self, state: State | None) -> None:
+        """The state of the best run so far; None while the log is played."""
+        if state is not None:
+            self._best = state
+            self._log.standing = self._log.standing._replace(best=None)
+
+    def kept(self, like: Callable[[], State]) -> State:
+        """The state of the best run.
+
+        Args:
+            like: gives any state of the same structure.
+        """
+        if self._best is not None:
+            return self._best
+        structure = _pytree.tree_structure(like())
+        return _pytree.tree_unflatten(self._log.standing.best or [], structure)
+
+    def end(self) -> None:
+        """The descent has come to its end.
+
+        Raises:
+            ReplayMismatch: the log has more.
+        """
+        if self._left:
+            self._forget("the descent has ended, and its tape has not")
+        self.close()
+
+    def close(self) -> None:
+        """Nothing more will be asked."""
+        self._log.close()
+
+    def _estimated(
+        self, asked: int, hparams: Hparams, rollout: Rollout
+    ) -> tuple[Hypergradient, Rollout]:
+        """The next estimate on the log."""
+        if rollout.state is not None:
+            self._structure = _pytree.tree_structure(rollout.state)
+        found = self._next(asked)
+        if not found.values:
+            raise OverflowError("it overflowed when it was computed")
+        hyper = Hypergradient(
+            torch.tensor(found.values[0], dtype=torch.float64),
+            _split(found.gradient, _learned(hparams)),
+            found.charge,
+            None if math.isnan(found.residual) else found.residual,
+        )
+        if self._left or self._log.standing.rollout is None:
+            return hyper, Rollout(None, found.step)
+        self._last = self._restored(found.step)
+        return hyper, self._last
+
+    def _restored(self, step: int) -> Rollout:
+        """Where training stands at the end of the log."""
+        standing = self._log.standing
+        self._log.standing = standing._replace(rollout=None, carry=None)
+        state = _pytree.tree_unflatten(standing.rollout or [], self._structure)
+        zeros = cloudpickle.loads(bytes.fromhex(standing.carried))
+        structure = _pytree.tree_structure(zeros)
+        carry = _pytree.tree_unflatten(standing.carry or [], structure)
+        return Rollout(state, step, carry)
+
+    def _next(self, asked: int) -> LogRecord:
+        """The next evaluation on the log, which must be the one that is asked for."""
+        try:
+            found = next(self._played)
+        except (OSError, EOFError) as error:
+            self._forget(f"the tape cannot be read any more: {error}")
+        self._left -= 1
+        if found.asked != asked:
+            self._forget("the descent asks for something else than its tape holds")
+        self._stopwatch.stand(found.seconds)
+        return found
+
+    def _about_to_compute(self, rollout: Rollout | None) -> None:
+        """Save what there is, now and then: here all that it needs is known."""
+        if rollout is not None and rollout.state is None:
+            self._forget("the descent needs a state that its tape does not have")
+        self._stopwatch.run()
+        if self._log.due:
+            states: dict[str, Any] = {"best": self._log.standing.best}
+            if self._best is not None:
+                states["best"] = _pytree.tree_leaves(self._best)
+            if rollout is not None and rollout is self._last:
+                states["rollout"] = _pytree.tree_leaves(rollout.state)
+                # Not that of the first rollout: an estimator may begin with nothing.
+                states["carry"] = _pytree.tree_leaves(rollout.carry)
+                zeros = _pytree.tree_map(lambda leaf: 0, rollout.carry)
+                states["carried"] = cloudpickle.dumps(zeros).hex()
+            self._log.save(**states)
+
+    def _write(
+        self, asked: int, step: int, values: Sequence[float], **more: Any
+    ) -> None:
+        seconds = self._stopwatch.seconds
+        self._log.write(LogRecord(asked, seconds, step, values, **more))
+
+    def _forget(self, reason: str) -> NoReturn:
+        self._log.forget()
+        raise ReplayMismatch(reason)
+
+
+def signature_of(
+    run: TrialSpec, evidence: Mapping[str, str], task: Task, method: Method
+) -> str:
+    """What evaluations of a trial depend on besides λ.
+
+    Args:
+        run: the trial.
+        evidence: of what it trains on, see `Fingerprint`.
+        task: whose code counts.
+        method: likewise.
+    """
+    own = code_of(task, method).values()
+    parts = [_code(), torch.__version__, repr(run), *sorted(evidence.values()), *own]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@functools.cache
+def _code() -> str:
+    """Digest of raymeta's own source."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[2].rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _checksum(hparams: Hparams, kind: str, begin: int, steps: int) -> int:
+    """Of what is asked for: λ to the last bit."""
+    flat = _flat(v for v in hparams.values() if isinstance(v, Tensor))
+    return zlib.crc32(flat.tobytes(), zlib.crc32(f"{kind} {begin} {steps}".encode()))
+
+
+def _learned(hparams: Hparams) -> Tensors:
+    return {name: value for name, value in hparams.items() if is_differentiable(value)}
+
+
+def _flat(tensors: Iterable[Tensor]) -> np.ndarray:
+    """All elements in order, in double precision, which holds each one exactly."""
+    flat = [tensor.detach().reshape(-1).double().cpu().numpy() for tensor in tensors]
+    return np.concatenate([np.empty(0), *flat])
+
+
+def _split(flat: np.ndarray, like: Tensors) -> Tensors:
+    """What `_flat` has joined."""
+    sizes = [value.numel() for value in like.values()]
+    parts = torch.from_numpy(flat).split(sizes)
+    return {
+        name: part.reshape(value.shape)
+        for (name, value), part in zip(like.items(), parts, strict=True)
+    }

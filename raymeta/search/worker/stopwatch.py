@@ -1,0 +1,42 @@
+"""The stop-watch of a trial."""
+
+import time
+from collections.abc import Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Stopwatch:
+    """Seconds spent in training and evaluation, not in waiting for the driver."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """What it shows."""
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        return self._before + running
+
+    def over(self, items: Iterator[T]) -> Iterator[T]:
+        """The items; producing them is timed."""
+        while True:
+            self.run()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.stand(self.seconds)
+            yield item
+
+    def run(self) -> None:
+        """Go on."""
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def stand(self, seconds: float) -> None:
+        """Show this, until it goes on."""
+        self._before, self._since = seconds, None

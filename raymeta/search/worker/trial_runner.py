@@ -1,0 +1,286 @@
+"""What runs on a worker: one trial, from its `TrialSpec` to its last message."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
+
+import torch
+from ray import tune
+
+from raymeta.outer.coordinates import device_of, place
+from raymeta.outer.report import Report
+from raymeta.outer.result import better
+from raymeta.problem import BilevelProblem
+from raymeta.runtime.serialization import Parcel
+from raymeta.search.fairness import fingerprint
+from raymeta.search.methods import (
+    BLACK_BOX,
+    BlackBox,
+    BlackBoxMethod,
+    HypergradientMethod,
+    Method,
+)
+from raymeta.search.spec import Segment, TrialReport, TrialSpec, broken
+from raymeta.search.tune.space import Coded, decode, encode
+from raymeta.search.worker.replay import (
+    ReplayingEvaluator,
+    ReplayMismatch,
+    signature_of,
+)
+from raymeta.search.worker.stopwatch import Stopwatch
+from raymeta.search.worker.trial_store import TrialStore
+from raymeta.space import Space
+from raymeta.tasks.base import Task, choice_key, sample_problem
+from raymeta.types import State
+
+#: A descent may report every few milliseconds; its messages travel together.
+POST_EVERY_S = 0.5
+
+#: Sampled problems that a worker keeps; sampling reads data and builds networks.
+CACHED_PROBLEMS = 8
+
+#: Training at constant hyperparameters to the horizon.
+PLAIN = BlackBox()
+
+#: Characters of an exception that the frame keeps.
+MAX_REASON = 300
+
+_problems: dict[tuple[str, int, tuple[int, ...]], BilevelProblem] = {}
+_fingerprints: dict[tuple[str, int], dict[str, str]] = {}
+
+
+def run_trial(config: dict[str, Any], parcel: Parcel, states: TrialStore) -> None:
+    """The trainable: run a trial and post its messages.
+
+    Args:
+        config: has the run.
+        parcel: with tasks and methods by name.
+        states: of all trials.
+    """
+    torch.set_num_threads(1)  # of this thread; each trial runs in a new one
+    tasks, methods = parcel.open()
+    run: TrialSpec = config["run"]
+    task, method = tasks[run.cell.task], methods[run.cell.method]
+    messages = messages_of(run, task, method, states)
+    unsent: list[TrialReport] = []
+    posted = time.monotonic()
+    for message in messages:
+        unsent.append(message)
+        # A search must hear at once whether its scheduler stops it.
+        if run.kind == "search" or time.monotonic() - posted > POST_EVERY_S:
+            tune.report({"messages": unsent, "last": False})
+            unsent, posted = [], time.monotonic()
+    tune.report({"messages": unsent, "last": True})
+
+
+def messages_of(
+    run: TrialSpec, task: Task, method: Method, states: TrialStore | None = None
+) -> Iterator[TrialReport]:
+    """Everything that a trial says; an exception is its last message."""
+    trial = _Trial(run, task, method, states or TrialStore(None))
+    says = {"search": trial.search, "final": trial.final, "descent": trial.descent}
+    evidence = _evidence(task, run.cell.seed)
+    try:
+        for message in says[run.kind]():
+            yield message._replace(evidence=evidence)
+            evidence = {}  # once is enough
+    except ReplayMismatch:
+        raise  # the trial starts again: what it has said is not what it would say now
+    except Exception as error:
+        yield trial.broken(error)
+
+
+def _evidence(task: Task, seed: int) -> dict[str, str]:
+    """The fingerprint of what this process trains on; none of what cannot be read."""
+    key = task.name, seed
+    if key not in _fingerprints:
+        _fingerprints[key] = {}
+        with suppress(Exception):  # the trial itself will say what is wrong
+            _fingerprints[key] = fingerprint(task, seed)._asdict()
+    return _fingerprints[key]
+
+
+@dataclass
+class _Trial:
+    """A trial on its worker.
+
+    Attributes:
+        last: what it said last.
+    """
+
+    run: TrialSpec
+    task: Task
+    method: Method
+    states: TrialStore
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    last: TrialReport | None = None
+
+    def search(self) -> Iterator[TrialReport]:
+        """Train at the given hyperparameters, from where the run starts."""
+        run, start = self.run, self._start()
+        for report, state in self.stopwatch.over(self._train(start, self.task.horizon)):
+            if run.keep and not report.complete:
+                self.states.save(run.cell, run.number, report.inner_steps, state)
+            yield self._say(report)
+
+    def final(self) -> Iterator[TrialReport]:
+        """Train the best run again from its first step and look at the test set."""
+        start = self._retrace(self.run.before)
+        ahead = self.stopwatch.over(self._train(start, self.task.horizon))
+        *_, (report, _) = ahead
+        found, recorded = report.outer_loss, self.run.recorded
+        differs = f"retrained outer loss {found} differs from the recorded {recorded}"
+        yield self._look(report, "" if found == recorded else differs)
+
+    def descent(self) -> Iterator[TrialReport]:
+        """Let the method descend, then look at the test set where it was best."""
+        method = cast(HypergradientMethod, self.method)
+        seed, budget = self.run.cell.seed, self.run.budget
+        evaluator = self._evaluator()
+        reports = method.reports(self.task, self._problem(), seed, budget, evaluator)
+        best: Report | None = None
+        try:
+            for report in self.stopwatch.over(reports):
+                yield self._say(report)
+                if better(report, best):
+                    best = report
+                    evaluator.keep(report.state)
+            evaluator.end()
+        except ReplayMismatch:
+            raise
+        except Exception as error:
+            # What was found before still counts, and is still looked at.
+            yield self.broken(error)
+        finally:
+            evaluator.close()
+        if best is not None:
+            yield self._look(
+                best._replace(state=evaluator.kept(partial(self._s_0, best)))
+            )
+
+    def broken(self, error: Exception) -> TrialReport:
+        """What to say when an exception ends the trial."""
+        end = broken(self.run, self.last, _reason(error))
+        return end._replace(wall_s=self.stopwatch.seconds)
+
+    def _evaluator(self) -> ReplayingEvaluator:
+        run = self.run
+        evidence = _evidence(self.task, run.cell.seed)
+        signature = signature_of(run, evidence, self.task, self.method)
+        return ReplayingEvaluator(
+            self.states.log(run.cell, run.number, signature), self.stopwatch
+        )
+
+    def _s_0(self, report: Report) -> State:
+        problem = self._problem(report)
+        hparams = self.task.space.unflatten(report.hparams)
+        return problem.init(place(hparams, device_of(problem)))
+
+    def _train(
+        self, start: tuple[int, State], end: int, coded: Coded | None = None
+    ) -> Iterator[tuple[Report, State]]:
+        """Train from rung to rung, at the run's hyperparameters or at others."""
+        method = self._training
+        rungs = (r for r in method.rungs(self.task) if start[0] < r <= end)
+        config = self._natural(coded or self.run.hparams or {})
+        return method.train(self.task, self._problem(), config, start, tuple(rungs))
+
+    @property
+    def _training(self) -> BlackBoxMethod | BlackBox:
+        """How it trains: as its method does, or at constant hyperparameters."""
+        return PLAIN if self.run.constant else cast(BlackBoxMethod, self.method)
+
+    def _begin(self, coded: Coded) -> State:
+        return self._training.begin(self.task, self._problem(), self._natural(coded))
+
+    def _start(self) -> tuple[int, State]:
+        """(t, s_t) where the run starts: initial weights, or what was saved."""
+        before = self.run.before
+        if not before:
+            return self._retrace(())
+        initial = self._begin(before[0].hparams)
+        steps = sum(segment.steps for segment in before)
+        saved = self.states.load(self.run.cell, self.run.origin, steps, initial)
+        return self._retrace(before) if saved is None else (steps, saved)
+
+    def _retrace(self, segments: Sequence[Segment]) -> tuple[int, State]:
+        """(t, s_t) by training again, which finds the same to the last bit."""
+        first = segments[0].hparams if segments else self.run.hparams or {}
+        t, state = 0, self._begin(first)
+        for steps, hparams in segments:
+            *_, (_, state) = self._train((t, state), t + steps, hparams)
+            t += steps
+        return t, state
+
+    def _natural(self, coded: Coded) -> dict[str, Any]:
+        return {**coded, **decode(self.task.space, coded)}
+
+    def _problem(self, report: Report | None = None) -> BilevelProblem:
+        """The problem at the options of the run, or of a report."""
+        task, seed, hparams = self.task, self.run.cell.seed, self.task.space.initial()
+        if report is not None:
+            hparams |= report.hparams
+        elif self.run.hparams:
+            hparams |= decode(task.space, self.run.hparams)
+        key = task.name, seed, choice_key(task, hparams)
+        if key not in _problems:
+            while len(_problems) >= CACHED_PROBLEMS:
+                del _problems[next(iter(_problems))]  # the oldest
+            problem = sample_problem(task, seed, hparams)
+            _warm_up(problem, task.space)
+            _problems[key] = problem
+        return _problems[key]
+
+    def _say(self, report: Report) -> TrialReport:
+        # A searcher's values as it gave them: the tensors may be of lower precision.
+        constant = self.run.constant or self.method.family == BLACK_BOX
+        given = self.run.hparams if constant else None
+        hparams = given or encode(self.task.space, report.hparams)
+        self.last = TrialReport(
+            kind="report",
+            outer_step=int(report.outer_step),
+            inner_steps=int(report.inner_steps),
+            gradient_evals=float(report.gradient_evals),
+            wall_s=self.stopwatch.seconds,
+            outer_loss=float(report.outer_loss),
+            complete=bool(report.complete),
+            hparams=hparams,
+        )
+        return self.last
+
+    def _look(self, report: Report, failure: str = "") -> TrialReport:
+        """The one look at the test set, at the end of a full run."""
+        metrics: dict[str, float] = {}
+        try:
+            metrics = _test(self._problem(report), self.task.space, report)
+        except Exception as error:
+            failure = "; ".join(filter(None, [failure, _reason(error)]))
+        return self._say(report)._replace(
+            kind="final", failure=failure, metrics=metrics
+        )
+
+
+def _warm_up(problem: BilevelProblem, space: Space) -> None:
+    """One step: a process' first imports much, which is no trial's own time."""
+    hparams = space.initial()
+    with suppress(Exception):  # other hyperparameters may do better
+        problem.step(problem.init(hparams), hparams, problem.batch(0))
+
+
+def _test(problem: BilevelProblem, space: Space, report: Report) -> dict[str, float]:
+    """Metrics by column name."""
+    if problem.metrics is None:
+        return {}
+    found = problem.metrics(report.state, space.unflatten(report.hparams))
+    return {
+        name if name.startswith("test_") else f"test_{name}": float(value)
+        for name, value in found.items()
+    }
+
+
+def _reason(error: Exception) -> str:
+    """Class and message of an exception, on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON]

@@ -1,0 +1,119 @@
+"""The frame of a meta-training run: what each rank writes, and how it is put together.
+
+Each rank writes rows into parquet files of its own, so that a frame can be put together
+whatever ended the run.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from raymeta.results.run_folder import write_frame
+
+DTYPES = {
+    "algorithm": "str",
+    "family": "str",
+    "seed": "int64",
+    "split": "str",
+    "outer_step": "int64",
+    "rank": "int64",
+    "workers": "int64",
+    "attempt": "int64",
+    "tasks": "int64",
+    "inner_steps": "int64",
+    "outer_loss": "float64",
+    "ci95": "float64",
+    "median": "float64",
+    "grad_norm": "float64",
+    "skipped": "bool",
+    "step_s": "float64",
+    "wall_s": "float64",
+}
+#: Rows of a file; a larger one would take long to write again.
+ROWS_PER_FILE = 5_000
+
+
+class Rows:
+    """A rank's rows.
+
+    Args:
+        folder: of the files.
+        attempt: which start of the run this is, from 1.
+        rank: whose they are.
+    """
+
+    def __init__(self, folder: Path, attempt: int, rank: int) -> None:
+        self._folder, self._attempt, self._rank = folder, attempt, rank
+        self._rows: list[dict[str, Any]] = []
+        self._file = self._written = 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add a row; a full file is written."""
+        if len(self._rows) == ROWS_PER_FILE:
+            self.flush()
+            self._rows, self._written, self._file = [], 0, self._file + 1
+        self._rows.append(row | {"attempt": self._attempt, "rank": self._rank})
+
+    def flush(self) -> None:
+        """Write what has been added."""
+        if len(self._rows) > self._written:
+            name = f"{self._attempt:04}-{self._rank:04}-{self._file:04}.parquet"
+            write_frame(pd.DataFrame(self._rows), self._folder / name)
+            self._written = len(self._rows)
+
+
+def last_attempt(folder: Path) -> int:
+    """How often the run was started before."""
+    return max((int(path.name[:4]) for path in _files(folder)), default=0)
+
+
+def merged(folder: Path) -> pd.DataFrame:
+    """The frame, from all ranks' files.
+
+    What a later attempt did again replaces what an earlier one had done.
+
+    Returns:
+        One row per seed, outer step and rank with `split` "train" (`outer_loss` is the
+        mean over the rank's `tasks`), and of `split` "val" and "test" one per
+        evaluation (the mean over all tasks, `ci95` half the width of its 95 % interval,
+        `median` of the tasks; `<metric>_ci95` likewise) with θ after `outer_step`
+        updates and `inner_steps` of adaptation. `step_s` is seconds of this step,
+        `wall_s` of the seed's training so far.
+    """
+    parts = [pd.read_parquet(path) for path in sorted(_files(folder))]
+    rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    metrics = sorted(set(rows.columns) - set(DTYPES))
+    rows = rows.reindex(columns=[*DTYPES, *metrics])
+    rows = rows.astype({name: d for name, d in DTYPES.items() if d != "str"})
+    is_test = rows["split"] == "test"
+    kept = [
+        _latest(rows[~is_test], ["seed", "split", "outer_step"]),
+        _latest(rows[is_test], ["seed"]),  # of the θ that was the best in the end
+    ]
+    order = ["seed", "split", "outer_step", "inner_steps", "rank"]
+    return pd.concat(kept).sort_values(order, key=_in_order, ignore_index=True)
+
+
+def metrics_of(frame: pd.DataFrame) -> list[str]:
+    """The columns of a frame that are metrics of its learner."""
+    others = set(frame.columns) - set(DTYPES)
+    return sorted(name for name in others if not name.endswith("_ci95"))
+
+
+def _latest(rows: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+    if rows.empty:
+        return rows
+    return rows[rows["attempt"] == rows.groupby(key)["attempt"].transform("max")]
+
+
+def _in_order(column: pd.Series) -> pd.Series:
+    return (
+        column.map(["train", "val", "test"].index) if column.name == "split" else column
+    )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return folder.glob("*.parquet")

@@ -1,0 +1,328 @@
+"""The meta-training of one seed, as each rank does it."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raymeta.data import Episode, prefetch
+from raymeta.meta import MetaModule, MetaOutput
+from raymeta.results.mirror import fetched
+from raymeta.train.checkpoints import (
+    BEST,
+    Checkpoint,
+    Checkpoints,
+    last_step,
+    load,
+    step_file,
+)
+from raymeta.train.config import TrainConfig
+from raymeta.train.evaluation import evaluate, interval
+from raymeta.train.events import Event, Throughput
+from raymeta.train.metrics_log import Rows
+from raymeta.train.process_group import ProcessGroup
+
+
+class Diverged(ValueError):
+    """Too many outer steps in a row had no finite loss and gradient."""
+
+
+class Training:
+    r"""One seed's meta-training on one rank.
+
+    At outer step t every rank adapts to its share of the step's tasks; the average of
+    their gradients over ranks is that of the mean loss over all tasks,
+
+    $$ g_t = \nabla_\theta \frac1N \sum_{i=1}^N E_i(\theta_t), $$
+
+    however unequal the shares. An update without a finite loss and gradient is skipped.
+
+    Args:
+        config: of the run.
+        seed: of θ's initial values and of the tasks.
+        ranks: this one among all.
+        folder: the seed's own; a checkpoint in it is continued.
+        rows: where the metrics go.
+        tell: takes events; called on rank 0 only.
+
+    Attributes:
+        step: updates of θ so far, skipped ones included.
+
+    Raises:
+        ValueError: the checkpoint is of another run, see `checkpoints.load`.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        seed: int,
+        ranks: ProcessGroup,
+        folder: Path,
+        rows: Rows,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._config, self._seed, self._ranks = config, seed, ranks
+        self._folder, self._rows, self._tell = folder, rows, tell
+        torch.manual_seed(seed)
+        learner = config.learner(seed)
+        self._module = MetaModule(
+            learner, engine=config.engine, compile=config.compile
+        ).to(ranks.device)
+        self._checkpoints = Checkpoints(folder, config.keep)
+        self._optimizer = config.optimizer(self._module.parameters(), config.outer_lr)
+        self.step = 0
+        self._skipped = self._in_a_row = 0
+        self._best_val, self._wall_s = math.inf, 0.0
+        self._continue()
+        # Last: it takes over the parameters that it finds.
+        self._parallel = ranks.parallel(self._module)
+        self._live = Throughput(self.step)
+
+    def run(self, should_stop: Callable[[], bool]) -> bool:
+        """Train to the end, then evaluate.
+
+        Args:
+            should_stop: asked at every step; rank 0's answer counts.
+
+        Returns:
+            False if it was stopped before the end.
+
+        Raises:
+            Diverged: more than `max_skips` updates in a row were skipped.
+        """
+        config = self._config
+        try:
+            if self.step == 0:
+                self._checkpoint(validate=True)
+            for episodes in self._episodes():
+                stop = self._outer_step(episodes, should_stop())
+                if self.step % config.checkpoint_every == 0:
+                    self._checkpoint(validate=True)
+                elif self.step == config.outer_steps or stop:
+                    self._checkpoint(validate=not stop)
+                if stop and self.step < config.outer_steps:
+                    return False
+            self._test()
+            return True
+        finally:
+            self._rows.flush()
+            self._checkpoints.close()
+
+    def _episodes(self) -> Any:
+        ranks, config = self._ranks, self._config
+        return prefetch(
+            config.family,
+            range(self.step, config.outer_steps),
+            count=config.tasks_per_step,
+            seed=self._seed,
+            rank=ranks.rank,
+            world=ranks.world,
+            device=ranks.device,
+        )
+
+    def _outer_step(self, episodes: Episode, stop: bool) -> bool:
+        """θ_{t+1} from θ_t; returns whether all ranks are to stop."""
+        count, begun = self._config.tasks_per_step, time.perf_counter()
+        self._seed_randomness()
+        self._optimizer.zero_grad()
+        output = self._parallel(episodes)
+        # The mean over ranks of these is the mean over all tasks.
+        (output.losses.sum() * self._ranks.world / count).backward()
+        norm = self._clipped_norm()
+        losses = self._ranks.gathered(output.losses, count)
+        flags = torch.tensor([not torch.isfinite(norm), stop and self._ranks.rank == 0])
+        bad_norm, stopping = (self._ranks.total(flags) > 0).tolist()
+        skip = bad_norm or not bool(losses.isfinite().all())
+        if skip:
+            self._skip(losses)
+        else:
+            self._optimizer.step()
+            self._in_a_row = 0
+        took = time.perf_counter() - begun
+        self._wall_s += took
+        self._note(output, norm, skip, took)
+        self.step += 1
+        self._say_where_it_stands(losses)
+        if self._in_a_row > self._config.max_skips:
+            raise self._diverged()
+        return stopping
+
+    def _seed_randomness(self) -> None:
+        """What inner steps draw depends on where we are, not on what was before."""
+        text = f"{self._seed} {self.step} {self._ranks.rank} {self._ranks.world}"
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        on_cpu = self._ranks.device.type == "cpu"
+        # A twentieth of a small step, where there is only the CPU's generator to seed.
+        seed = torch.default_generator.manual_seed if on_cpu else torch.manual_seed
+        seed(int.from_bytes(digest) >> 1)
+
+    def _clipped_norm(self) -> Tensor:
+        """Clip the meta-gradient; its norm before."""
+        limit = self._config.clip_norm or math.inf
+        return torch.nn.utils.clip_grad_norm_(self._module.parameters(), limit)
+
+    def _skip(self, losses: Tensor) -> None:
+        self._skipped += 1
+        self._in_a_row += 1
+        bad = (~losses.isfinite()).nonzero().flatten().tolist()
+        what = f"the loss of {len(bad)} of {len(losses)} tasks" if bad else "a gradient"
+        self._report(event="skip", reason=f"{what} is not finite")
+
+    def _diverged(self) -> Diverged:
+        first, last = self.step - self._in_a_row, self.step - 1
+        return Diverged(
+            f"seed {self._seed}: outer steps {first} to {last} had no finite loss and "
+            f"gradient; at most {self._config.max_skips} in a row are skipped: lower "
+            "the inner or the outer learning rate, or set clip_norm"
+        )
+
+    def _note(
+        self, output: MetaOutput, norm: Tensor, skipped: bool, took: float
+    ) -> None:
+        """This rank's row of this step."""
+        self._rows.add(
+            self._row("train", self.step, self._module.learner.steps)
+            | {
+                "tasks": len(output.losses),
+                "outer_loss": float(output.loss.detach()),
+                **{name: float(value.mean()) for name, value in output.metrics.items()},
+                "grad_norm": float(norm),
+                "skipped": skipped,
+                "step_s": took,
+            }
+        )
+        if self._live.flush_is_due():
+            self._rows.flush()
+
+    def _row(self, split: str, step: int, inner_steps: int) -> dict[str, Any]:
+        return {
+            "algorithm": self._config.algorithm,
+            "family": self._config.family.name,
+            "seed": self._seed,
+            "split": split,
+            "outer_step": step,
+            "workers": self._ranks.world,
+            "inner_steps": inner_steps,
+            "wall_s": self._wall_s,
+            "skipped": False,
+        }
+
+    def _say_where_it_stands(self, losses: Tensor) -> None:
+        self._live.add(float(losses.mean()), len(losses))
+        if self.step == self._config.outer_steps or self._live.is_due():
+            self._report(event="step", skipped=self._skipped, **self._live.take())
+
+    def _report(self, **event: Any) -> None:
+        if self._ranks.rank == 0:
+            self._tell({"seed": self._seed, "step": self.step, **event})
+
+    # Checkpoints.
+
+    def _continue(self) -> None:
+        """Go on from the last checkpoint, which rank 0 names."""
+        mine = last_step(self._folder) if self._ranks.rank == 0 else 0
+        step = int(self._ranks.total(torch.tensor(-1 if mine is None else mine)))
+        if step < 0:
+            return
+        path = step_file(self._folder, step)
+        checkpoint = self._load(path)
+        self._optimizer.load_state_dict(checkpoint["optimizer"])
+        self.step = checkpoint["step"]
+        self._skipped = checkpoint["skipped"]
+        self._in_a_row = checkpoint["skipped_in_a_row"]
+        self._best_val = checkpoint["best_val_loss"]
+        self._wall_s = checkpoint["wall_s"]
+
+    def _load(self, path: Path) -> Checkpoint:
+        """Read a checkpoint and take over its θ."""
+        theta = self._module.theta()
+        checkpoint = load(path, self._config, theta)
+        with torch.no_grad():
+            for name, value in theta.items():
+                value.copy_(checkpoint["theta"][name])
+        return checkpoint
+
+    def _checkpoint(self, *, validate: bool) -> None:
+        # On every rank before rank 0 saves: what a checkpoint skips is on the disk.
+        self._rows.flush()
+        val_loss = self._validate() if validate else math.nan
+        best = val_loss < self._best_val
+        if best:
+            self._best_val = val_loss
+        if self._ranks.rank > 0:
+            return
+        self._checkpoints.save(
+            {
+                "algorithm": self._config.algorithm,
+                "family": self._config.family.name,
+                "seed": self._seed,
+                "step": self.step,
+                "theta": self._module.theta(),
+                "optimizer": self._optimizer.state_dict(),
+                "val_loss": val_loss,
+                "best_val_loss": self._best_val,
+                "skipped": self._skipped,
+                "skipped_in_a_row": self._in_a_row,
+                "wall_s": self._wall_s,
+            },
+            best=best,
+        )
+        self._report(event="checkpoint", val_loss=val_loss, best=best)
+
+    # Held-out tasks.
+
+    def _validate(self) -> float:
+        steps, step = self._module.learner.steps, self.step
+        return self._evaluate("val", self._config.val_tasks, steps, step)
+
+    def _test(self) -> None:
+        """Evaluate the best θ, or the last one where none was finite."""
+        self._checkpoints.wait()
+        self._ranks.total(torch.zeros(1))  # until rank 0 has written it
+        step, best = self.step, fetched(self._folder / BEST)
+        if best.exists():
+            step = self._load(best)["step"]
+        steps = self._config.test_steps
+        last = self._module.learner.steps if steps is None else steps
+        for inner_steps in range(last + 1):
+            self._evaluate("test", self._config.test_tasks, inner_steps, step)
+        if self._ranks.rank == 0 and self._config.pictures is not None:
+            self._module.eval()
+            arrays: Any = self._config.pictures(
+                self._module, self._config.family, self._seed
+            )
+            np.savez(self._folder / "pictures.npz", **arrays)
+
+    def _evaluate(self, split: Any, count: int, inner_steps: int, step: int) -> float:
+        """The mean outer loss of θ after `step` updates; a row on rank 0."""
+        config = self._config
+        self._seed_randomness()
+        values = evaluate(
+            self._module,
+            config.family,
+            self._ranks,
+            split=split,
+            count=count,
+            # As in training: a compiled step is one for a number of tasks.
+            at_once=math.ceil(config.tasks_per_step / self._ranks.world),
+            seed=self._seed,
+            steps=inner_steps,
+        )
+        means = {name: float(value.mean()) for name, value in values.items()}
+        losses = values.pop("outer_loss")
+        if self._ranks.rank == 0:
+            self._rows.add(
+                self._row(split, step, inner_steps)
+                | means
+                | {"tasks": count, "ci95": interval(losses)}
+                # Where a task diverges, the mean says nothing of the others.
+                | {"median": float(losses.median())}
+                | {f"{name}_ci95": interval(each) for name, each in values.items()}
+            )
+        return means["outer_loss"]

@@ -1,0 +1,253 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from raymeta.analysis import draw_trajectories, hparam_bands, hparam_paths
+from raymeta.analysis.figures.trajectories import y_range
+from raymeta.analysis.tables.hparams import MANY, incumbents
+
+NAN = np.nan
+
+
+def path(table, method, seed, name="lr"):
+    chosen = (table["method"] == method) & (table["seed"] == seed)
+    rows = table[chosen & (table["hyperparameter"] == name)]
+    return rows[["gradient_evals", "value"]].to_numpy().tolist()
+
+
+def many(frame, count=MANY + 1):
+    """Give each report `count` learning rates: lr, 2 lr, …."""
+    columns = {f"hp/rate[{i}]": frame["hp/lr"] * (i + 1) for i in range(count)}
+    return pd.concat([frame, pd.DataFrame(columns)], axis=1)
+
+
+def test_incumbents_are_full_horizon_reports_that_improve(report):
+    cell = pd.DataFrame(
+        [
+            report("tpe", 0, 400, 0.3, trial=3),
+            report("tpe", 0, 100, 0.5, trial=0),
+            report("tpe", 0, 150, 0.5, trial=1, outer_loss=0.1, status="running"),
+            report("tpe", 0, 200, 0.5, trial=1, outer_loss=0.6),
+            report("tpe", 0, 300, 0.5, trial=2, outer_loss=NAN, status="failed"),
+            report("tpe", 0, 350, 0.5, trial=4, outer_loss=0.5),  # equal: not new
+        ]
+    )
+    assert incumbents(cell)["trial"].tolist() == [0, 3]
+
+
+def test_paths_of_hypergradient_methods_are_their_reports_in_order(frame):
+    table = hparam_paths(frame, "digits")
+    assert path(table, "forward", 0) == [[60, 0.01], [120, 0.03]]
+    assert path(table, "forward", 1) == [[60, 0.02], [120, 0.04]]
+
+
+def test_paths_of_black_box_methods_are_incumbents_held_to_the_end(frame):
+    table = hparam_paths(frame, "digits")
+    assert path(table, "tpe", 0) == [[100, 1.0], [200, 0.1], [200, 0.1]]
+    assert path(table, "tpe", 1) == [[100, 2.0], [200, 2.0]]
+    assert path(table, "random", 1) == [[150, 0.7], [200, 0.7]]
+
+
+def test_the_representative_is_the_seed_nearest_to_the_median_loss(report):
+    losses = {0: 0.9, 1: 0.5, 2: 0.1, 3: NAN, 4: 0.6}  # the missing one ranks last: .6
+    rows = [
+        report("forward", seed, 10, loss, **{"hp/lr": 0.1 * (seed + 1)})
+        for seed, loss in losses.items()
+    ]
+    table = hparam_paths(pd.DataFrame(rows), "digits")
+    bold = table.set_index("seed")["representative"]
+    assert bold[bold].index.tolist() == [4]
+
+
+def test_among_restarts_the_one_with_the_best_loss_is_representative(report):
+    rows = [
+        report("forward", 0, 10, 0.5, trial=0, **{"hp/lr": 0.1}),
+        report("forward", 0, 20, 0.2, trial=1, **{"hp/lr": 0.2}),
+        report("forward", 0, 30, 0.2, trial=2, outer_loss=0.4, **{"hp/lr": 0.3}),
+    ]
+    table = hparam_paths(pd.DataFrame(rows), "digits")
+    assert table.loc[table["representative"], "trial"].tolist() == [1]
+    (axes,) = draw_trajectories(pd.DataFrame(rows), "digits").axes
+    assert len(axes.lines) == 3
+
+
+def test_choices_become_positions_and_names(frame):
+    frame["hp/rule"] = np.where(frame["hp/lr"] > 0.05, "sgd", "adam")
+    frame.loc[frame["hp/lr"].isna(), "hp/rule"] = None
+    table = hparam_paths(frame, "digits")
+    table = table[table["hyperparameter"] == "rule"]
+    names = dict(zip(table["value"], table["choice"], strict=True))
+    assert names == {0.0: "adam", 1.0: "sgd"}
+    axes = draw_trajectories(frame, "digits").axes[1]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["adam", "sgd"]
+    assert [int(tick) for tick in axes.get_yticks()] == [0, 1]
+
+
+def test_single_and_many_hyperparameters_part_ways(frame):
+    just = many(frame, MANY)
+    assert hparam_paths(just, "digits")["hyperparameter"].nunique() == MANY + 1
+    assert len(hparam_bands(just, "digits")) == 0
+    more = many(frame)
+    assert set(hparam_paths(more, "digits")["hyperparameter"]) == {"lr"}
+    assert set(hparam_bands(more, "digits")["hyperparameter"]) == {"rate"}
+
+
+def test_bands_are_quantiles_over_the_entries_of_the_representative(frame):
+    table = hparam_bands(many(frame), "digits")
+    forward = table[table["method"] == "forward"]
+    assert set(table["entries"]) == {13}
+    assert set(forward["seed"]) == {0}  # both are as near to the median: the first
+    expected = np.outer([0.01, 0.03], np.quantile(np.arange(1, 14), [0.1, 0.5, 0.9]))
+    quantiles = forward[["q10", "median", "q90"]].to_numpy()
+    np.testing.assert_allclose(quantiles, expected)
+
+
+def test_many_choices_are_refused(frame):
+    frame = many(frame)
+    frame["hp/rate[0]"] = "fast"
+    with pytest.raises(ValueError, match=r"hp/rate\[0\] holds 'fast': drop"):
+        hparam_bands(frame, "digits")
+
+
+@pytest.mark.parametrize("function", [hparam_paths, hparam_bands, draw_trajectories])
+def test_an_unknown_task_is_refused(frame, function):
+    with pytest.raises(ValueError, match="got 'mnist': pass one of digits"):
+        function(frame, "mnist")
+
+
+def test_the_figure_shows_all_walks_and_one_incumbent_a_method(frame):
+    table = hparam_paths(frame, "digits")
+    (axes,) = draw_trajectories(frame, "digits").axes
+    lines = {line.get_gid(): line for line in axes.lines}
+    bold = table[table["representative"]].drop_duplicates("method")
+    seeds = dict(zip(bold["method"], bold["seed"], strict=True))
+    assert set(lines) == {
+        "forward seed 0 trial 0",
+        "forward seed 1 trial 0",
+        f"random seed {seeds['random']} trial -1",
+        f"tpe seed {seeds['tpe']} trial -1",
+    }
+    for gid, line in lines.items():
+        method, _, seed = gid.split()[:3]
+        expected = path(table, method, int(seed))
+        np.testing.assert_array_equal(line.get_xydata(), expected)
+        dashed = method != "forward"
+        assert (line.get_linestyle() == "--") == dashed
+        assert (line.get_drawstyle() == "steps-post") == dashed
+    widths = [lines[f"forward seed {seed} trial 0"].get_linewidth() for seed in (0, 1)]
+    assert widths[0] > 2 * widths[1]
+
+
+def test_the_figure_has_a_panel_per_hyperparameter_and_one_legend(frame):
+    frame = many(frame.assign(**{"hp/momentum": 0.9}))
+    figure = draw_trajectories(frame, "digits")
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles[:2] == ["lr", "momentum"]
+    assert titles[2].startswith("rate: median, ")
+    assert titles[2].endswith(" of 13")
+    assert len(figure.axes[2].lines) == len(figure.axes[2].collections) == 3
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["forward", "random", "tpe"]
+    assert figure.get_suptitle() == "digits"
+    assert {axes.get_xlabel() for axes in figure.axes} == {"gradient evaluations"}
+
+
+# values: .01 to 2; narrower than a decade; not positive
+@pytest.mark.parametrize(
+    ("offset", "scale"), [(0.0, "log"), (1.0, "linear"), (-0.02, "linear")]
+)
+def test_positive_values_over_more_than_a_decade_get_a_log_axis(frame, offset, scale):
+    frame["hp/lr"] = frame["hp/lr"] + offset
+    (axes,) = draw_trajectories(frame, "digits").axes
+    assert axes.get_yscale() == scale
+
+
+# Values from .01 to 1 are in sight, or those over 2.1.
+@pytest.mark.parametrize(
+    ("kind", "over", "scale"),
+    [
+        ("Positive", 1.0, "log"),
+        ("Real", 1.0, "linear"),
+        ("Unit", 2.1, "logit"),
+    ],
+)
+def test_an_axis_is_that_in_which_its_domain_is_walked(frame, kind, over, scale):
+    frame["hp/lr"] = frame["hp/lr"] / over
+    (axes,) = draw_trajectories(frame, "digits", {"lr": kind}).axes
+    assert axes.get_yscale() == scale
+    low, high = axes.get_ylim()
+    assert low < 0.01 / over < 1 / over < high
+    assert len([tick for tick in axes.get_yticks() if low <= tick <= high]) > 1
+
+
+def test_a_unit_at_its_ends_stays_on_the_axis(frame):
+    frame["hp/lr"] = np.where(frame["hp/lr"] > 0.4, 1.0, 0.0)
+    (axes,) = draw_trajectories(frame, "digits", {"lr": "Unit"}).axes
+    low, high = axes.get_ylim()
+    assert 0 < low < 1e-4 < 1 - 1e-4 < high < 1
+
+
+def test_choices_among_numbers_are_named(frame):
+    frame["hp/width"] = np.where(frame["hp/lr"] > 0.05, 128, 32)
+    axes = draw_trajectories(frame, "digits", {"width": "Choice"}).axes[1]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["32", "128"]
+
+
+def test_hybrids_go_from_best_run_to_best_run(report):
+    ends = [(100, 0.5, 0.1), (200, 0.6, 0.4), (300, 0.2, 0.3)]
+    rows = [
+        report("restarts", 0, at, loss, family="hybrid", **{"hp/lr": lr})
+        for at, loss, lr in ends
+    ]
+    figure = draw_trajectories(pd.DataFrame(rows), "digits")
+    (line,) = figure.axes[0].lines
+    assert line.get_xydata().tolist() == [[100, 0.1], [300, 0.3], [300, 0.3]]
+    assert line.get_drawstyle() == "steps-post"
+    (legend,) = figure.legends
+    assert "dash-dotted" in legend.get_title().get_text()
+
+
+def test_of_many_methods_the_best_are_drawn(report):
+    rows = [report(f"m{i:02}", 0, 10, 1.0 + i, **{"hp/lr": 0.1 + i}) for i in range(12)]
+    figure = draw_trajectories(pd.DataFrame(rows), "digits")
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == [f"m{i:02}" for i in range(10)]
+    assert "10 of 12 methods" in " ".join(legend.get_title().get_text().split())
+
+
+def test_the_first_random_incumbents_do_not_set_the_limits():
+    rows = [
+        ("black-box", "tpe", 0, 1, 1e6, True),
+        ("black-box", "tpe", 0, 5, 1e3, True),
+        ("black-box", "tpe", 0, 10, 7.0, True),  # stands at 15
+        ("black-box", "tpe", 0, 40, 2.0, True),
+        ("hypergradient", "forward", 0, 10, 0.5, True),
+        ("hypergradient", "forward", 0, 90, 3.0, True),
+    ]
+    columns = ["family", "method", "seed", "gradient_evals", "value", "representative"]
+    assert y_range(pd.DataFrame(rows, columns=columns), 100) == (0.5, 7.0)
+
+
+def test_a_task_without_hyperparameters_says_so(frame):
+    bare = frame.drop(columns="hp/lr")
+    assert len(hparam_paths(bare, "digits")) == 0
+    (axes,) = draw_trajectories(bare, "digits").axes
+    assert [t.get_text() for t in axes.texts] == ["no hyperparameter was reported"]
+
+
+def test_hyperparameters_of_other_tasks_have_no_panel(frame):
+    other = frame.assign(task="other").rename(columns={"hp/lr": "hp/weight"})
+    figure = draw_trajectories(pd.concat([frame, other]), "other")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["weight"]
+
+
+def test_an_interrupted_cell_without_any_value_still_walks(report):
+    hp = {"hp/lr": 0.1}
+    rows = [report("forward", 0, 10, NAN, status="running", **hp)]
+    rows += [report("tpe", 0, 10, NAN, status="running", **hp)]
+    (axes,) = draw_trajectories(pd.DataFrame(rows), "digits").axes
+    (line,) = axes.lines
+    np.testing.assert_array_equal(line.get_xydata(), [[10, 0.1]])
+    assert line.get_marker() == "."  # a line of one point would not be seen

@@ -1,0 +1,156 @@
+"""Reverse mode with recomputation: what it recomputes and what it keeps."""
+
+from functools import cache
+
+import pytest
+
+from raymeta.hypergrad import Checkpointed, Reverse, hypergradient
+from raymeta.hypergrad.base import with_steps
+from raymeta.hypergrad.checkpoint_schedules import beta, binomial, even, repeated_steps
+from raymeta.tasks import Quadratic
+from tests.support.memory import peak_bytes
+from tests.support.problems import sgd_everything
+from tests.support.truth import largest_relative_error
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+@cache
+def fewest_repeats(length: int, states: int) -> int:
+    """By dynamic programming over where to keep the next state."""
+    if length == 1:
+        return 0
+    if states == 1:
+        return length * (length - 1) // 2
+    return min(
+        m + fewest_repeats(length - m, states - 1) + fewest_repeats(m, states)
+        for m in range(1, length)
+    )
+
+
+def formula(length: int, states: int) -> int:
+    """t(l, s) = r l - β(s + 1, r - 1) with β(s, r - 1) < l <= β(s, r)."""
+    r = 0
+    while beta(states, r) < length:
+        r += 1
+    return r * length - beta(states + 1, r - 1)
+
+
+@pytest.mark.parametrize("states", range(1, 9))
+def test_binomial_recomputes_as_little_as_possible(states):
+    for length in range(1, 61):
+        repeats = repeated_steps(binomial(length, states))
+        assert repeats == fewest_repeats(length, states) == formula(length, states)
+
+
+def test_binomial_attains_the_formula_on_long_runs():
+    for length, states in [(1000, 10), (1000, 3), (5000, 40), (252, 5)]:
+        assert repeated_steps(binomial(length, states)) == formula(length, states)
+    # With 5 states, 252 steps are the most that need no step more than 5 times again.
+    assert beta(5, 5) == 252
+    assert formula(252, 5) == 5 * 252 - beta(6, 4)
+
+
+def schedules():
+    for length in (1, 2, 5, 12, 30):
+        for count in range(1, length + 1):
+            yield even(length, count), length, count
+            yield binomial(length, count), length, count
+
+
+def test_every_schedule_covers_the_run_backwards_and_keeps_to_its_budget():
+    for schedule, length, count in schedules():
+        kept, end = {0}, length
+        for stretch in schedule:
+            assert stretch.origin in kept
+            assert stretch.origin <= stretch.start < stretch.end == end
+            assert all(stretch.origin < t <= stretch.start for t in stretch.keep)
+            kept |= set(stretch.keep)
+            assert len(kept) <= count
+            kept = {t for t in kept if t < stretch.start}
+            end = stretch.start
+        assert end == 0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 17])
+@pytest.mark.parametrize(
+    "knobs",
+    [{}, {"segments": 1}, {"states": 1}, {"states": 2}, {"states": 40}],
+    ids=str,
+)
+def test_every_schedule_gives_the_gradient_of_reverse(steps, knobs):
+    problem, hparams = sgd_everything()
+    result = hypergradient(problem, hparams, Checkpointed(steps, **knobs))
+    truth = hypergradient(problem, hparams, Reverse(steps))
+    for name, grad in truth.grads.items():
+        assert (result.grads[name] - grad).norm() <= 1e-11 * grad.norm()
+    assert float(result.outer_loss) == pytest.approx(float(truth.outer_loss), rel=1e-13)
+
+
+def peaks(make, lengths: list[int]) -> list[int]:
+    problem, hparams = sgd_everything()
+    return [
+        peak_bytes(lambda n=n: hypergradient(problem, hparams, make(n)))
+        for n in lengths
+    ]
+
+
+def test_memory_is_the_square_root_of_the_steps():
+    lengths = [9, 36, 144]
+    reverse, segments = peaks(Reverse, lengths), peaks(Checkpointed, lengths)
+    # Four times the steps: four times the memory of reverse mode beyond a constant,
+    # twice that of √T segments.
+    assert (reverse[2] - reverse[1]) / (reverse[1] - reverse[0]) == pytest.approx(
+        4, rel=0.02
+    )
+    assert (segments[2] - segments[1]) / (segments[1] - segments[0]) == pytest.approx(
+        2, rel=0.1
+    )
+    assert segments[2] < reverse[2] / 8
+
+
+def test_memory_is_constant_with_a_number_of_states():
+    small, large = peaks(lambda n: Checkpointed(n, states=4), [12, 60])
+    assert small == large
+
+
+def test_a_thousand_steps_in_the_memory_of_sixty():
+    problem = Quadratic().sample(0)
+    hparams = {name: 0.5 * v for name, v in Quadratic().space.initial().items()}
+
+    def peak(estimator) -> int:
+        return peak_bytes(lambda: hypergradient(problem, hparams, estimator))
+
+    assert peak(Checkpointed(1000)) < peak(Reverse(64))
+    result = hypergradient(problem, hparams, Checkpointed(1000))
+    truth = hypergradient(problem, hparams, Reverse(1000))
+    assert largest_relative_error(result.grads, truth.grads) < 1e-11
+
+
+def test_shorter_runs_have_fewer_segments():
+    assert with_steps(Checkpointed(100), 9) == Checkpointed(9)
+    assert with_steps(Checkpointed(100, segments=20), 9) == Checkpointed(9, segments=9)
+    assert with_steps(Checkpointed(100, states=5), 3) == Checkpointed(3, states=5)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"segments": 2, "states": 2}, "segments or states, but got both"),
+        ({"segments": 0}, "1 <= segments <= steps, but got segments=0, steps=4"),
+        ({"segments": 5}, "1 <= segments <= steps, but got segments=5, steps=4"),
+        ({"states": 0}, "states >= 1, but got states=0"),
+    ],
+)
+def test_impossible_schedules_are_refused(knobs, message):
+    with pytest.raises(ValueError, match=message):
+        Checkpointed(4, **knobs)
+
+
+def test_charges_what_it_recomputes():
+    problem, hparams = sgd_everything()
+    outer = problem.outer_cost
+    assert Checkpointed(20, segments=4).cost(problem, hparams) == 60 + 15 + outer
+    assert Checkpointed(20, segments=1).cost(problem, hparams) == 60 + outer
+    assert Checkpointed(20, states=1).cost(problem, hparams) == 60 + 190 + outer
+    assert Checkpointed(20, states=20).cost(problem, hparams) == 60 + 19 + outer

@@ -1,0 +1,115 @@
+"""Tune's interfaces, driven by hand."""
+
+import pickle
+from types import SimpleNamespace
+
+import pytest
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+from search_toys import Bowl, Listed
+
+from raymeta.runtime.interrupt import Interrupt
+from raymeta.search.tune.bridge import BridgeScheduler, BridgeSearcher, Pulse
+from raymeta.search.worker import trial_runner
+
+
+def trial_of(config, status=Trial.PENDING):
+    return SimpleNamespace(config=config, status=status)
+
+
+def result_of(message, last=False):
+    return {"messages": [message], "last": last, "trial_id": "x"}
+
+
+def test_a_trial_from_suggestion_to_stop(bench):
+    one = bench(Bowl(), Listed((0.5,), rung=3), budget=12)
+    searcher, scheduler = (
+        BridgeSearcher(one.coordinator),
+        BridgeScheduler(one.coordinator),
+    )
+
+    trial = trial_of(searcher.suggest("a"))
+    assert searcher.suggest("b") is None  # the cell runs one at a time
+    run = trial.config["run"]
+    cell = one.studies[0].cell
+    rung, end = trial_runner.messages_of(run, cell.task, cell.method)
+    decisions = [
+        scheduler.on_trial_result(None, trial, result_of(message))
+        for message in (rung, end)
+    ]
+
+    assert decisions == [TrialScheduler.CONTINUE, TrialScheduler.STOP]
+    searcher.on_trial_complete("a", {})
+    final = trial_of(searcher.suggest("b"))
+    assert final.config["run"].kind == "final"
+    (message,) = trial_runner.messages_of(final.config["run"], cell.task, cell.method)
+    decision = scheduler.on_trial_result(None, final, result_of(message))
+    assert decision == TrialScheduler.STOP
+    assert searcher.suggest("c") == Searcher.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("The actor died.\n\tclass_name: ImplicitFunc\nbecause", "The actor died."),
+        (
+            "\x1b[36mray::ImplicitFunc.train()\x1b[39m\n  File x\nImportError: y",
+            "ImportError: y",
+        ),
+    ],
+)
+def test_a_dead_worker_means_that_the_trial_is_suggested_again(
+    bench, tmp_path, text, reason
+):
+    one = bench(Bowl(), Listed((0.5, 0.4)), budget=20)
+    one.play(one.coordinator.ask())
+    searcher, scheduler = (
+        BridgeSearcher(one.coordinator),
+        BridgeScheduler(one.coordinator),
+    )
+    (tmp_path / "error.txt").write_text(f"Failure # 1 (occurred at noon)\n{text}\n")
+    suggestions = []
+    for _ in range(3):
+        trial = trial_of(searcher.suggest("a"))
+        suggestions.append(trial.config)
+        trial.error_file = tmp_path / "error.txt"
+        scheduler.on_trial_error(None, trial)
+        searcher.on_trial_complete("a", error=True)
+
+    assert suggestions[0] == suggestions[1] == suggestions[2]
+    assert one.frame().failure[1] == f"its worker died 3 times: {reason}"
+    assert searcher.suggest("b")["run"].kind == "final"
+
+
+def test_waiting_trials_run_in_their_order(bench):
+    scheduler = BridgeScheduler(bench(Bowl(), Listed((0.5,))).coordinator)
+    trials = [trial_of({}) for _ in range(3)]
+    for trial in trials:
+        scheduler.on_trial_add(None, trial)
+
+    assert scheduler.choose_trial_to_run(None) is trials[0]
+    assert scheduler.choose_trial_to_run(None) is trials[0]
+    trials[0].status = trials[1].status = Trial.RUNNING
+    assert scheduler.choose_trial_to_run(None) is trials[2]
+    trials[2].status = Trial.TERMINATED
+    assert scheduler.choose_trial_to_run(None) is None
+
+
+def test_tune_may_pickle_its_parts(bench):
+    coordinator = bench(Bowl(), Listed((0.5,))).coordinator
+    pulse = Pulse(Interrupt(), coordinator.standings)
+    for part in (BridgeSearcher(coordinator), BridgeScheduler(coordinator), pulse):
+        assert len(pickle.dumps(part)) < 200
+
+
+def test_the_pulse_keeps_house_and_ends_the_loop_when_asked():
+    interrupt, beats = Interrupt(), []
+    pulse = Pulse(interrupt, lambda: beats.append(1))
+
+    pulse.on_step_end(1, [])
+    interrupt.requested = True
+    with pytest.raises(KeyboardInterrupt):
+        pulse.on_step_end(2, [])
+
+    assert beats == [1, 1]

@@ -1,0 +1,176 @@
+"""Runs on Ray Train: they must equal those in one process."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pandas as pd
+import pytest
+import torch
+import train_toys
+from ray import cloudpickle
+from train_toys import Points, config
+
+from raymeta.runtime.ray_session import ray
+from raymeta.train import train
+from raymeta.train.checkpoints import last_step
+from raymeta.train.events import EventLog
+
+pytestmark = pytest.mark.ray
+
+# Workers cannot import what lies among the tests.
+cloudpickle.register_pickle_by_value(train_toys)
+
+
+def kill_when_under_way(path, step):
+    """Kill -9 the process of rank 1 once the run is past a step."""
+    log, pids = EventLog(path / "events.jsonl"), []
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for event in log.read_new():
+            pids = event.get("pids", pids)
+            if event["event"] == "checkpoint" and event["step"] >= step:
+                os.kill(pids[1], signal.SIGKILL)
+                return
+        time.sleep(0.02)
+
+
+def last_theta(folder):
+    path = folder / f"step-{last_step(folder):08}.pt"
+    return torch.load(path, weights_only=True)["theta"]["layer.w"]
+
+
+def train_rows(frame):
+    """Per step: the mean loss over all tasks, and the gradient's norm."""
+    rows = frame[frame["split"] == "train"]
+    weighted = rows.assign(total=rows["outer_loss"] * rows["tasks"])
+    steps = weighted.groupby("outer_step")[["total", "tasks"]].sum()
+    norms = rows.groupby("outer_step")["grad_norm"]
+    assert (norms.nunique() == 1).all()  # the same on all ranks
+    return (steps["total"] / steps["tasks"]).tolist(), norms.first().tolist()
+
+
+def test_two_workers_one_killed_then_one_equal_an_undisturbed_run(
+    cluster, here, tmp_path
+):
+    whole = here("whole", outer_steps=30)
+    path, lines = tmp_path / "x", []
+    killer = threading.Thread(target=kill_when_under_way, args=(path, 8))
+    killer.start()
+
+    # Slow enough to be killed before the end.
+    slow = config(outer_steps=20, family=Points(step_s=0.1))
+    first = train(slow, workers=2, name="x", storage=tmp_path, progress=lines.append)
+    killer.join()
+
+    assert "seed 0 begins on 2 processes, cpu" in lines
+    again = [line for line in lines if line.startswith("seed 0 goes on from")]
+    assert again in (
+        ["seed 0 goes on from outer step 8 on 2 processes, cpu"],
+        ["seed 0 goes on from outer step 12 on 2 processes, cpu"],
+    )
+    assert sorted(first.frame["attempt"].unique()) == [1, 2]
+    rows = first.frame.query("split == 'train'")
+    assert len(rows) == 2 * 20  # each step and rank, once
+    assert set(zip(rows["rank"], rows["tasks"], strict=True)) == {(0, 2), (1, 3)}
+
+    lines.clear()
+    longer = config(outer_steps=30)
+    last = train(longer, workers=1, name="x", storage=tmp_path, progress=lines.append)
+
+    assert "seed 0 goes on from outer step 20 on 1 process, cpu" in lines
+    torch.testing.assert_close(
+        last_theta(path / "seed-0"),
+        last_theta(tmp_path / "whole" / "seed-0"),
+        rtol=1e-10,
+        atol=1e-10,
+    )
+    for mine, plain in zip(
+        train_rows(last.frame), train_rows(whole.frame), strict=True
+    ):
+        assert mine == pytest.approx(plain, rel=1e-10)
+    assert last.evaluation["outer_loss"].tolist() == pytest.approx(
+        whole.evaluation["outer_loss"].tolist(), rel=1e-10
+    )
+    assert ray.is_initialized()  # it is not ours
+    assert not (path / ".ray").exists()
+
+
+def test_what_the_cluster_lacks_is_said_and_waited_for_no_longer(cluster, tmp_path):
+    lines = []
+    match = "2 workers need 2 GPUs, but the cluster has 0; none came within wait=2 s"
+    with pytest.raises(ValueError, match=match):
+        train(
+            config(),
+            workers=2,
+            gpus=2,
+            wait=2,
+            name="x",
+            storage=tmp_path,
+            progress=lines.append,
+        )
+    assert any(line.startswith("2 workers need 2 GPUs") for line in lines)
+    match = "3 workers need 3 CPUs, but the cluster has 2"
+    with pytest.raises(ValueError, match=match):
+        train(config(), workers=3, wait=0, name="x", storage=tmp_path, progress=False)
+
+
+def test_what_cannot_be_sent_to_workers_is_refused(cluster, tmp_path):
+    lock = threading.Lock()
+
+    def learner(seed):
+        lock.locked()
+        return train_toys.learner(seed)
+
+    with pytest.raises(ValueError, match=r"hence must be picklable, but .*lock"):
+        train(config(learner=learner), workers=1, storage=tmp_path, progress=False)
+
+
+def test_a_mistake_that_a_worker_finds_is_said_in_one_line(cluster, tmp_path):
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=r"^points ran out at step 5$"):
+        train(
+            config(family=Points(ends=5)),
+            workers=1,
+            name="x",
+            storage=tmp_path,
+            progress=False,
+        )
+    # Every attempt would fail like the first one: they are not all made.
+    assert time.monotonic() - began < 60
+    left = pd.read_parquet(tmp_path / "x" / "frame.parquet")
+    assert set(left.query("split == 'train'")["outer_step"]) == set(range(5))
+
+
+def test_a_stopped_job_leaves_a_frame_and_a_checkpoint(cluster, tmp_path):
+    """`ray job stop` sends SIGTERM."""
+    flags = ["--workers", "2", "--outer-steps", "100000", "--checkpoint-every", "1000"]
+    flags += ["--storage", str(tmp_path), "--name", "x"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "raymeta.cli", "train", *flags],
+        env=os.environ | {"RAY_ADDRESS": cluster},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    log, steps = EventLog(tmp_path / "x" / "events.jsonl"), 0
+    deadline = time.monotonic() + 120
+    while steps < 20:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "it did not get under way"
+        steps = max([steps, *(event.get("step", 0) for event in log.read_new())])
+        time.sleep(0.1)
+
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "go on with" in output
+    step = last_step(tmp_path / "x" / "seed-0")
+    assert step >= 20
+    frame = pd.read_parquet(tmp_path / "x" / "frame.parquet")
+    rows = frame[frame["split"] == "train"]
+    for _, steps in rows.groupby("rank")["outer_step"]:
+        assert steps.tolist() == list(range(step))
