@@ -7,13 +7,23 @@ from difflib import get_close_matches
 MOST = 120
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
-    """The error for an unknown name: says what was given, meant, and available."""
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], meant: str | None = None
+) -> ValueError:
+    """The error for an unknown name: says what was given, meant, and available.
+
+    Args:
+        kind: what it ought to name.
+        name: what was given.
+        known: every name there is.
+        meant: the one that was meant; by default the closest one.
+    """
     known = sorted(known)
     # Too short to be close to what contains it: "lr" in "inner_lr".
     inside = [k for k in known if k in name.split("_")]
     close = get_close_matches(name, known, n=1) or inside
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    meant = meant or (close[0] if close else None)
+    hint = f"did you mean {meant!r}? " if meant else ""
     return ValueError(
         f"unknown {kind} {name!r}: {hint}available: {', '.join(known) or 'none'}"
     )

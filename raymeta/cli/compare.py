@@ -21,7 +21,7 @@ class CompareSettings:
     methods: tuple[str, ...] | None = setting(
         None,
         "methods, or estimators, by name; `all`: every method of `raymeta list`; "
-        "automatic: random asha tpe short_term long_term forward",
+        "automatic: random asha tpe short_term long_term forward_online forward",
     )
     budget: float | None = setting(
         None, "gradient evaluations per task, method and seed; automatic: the task's"

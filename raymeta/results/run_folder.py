@@ -17,6 +17,7 @@ from typing import IO, Any, ClassVar
 import pandas as pd
 
 from raymeta.results.mirror import hold, saved
+from raymeta.results.schema import current_frame
 
 PACKAGES = ("raymeta", "torch", "ray", "optuna")
 
@@ -83,7 +84,7 @@ class RunFolder:
 
     def read(self) -> pd.DataFrame:
         """The frame as it was written last."""
-        return pd.read_parquet(self.frame)
+        return current_frame(pd.read_parquet(self.frame))
 
     def write(self, frame: pd.DataFrame) -> None:
         """Replace the frame."""

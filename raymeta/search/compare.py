@@ -13,6 +13,7 @@ from ray import tune
 from ray.tune import RunConfig, TuneConfig, TuneError, Tuner
 
 from raymeta.process import preserved
+from raymeta.results import schema
 from raymeta.results.mirror import address, at, is_remote
 from raymeta.results.run_folder import new_name
 from raymeta.results.tensorboard import Board, show_comparison
@@ -176,6 +177,7 @@ def _spending(
         for method, reason in plan.skipped.items()
     ]
     return {
+        schema.KEY: schema.VERSION,
         "valid": not unfair,
         "mismatches": unfair,
         "flops": {cell.task.name: cell.flops for cell in plan.cells()},

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from raymeta.results import run_folder
+from raymeta.results import run_folder, schema
 from raymeta.results.mirror import saved
 from raymeta.results.validity import COLUMN, mark, recorded
 from raymeta.runtime import source_code
@@ -35,6 +35,12 @@ class ComparisonFolder(run_folder.RunFolder):
         """The frame as it was written last, marked where it is not valid."""
         frame = super().read()
         return frame if COLUMN in frame else mark(frame, recorded(self.path))
+
+    def _record(self, settings: dict[str, Any]) -> dict[str, Any]:
+        if self._settings.exists():
+            before = json.loads(self._settings.read_text())
+            self._write(schema.current_record(before) | {schema.KEY: schema.VERSION})
+        return super()._record(settings) | {schema.KEY: schema.VERSION}
 
     def require_same_code(self, code: Mapping[str, str], *, begun: bool) -> None:
         """Note of what code it is; one that goes on must be of the same.

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from raymeta.results.schema import KEY, VERSION
 from raymeta.results.validity import mark
 from raymeta.search.fairness import evidence_of, reasons
 from raymeta.search.spec import TrialReport
@@ -61,6 +62,7 @@ def to_frame(studies: Iterable[Study]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(dtypes))
     # Not strings: pandas before 3 would turn a missing one into "nan".
     frame = frame.astype({name: d for name, d in dtypes.items() if d != "str"})
+    frame.attrs[KEY] = VERSION
     return mark(frame, reasons(evidence_of(studies)))
 
 

@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 from search_toys import Bowl, Listed, Walk
 
+from raymeta.analysis.report.record import read_settings
+from raymeta.analysis.tables.frames import read
 from raymeta.hypergrad.registry import ESTIMATORS
 from raymeta.search import compare
 from raymeta.search.comparison_folder import ComparisonFolder, folder_of
@@ -43,6 +45,8 @@ def refused(tmp_path):
 def test_unknown_names_are_refused_with_the_one_that_was_meant(refused):
     refused("digitz", match="unknown task 'digitz': did you mean 'digits'")
     refused(Bowl(), "tpee", match="unknown method 'tpee': did you mean 'tpe'")
+    gone = "unknown method 'forward_long': did you mean 'forward'"
+    refused(Bowl(), "forward_long", match=gone)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +108,7 @@ def test_a_method_that_a_task_is_too_dear_for_is_skipped_with_a_line():
         (Throw(), "truncated", "the outer loss does not depend on .* 'speed'"),
         (Throw(), "reversible", "Reversible needs a problem whose step is a `Descent`"),
         (Quadratic(), "implicit", "the outer loss does not depend on .* 'lr'"),
-        (LearningRateSchedule(), "forward", "it takes at least 20,13. gradient eval"),
+        (LearningRateSchedule(), "forward", "it takes at least 20,102 gradient eval"),
     ],
     ids=lambda value: getattr(value, "name", value),
 )
@@ -120,10 +124,9 @@ def test_nothing_left_is_an_error_with_all_reasons(refused):
 
 
 def test_every_estimator_is_a_method_by_its_name():
-    names = {get(name).estimator for name in (*ESTIMATORS, "forward_long")}
-    assert names == set(ESTIMATORS)
     for name in ESTIMATORS:
-        assert get(name).name == name
+        method = get(name)
+        assert (method.name, method.estimator) == (name, name)
 
 
 def test_a_space_without_bounds_is_refused_and_leaves_nothing(refused, tmp_path):
@@ -229,6 +232,44 @@ def test_a_finished_comparison_returns_without_ray(bench, tmp_path):
     assert "finished before" in lines[-1]
 
 
+def test_what_older_versions_left_goes_on_under_the_names_of_today(bench, tmp_path):
+    """`forward` was the online method then, and `forward_long` the whole run."""
+    methods = ["random", "forward_online", "forward"]
+    settings = {"tasks": Quadratic(), "methods": methods, "budget": 250, "seeds": 1}
+    done = bench(**settings).run()
+    plan = make_plan(**settings)
+    then = {"forward_online": "forward", "forward": "forward_long"}
+    record, texts = plan.settings() | {"runs": []}, plan.settings()["methods"]
+    record["methods"] = {
+        then.get(name, name): text.replace(
+            f"(name='{name}", f"(name='{then.get(name, name)}"
+        )
+        for name, text in texts.items()
+    }
+    assert "estimator='forward_online'" in record["methods"]["forward"]
+    folder = folder_of(tmp_path, "x", [])
+    folder.path.mkdir()
+    (folder.path / "comparison.json").write_text(json.dumps(record))
+    for event in done.journal.read():
+        task, method, seed = event["cell"]
+        old = event | {"cell": [task, then.get(method, method), seed]}
+        with folder.journal.open("a") as file:
+            file.write(json.dumps(old) + "\n")
+
+    for _ in range(2):  # the second time, some of the journal is of today
+        frame = compare(**settings, name="x", storage=tmp_path, progress=False)
+        pd.testing.assert_frame_equal(frame, done.frame())
+
+    shown = frame.assign(method=frame["method"].replace(then))
+    shown.attrs.clear()
+    shown.to_parquet(folder.frame)
+    pd.testing.assert_frame_equal(read(folder.path), frame)
+    assert list(read_settings(folder.path)["methods"]) == methods
+    refused = {**settings, "methods": ["random", "forward_online"]}
+    with pytest.raises(ValueError, match=r"other methods \(forward: .* then, none now"):
+        compare(**refused, name="x", storage=tmp_path, progress=False)
+
+
 @pytest.fixture
 def without_packages(monkeypatch):
     """Nothing that a method requires is installed."""
@@ -269,6 +310,11 @@ def test_a_package_of_another_version_is_missing(monkeypatch):
 def test_a_few_methods_are_the_default():
     plan = make_plan(Bowl(), None, None, 1)
     assert tuple(method.name for method in plan.methods) == DEFAULT
+    many = make_plan(LearningRateSchedule(), None, None, 1)  # 100 hyperparameters
+    assert [cell.method.name for cell in many.cells()] == list(DEFAULT[:-2])
+    said = [line for line in opening(many, "x") if line.startswith("skipping")]
+    for name, line in zip(DEFAULT[-2:], said, strict=True):
+        assert line.startswith(f"skipping {name} on schedule: it takes at least 20,1")
 
 
 def test_a_population_needs_something_continuous():

@@ -24,7 +24,7 @@ DPI = 160
 COLOURS = {
     "short_term": "#0072b2",  # blue
     "long_term": "#d55e00",  # vermilion
-    "forward": "#009e73",  # bluish green
+    "forward_online": "#009e73",  # bluish green
     "random": "#8a8a8a",  # grey
     "asha": "#aa4499",  # purple
     "tpe": "#222222",  # black
@@ -33,8 +33,7 @@ COLOURS = {
     "checkpointed": "#882255",  # wine
     "reversible": "#999933",  # olive
     "implicit": "#56b4e9",  # sky blue
-    "forward_online": "#009e73",  # another name of forward
-    "forward_long": "#66a61e",  # leaf green
+    "forward": "#66a61e",  # leaf green
     "es": "#3f51d8",  # indigo
     "pes": "#00838f",  # petrol
     "tpe_descent": "#e4002b",  # red

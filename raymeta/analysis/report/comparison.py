@@ -30,6 +30,7 @@ from raymeta.analysis.tables.frames import CELL
 from raymeta.analysis.tables.ranking import alarms, notes, ranking
 from raymeta.analysis.tables.ranks import mean_ranks, task_scores
 from raymeta.analysis.tables.text import number
+from raymeta.results.schema import current_record
 from raymeta.results.validity import reasons_of, sentence
 
 Body = list[Markup]
@@ -43,7 +44,7 @@ def comparison_page(frame: pd.DataFrame, folder: Path) -> str:
         folder: Of the comparison; its figures are drawn.
     """
     record = read_settings(folder)
-    spending = read_record(folder, "spending.json")
+    spending = current_record(read_record(folder, "spending.json"))
     tasks = sorted(frame["task"].unique())
     cells = len(frame.drop_duplicates(CELL))
     finished = len(frame[frame["status"] == "final"].drop_duplicates(CELL))

@@ -18,6 +18,7 @@ from raymeta.analysis.report.html import (
     words,
 )
 from raymeta.analysis.tables.text import number
+from raymeta.results.schema import current_record
 
 Record = dict[str, Any]
 
@@ -33,7 +34,7 @@ def read_record(folder: Path, name: str) -> Record:
 
 def read_settings(folder: Path) -> Record:
     """Read the record of a comparison, or else of an optimization."""
-    return read_record(folder, "comparison.json") or read_record(
+    return current_record(read_record(folder, "comparison.json")) or read_record(
         folder, "optimization.json"
     )
 

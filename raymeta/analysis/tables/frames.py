@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from raymeta.results.schema import current_frame
 from raymeta.results.validity import COLUMN, mark, recorded
 
 CELL = ["task", "method", "seed"]
@@ -43,7 +44,9 @@ def read(path: str | Path) -> pd.DataFrame:
             f"{file} does not exist: pass the folder that the comparison wrote"
         )
     try:
-        frame = pd.read_parquet(file, engine="pyarrow", partitioning=None)
+        frame = current_frame(
+            pd.read_parquet(file, engine="pyarrow", partitioning=None)
+        )
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(

@@ -6,6 +6,7 @@ from importlib import metadata
 from packaging.requirements import Requirement
 
 from raymeta.errors import unknown_name
+from raymeta.results.schema import RENAMED
 from raymeta.search.methods.asha import Asha
 from raymeta.search.methods.base import (
     BLACK_BOX,
@@ -70,12 +71,12 @@ METHODS: dict[str, Method] = {
     "bayesopt": BayesOpt(),
     "short_term": Descent("short_term", "short_term"),
     "long_term": Descent("long_term", "reverse"),
-    "forward": Descent("forward", "forward_online"),
+    "forward": Descent("forward", "forward"),
+    "forward_online": Descent("forward_online", "forward_online"),
     "tpe_descent": TpeDescent(),
     "pbt_descent": PbtDescent(),
     "restarts": Restarts("restarts", hyper_steps=20),
     "random_batch": Restarts("random_batch", hyper_steps=0),
-    "forward_long": Descent("forward_long", "forward"),
     "truncated": Descent("truncated", "truncated"),
     "checkpointed": Descent("checkpointed", "checkpointed"),
     "reversible": Descent("reversible", "reversible"),
@@ -84,24 +85,25 @@ METHODS: dict[str, Method] = {
     "pes": Evolution("pes", persistent=True),
 }
 
-#: Estimators that a method above already descends by, under their own names too.
-ALIASES: dict[str, Method] = {
-    name: Descent(name, name) for name in ("reverse", "forward_online")
-}
+#: The full unroll under its estimator's name, too: it is `long_term`.
+ALIASES: dict[str, Method] = {"reverse": Descent("reverse", "reverse")}
 
 #: What a comparison runs unless told otherwise.
-DEFAULT = ("random", "asha", "tpe", "short_term", "long_term", "forward")
+DEFAULT = (
+    *("random", "asha", "tpe"),
+    *("short_term", "long_term", "forward_online", "forward"),
+)
 
 
 def get(name: str) -> Method:
     """The registered method of that name, or the descent by an estimator of that name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none; says which one may be meant.
     """
     known = METHODS | ALIASES
     if name not in known:
-        raise unknown_name("method", name, known)
+        raise unknown_name("method", name, known, RENAMED.get(name))
     return known[name]
 
 

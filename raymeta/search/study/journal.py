@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from raymeta.results import schema
 from raymeta.results.run_folder import lock
 
 Event = dict[str, Any]
@@ -37,7 +38,8 @@ class Journal:
     def read(self) -> list[Event]:
         """All events so far. NaN and infinity are written as Python does."""
         self._file.seek(0)
-        return [json.loads(line) for line in self._file.read().splitlines()]
+        lines = self._file.read().splitlines()
+        return schema.current_events(json.loads(line) for line in lines)
 
 
 @contextmanager
@@ -49,12 +51,15 @@ def open_journal(path: Path) -> Iterator[Journal]:
     """
     with path.open("a+b", buffering=0) as file:
         lock(file, "a comparison")
-        _drop_torn_line(file)
-        yield Journal(file)
+        journal, mark = Journal(file), json.dumps(schema.EVENT).encode()
+        if mark not in _whole_lines(file):
+            journal.write(schema.EVENT)
+        yield journal
 
 
-def _drop_torn_line(file: Any) -> None:
-    """A machine that crashed may have left half a line, which would spoil the next."""
+def _whole_lines(file: Any) -> list[bytes]:
+    """All lines; a crashed machine may have left half a line, which is dropped."""
     file.seek(0)
     content = file.read()
     file.truncate(content.rfind(b"\n") + 1)
+    return content.splitlines()
