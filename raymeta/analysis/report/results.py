@@ -1,102 +1,113 @@
 """Tables of results: the ranking, differences, targets, areas."""
 
 import math
+from typing import NamedTuple
 
 import pandas as pd
 
-from raymeta.analysis.figures import style
-from raymeta.analysis.report.html import Markup, heading, swatch, table
-from raymeta.analysis.report.record import pairs
+from raymeta.analysis.report.rendering import Columns
 from raymeta.analysis.tables.area import area_under_curve
 from raymeta.analysis.tables.bootstrap import final_differences
 from raymeta.analysis.tables.frames import cells
-from raymeta.analysis.tables.ranking import text_columns
+from raymeta.analysis.tables.ranking import alarms, notes, text_columns
 from raymeta.analysis.tables.targets import target_summary, to_target
 from raymeta.analysis.tables.text import MISSING, number
 
 
-def named(method: str) -> Markup:
-    """A method with its colour."""
-    return swatch(method, style.colour(method))
-
-
-def rank_table(group: pd.DataFrame) -> Markup:
+class Ranking(NamedTuple):
     """The ranking of one task, as in the terminal.
 
-    Args:
-        group: Of `ranking`, one task.
+    Attributes:
+        task: Its name.
+        alarms: Why the comparison is not valid; empty where it is.
+        columns: A row per method, the best first.
+        families: How many methods of each family there are.
+        notes: Sentences on the target and on what is missing.
     """
-    columns = {}
-    for above, below, *column in text_columns(group).values():
-        columns[f"{above} {below}".strip()] = column
-    columns["method"] = [named(method) for method in group["method"]]
-    first = {"method": columns.pop("method"), "family": list(group["family"])}
-    counts = group["family"].value_counts()
-    families = ", ".join(f"{count} {family}" for family, count in counts.items())
-    caption = f"Medians over seeds, the best first. Methods: {families}."
-    return table({**first, **columns}, caption)
+
+    task: str
+    alarms: list[str]
+    columns: Columns
+    families: str
+    notes: list[str]
 
 
-def statistics(frame: pd.DataFrame) -> list[Markup]:
-    """For each task, how far apart methods are, and how early they were good."""
-    tasks = sorted(frame["task"].unique())
+def rankings(table: pd.DataFrame) -> list[Ranking]:
+    """Lay `ranking`'s table out, task by task."""
+    found = []
+    for task, group in table.groupby("task"):
+        columns: dict[str, list[str]] = {
+            "method": list(group["method"]),
+            "family": list(group["family"]),
+        }
+        for above, below, *column in text_columns(group).values():
+            columns.setdefault(f"{above} {below}".strip(), column)
+        counts = group["family"].value_counts()
+        families = ", ".join(f"{count} {family}" for family, count in counts.items())
+        said = [_sentence(note, group) for note in notes(group) if len(group) > 1]
+        found.append(Ranking(str(task), alarms(group), columns, families, said))
+    return found
+
+
+def _sentence(note: str, group: pd.DataFrame) -> str:
+    """Begin with a capital, unless a method's name begins it."""
+    names = note.startswith(tuple(group["method"]))
+    return note + "." if names else note[0].upper() + note[1:] + "."
+
+
+class Statistics(NamedTuple):
+    """How far apart the methods are on one task, and how early they were good.
+
+    Attributes:
+        task: Its name.
+        columns: A row per method.
+        scale: What the area is of: the loss, or its logarithm.
+        reference: The method that others are compared with; "" without one.
+    """
+
+    task: str
+    columns: Columns
+    scale: str
+    reference: str
+
+
+def statistics(frame: pd.DataFrame) -> list[Statistics]:
+    """Compare the methods of each task; nothing where there is only one."""
     if frame["method"].nunique() < 2:
         return []
-    explained = {
-        "difference": "Mean over seeds of a method's final loss minus that of the "
-        "reference, the method of lowest median; with a 95 % bootstrap interval over "
-        "paired seeds. An interval that contains 0 does not tell the two apart; with "
-        "few seeds intervals are too narrow.",
-        "to target": "Evaluations until the final loss of the best black-box method in "
-        "that seed. In the median a seed that never arrives counts as ∞; expected is "
-        "all that was spent until the target or the end, over the seeds that arrive.",
-        "area": "The best loss so far, averaged over the budget: 0 is the lowest loss "
-        "at once, 1 never better than the first.",
-    }
-    return [pairs(explained), *(part for task in tasks for part in _of(frame, task))]
+    return [_of_task(str(task), rows) for task, rows in frame.groupby("task")]
 
 
-def _of(frame: pd.DataFrame, task: str) -> list[Markup]:
-    """One task's table."""
-    rows = frame[frame["task"] == task]
-    apart = final_differences(rows).set_index("method")
-    goals = target_summary(to_target(rows)).set_index("method")
+def _of_task(task: str, rows: pd.DataFrame) -> Statistics:
+    """Build one task's table."""
     losses = cells(rows)
     positive = bool((losses["best_outer_loss"].dropna() > 0).all())
     positive &= bool((rows["best_outer_loss"].dropna() > 0).all())
     areas = area_under_curve(rows, log=positive).groupby("method")["area"].median()
     order = losses.groupby("method")["best_outer_loss"].median()
     methods = list(order.sort_values(kind="stable").index)
+    apart = final_differences(rows).set_index("method")
     reference = apart["reference"].iloc[0] if len(apart) else ""
+    apart = apart.reindex(methods)
+    goals = target_summary(to_target(rows)).set_index("method").reindex(methods)
     columns: dict[str, list[str]] = {
-        "method": [named(method) for method in methods],
+        "method": methods,
         "final loss": [number(order[method]) for method in methods],
-        "difference": [_difference(apart, m) for m in methods],
-        "95 % interval": [_interval(apart, m) for m in methods],
-        "seeds better": [_better(apart, m) for m in methods],
-        "median to target": [_number(goals, m, "median") for m in methods],
-        "expected to target": [_number(goals, m, "expected") for m in methods],
-        "seeds that arrive": [_arrived(goals, m) for m in methods],
-        "area": [_share(areas.get(m, math.nan)) for m in methods],
+        "difference": [signed(value) for value in apart["difference"]],
+        "95 % interval": [
+            MISSING if math.isnan(low) else f"{signed(low)} to {signed(high)}"
+            for low, high in zip(apart["low"], apart["high"], strict=True)
+        ],
+        "seeds better": _shares(apart["better"], apart["seeds"]),
+        "median to target": [number(value) for value in goals["median"]],
+        "expected to target": [number(value) for value in goals["expected"]],
+        "seeds that arrive": _shares(
+            goals["reached"], goals["reached"] + goals["censored"]
+        ),
+        "area": [_area(areas.get(method, math.nan)) for method in methods],
     }
     scale = "logarithmic loss" if positive else "loss"
-    caption = f"Final loss and area are medians over seeds; area of the {scale}."
-    if reference:
-        caption += f" Reference: {reference}."
-    return [heading(task), table(columns, caption)]
-
-
-def _difference(apart: pd.DataFrame, method: str) -> str:
-    if method not in apart.index:
-        return MISSING
-    return signed(apart.loc[method, "difference"])
-
-
-def _interval(apart: pd.DataFrame, method: str) -> str:
-    if method not in apart.index or math.isnan(apart.loc[method, "low"]):
-        return MISSING
-    low, high = apart.loc[method, ["low", "high"]]
-    return f"{signed(low)} to {signed(high)}"
+    return Statistics(task, columns, scale, reference)
 
 
 def signed(value: float) -> str:
@@ -106,23 +117,13 @@ def signed(value: float) -> str:
     return f"{'+' if value > 0 else '−'}{number(abs(value))}"
 
 
-def _better(apart: pd.DataFrame, method: str) -> str:
-    if method not in apart.index:
-        return MISSING
-    row = apart.loc[method]
-    return f"{row['better']} of {row['seeds']}"
+def _shares(parts: pd.Series, wholes: pd.Series) -> list[str]:
+    """Write "2 of 3"; what is missing, missing."""
+    return [
+        MISSING if pd.isna(part) else f"{part:.0f} of {whole:.0f}"
+        for part, whole in zip(parts, wholes, strict=True)
+    ]
 
 
-def _number(goals: pd.DataFrame, method: str, column: str) -> str:
-    return number(goals.loc[method, column]) if method in goals.index else MISSING
-
-
-def _arrived(goals: pd.DataFrame, method: str) -> str:
-    if method not in goals.index:
-        return MISSING
-    row = goals.loc[method]
-    return f"{row['reached']} of {row['reached'] + row['censored']}"
-
-
-def _share(area: float) -> str:
+def _area(area: float) -> str:
     return MISSING if math.isnan(area) else f"{area:.3f}"

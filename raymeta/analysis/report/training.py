@@ -6,10 +6,14 @@ from typing import Any
 
 import pandas as pd
 
-from raymeta.analysis.report.html import Section, page, paragraph, picture, table
-from raymeta.analysis.report.record import environment, pairs, read_record
-from raymeta.analysis.tables.text import number
-from raymeta.analysis.tables.training import describe, held_out, metrics, read_published
+from raymeta.analysis.report.record import Record, read_record
+from raymeta.analysis.report.rendering import render
+from raymeta.analysis.tables.training import (
+    describe,
+    evaluation_columns,
+    read_published,
+    skipped_updates,
+)
 
 #: What the record holds besides settings.
 OTHERS = ("runs", "published", "finished", "knobs", "code")
@@ -19,36 +23,37 @@ def training_page(frame: pd.DataFrame, folder: Path) -> str:
     """Write the page.
 
     Args:
-        frame: Of `read_training`.
-        folder: Of the run; its figures are drawn.
+        frame: See `read_training`.
+        folder: The run's; its figures are drawn.
     """
     record = read_record(folder, "training.json")
-    title = f"{record['algorithm']} on {record['family']}"
+    train, test = (frame[frame["split"] == split] for split in ("train", "test"))
     seeds = sorted(frame["seed"].unique())
-    steps = frame.loc[frame["split"] == "train", "outer_step"].max() + 1
-    state = "finished" if record.get("finished") else "not finished"
-    subtitle = (
-        f"Meta-training: {steps:,.0f} outer steps, {len(seeds)} "
-        f"seed{'s' * (len(seeds) > 1)}; {state}. {folder.name}"
+    return render(
+        "training.html.j2",
+        alarm="",
+        algorithm=record["algorithm"],
+        family=record["family"],
+        finished=bool(record.get("finished")),
+        outer_steps=train["outer_step"].max() + 1,
+        seeds=len(seeds),
+        folder=folder,
+        settings=_asked(record),
+        test_tasks=test["tasks"].iloc[0] if len(test) else 0,
+        test_columns=evaluation_columns(frame, "± (95 %)"),
+        published=[describe(figure) for figure in read_published(folder)],
+        ends=_ends(train),
+        drawn=[s for s in seeds if (folder / f"learnt_seed_{s}.svg").is_file()],
+        skipped=skipped_updates(frame),
+        runs=record.get("runs", []),
     )
-    sections = [
-        Section("What was asked", [_asked(record)]),
-        Section("Evaluation on test tasks", _evaluation(frame, folder)),
-        Section("Loss", [_loss(frame, folder)]),
-        Section("What was learnt", _learnt(folder, seeds)),
-        Section("Failures", [paragraph(_failures(frame))]),
-        environment(record),
-    ]
-    return page(title, subtitle, sections)
 
 
-def _asked(record: dict[str, Any]) -> Any:
+def _asked(record: Record) -> dict[str, str]:
     settings = {k: v for k, v in record.items() if k not in OTHERS}
     goal = record.get("finished") or {}
     shown = {**settings, **record.get("knobs", {}), **goal}
-    return pairs(
-        {name.replace("_", " "): _said(value) for name, value in shown.items()}
-    )
+    return {name.replace("_", " "): _said(value) for name, value in shown.items()}
 
 
 def _said(value: Any) -> str:
@@ -57,49 +62,10 @@ def _said(value: Any) -> str:
     return json.dumps(value).replace("null", "none").strip("[]")
 
 
-def _evaluation(frame: pd.DataFrame, folder: Path) -> list[Any]:
-    test = held_out(frame, "test")
-    if test.empty:
-        return [paragraph("Not evaluated on test tasks yet.")]
-    columns = {
-        "inner steps": [f"{n:.0f}" for n in test["inner_steps"]],
-        "loss": [number(x) for x in test["mean"]],
-        "± (95 %)": [number(x) for x in test["ci95"]],
-        "median": [number(x) for x in test["median"]],
-    }
-    for name in metrics(frame):
-        its = held_out(frame, "test", name)
-        columns[name] = [number(x) for x in its["mean"]]
-        columns[f"± of {name}"] = [number(x) for x in its["ci95"]]
-    text = (
-        f"{test['tasks'].iloc[0]:,.0f} tasks that training has not seen, per seed; "
-        "mean over tasks with its 95 % interval, after so many inner steps."
-    )
-    papers = [paragraph(describe(figure)) for figure in read_published(folder)]
-    return [paragraph(text), table(columns), *papers]
-
-
-def _loss(frame: pd.DataFrame, folder: Path) -> Any:
-    train = frame[(frame["split"] == "train") & ~frame["skipped"]]
-    ends = train.sort_values("outer_step")["outer_loss"]
-    alt = "Loss of meta-training over outer steps, and of adaptation over inner steps"
-    if len(ends):
-        alt += (
-            f"; the training loss goes from {ends.iloc[0]:.4g} to {ends.iloc[-1]:.4g}"
-        )
-    return picture(folder / "meta_loss", alt)
-
-
-def _learnt(folder: Path, seeds: list[int]) -> list[Any]:
-    drawn = [s for s in seeds if (folder / f"learnt_seed_{s}.svg").is_file()]
-    return [
-        picture(folder / f"learnt_seed_{seed}", f"Learnt, seed {seed}", photo=True)
-        for seed in drawn
-    ]
-
-
-def _failures(frame: pd.DataFrame) -> str:
-    skipped = frame[frame["skipped"]].groupby(["seed", "outer_step"]).ngroups
-    if not skipped:
-        return "No outer update was skipped."
-    return f"{skipped} outer updates were skipped: their gradient was not finite."
+def _ends(train: pd.DataFrame) -> str:
+    """The first and the last training loss; nothing before there is one."""
+    losses = train[~train["skipped"]].sort_values("outer_step")["outer_loss"]
+    if losses.empty:
+        return ""
+    first, last = losses.iloc[0], losses.iloc[-1]
+    return f"; the training loss goes from {first:.4g} to {last:.4g}"

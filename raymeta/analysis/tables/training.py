@@ -151,25 +151,46 @@ def format_evaluation(
     first = table.iloc[0]
     seeds = "1 seed" if first["seeds"] == 1 else f"{first['seeds']:.0f} seeds"
     names = f"{frame['algorithm'].iloc[0]} on {frame['family'].iloc[0]}"
-    columns = {
-        "inner steps": [f"{n:.0f}" for n in table["inner_steps"]],
-        "loss": [number(x) for x in table["mean"]],
-        "±": [number(x) for x in table["ci95"]],
-        "median": [number(x) for x in table["median"]],
-    }
-    for name in metrics(frame):
-        its = held_out(frame, "test", name)
-        columns[name] = [number(x) for x in its["mean"]]
-        columns[f"± of {name}"] = [number(x) for x in its["ci95"]]
+    columns = evaluation_columns(frame, "±")
     lines = align({name: [name, *cells] for name, cells in columns.items()})
-    skipped = frame[frame["skipped"]].groupby(["seed", "outer_step"]).ngroups
     notes = [describe(figure) for figure in published]
-    if skipped:
+    if skipped := skipped_updates(frame):
         notes.append(f"{skipped} outer updates were skipped: not finite")
     title = (
         f"{names}: {first['tasks']:,.0f} test tasks, {seeds}; mean and 95 % interval"
     )
     return "\n".join([title, *(f"  {line}" for line in lines), *notes])
+
+
+def evaluation_columns(frame: pd.DataFrame, interval: str) -> dict[str, list[str]]:
+    """The final evaluation as text, a row per number of inner steps.
+
+    Args:
+        frame: See `read_training`.
+        interval: Header of the intervals.
+
+    Returns:
+        Header -> cells; empty before an evaluation.
+    """
+    test = held_out(frame, "test")
+    if test.empty:
+        return {}
+    columns = {
+        "inner steps": [f"{n:.0f}" for n in test["inner_steps"]],
+        "loss": [number(x) for x in test["mean"]],
+        interval: [number(x) for x in test["ci95"]],
+        "median": [number(x) for x in test["median"]],
+    }
+    for name in metrics(frame):
+        its = held_out(frame, "test", name)
+        columns[name] = [number(x) for x in its["mean"]]
+        columns[f"± of {name}"] = [number(x) for x in its["ci95"]]
+    return columns
+
+
+def skipped_updates(frame: pd.DataFrame) -> int:
+    """How many outer updates were skipped: their gradient was not finite."""
+    return frame[frame["skipped"]].groupby(["seed", "outer_step"]).ngroups
 
 
 def describe(figure: Mapping[str, Any]) -> str:
