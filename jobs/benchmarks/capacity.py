@@ -80,7 +80,7 @@ class Driver(NamedTuple):
 
 def plan_of(trials: int) -> Plan:
     """Random search with a budget for so many trials, and one for the test set."""
-    one = make_plan(Trivial(), "random", None, 1).cells()[0].full_run
+    one = make_plan(Trivial(), "random", None, 1).study_specs()[0].full_run
     return make_plan(Trivial(), "random", (trials + 1) * one, 1)
 
 
@@ -89,12 +89,14 @@ def drive(trials: int, folder: Path) -> Driver:
     plan = plan_of(trials)
     task, method = plan.tasks[0], plan.methods[0]
     with open_journal(folder / "journal.jsonl") as journal:
-        coordinator = Coordinator([study_of(cell) for cell in plan.cells()], journal)
+        coordinator = Coordinator(
+            [study_of(spec) for spec in plan.study_specs()], journal
+        )
         seconds: list[float] = []
         before = resident()
-        while run := timed(coordinator.ask, seconds):
-            said = list(trial_runner.messages_of(run, task, method))
-            timed(partial(coordinator.tell, run, said, True), seconds)
+        while run := timed(coordinator.request_trial, seconds):
+            said = list(trial_runner.reports_of(run, task, method))
+            timed(partial(coordinator.record, run, said, True), seconds)
         grown = resident() - before
     done = len(seconds) // 2
     start = time.perf_counter()
@@ -134,7 +136,7 @@ def drive_on_ray(trials: int, folder: Path) -> Driver:
         if "Ray is up" in line:
             marks.append((time.perf_counter(), resident()))
 
-    budget = plan_of(trials).cells()[0].budget
+    budget = plan_of(trials).study_specs()[0].budget
     # In the background, Python's own memory and Ray's grow at first: half is left out.
     compare(
         Trivial(), "random", budget=budget, seeds=1, storage=folder, name="ray",

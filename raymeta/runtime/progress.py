@@ -18,7 +18,9 @@ def clock(seconds: float) -> str:
 
 def count(number: int, noun: str) -> str:
     """A number with its noun, in the plural where it must be."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun[:-1]}ies" if noun[-1] == "y" else f"{number} {noun}s"
 
 
 def wrap(

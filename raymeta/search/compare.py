@@ -125,7 +125,7 @@ def compare(
     for line in plan.unsure():
         warnings.warn(line, stacklevel=2)
     with quiet_tune():
-        studies = [study_of(cell) for cell in plan.cells()]
+        studies = [study_of(spec) for spec in plan.study_specs()]
         plan.require_names()
     folder.claim(plan.settings())
     with open_journal(folder.journal) as journal, quiet_tune():
@@ -150,7 +150,7 @@ def compare(
         folder.write_record("spending.json", _spending(plan, spending, unfair))
         journal.write(FINISHED)
         folder.states.clear()
-    display.say(progress_lines(coordinator.standings(), display.elapsed))
+    display.say(progress_lines(coordinator.progress(), display.elapsed))
     display.say(evidence_lines(evidence, unfair, spending, plan.methods))
     display.say([f"finished in {clock(display.elapsed)}: {address(folder.frame)}"])
     return _warned(frame)
@@ -180,7 +180,7 @@ def _spending(
         schema.KEY: schema.VERSION,
         "valid": not unfair,
         "mismatches": unfair,
-        "flops": {cell.task.name: cell.flops for cell in plan.cells()},
+        "flops": {spec.task.name: spec.flops for spec in plan.study_specs()},
         "skipped": skipped + lacking,
         "cells": cells,
     }
@@ -197,16 +197,14 @@ def _run(
     """Run what the coordinator asks for to the end, each trial with resources."""
     saver = _Saver(coordinator, folder)
 
-    def keep_house() -> None:
+    def on_tick() -> None:
         display.update(
-            lambda width: progress_lines(
-                coordinator.standings(), display.elapsed, width
-            )
+            lambda width: progress_lines(coordinator.progress(), display.elapsed, width)
         )
         saver.save_if_due()
 
     folder.record_run(loading.sources(task.name for task in plan.tasks))
-    done = fmean(standing.share for standing in coordinator.standings())
+    done = fmean(study.share for study in coordinator.progress())
     display.say(
         [f"starting Ray, to continue from {done:.0%}" if done else "starting Ray"]
     )
@@ -230,7 +228,7 @@ def _run(
                 name="tune",
                 storage_path=str(folder.tune.resolve()),
                 verbose=0,
-                callbacks=[Pulse(interrupt, keep_house)],
+                callbacks=[Pulse(interrupt, on_tick)],
             ),
         )
         try:

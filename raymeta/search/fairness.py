@@ -177,8 +177,8 @@ def evidence_of(studies: Iterable["Study"]) -> dict[str, dict[str, dict[str, Any
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for study in studies:
-        name = study.cell.name
-        said = [m.evidence for _, m in study.messages if m.evidence]
+        name = study.spec.key
+        said = [m.evidence for _, m in study.reports if m.evidence]
         if not said:
             continue
         at = found.setdefault(name.task, {}).setdefault(str(name.seed), {})
@@ -218,7 +218,7 @@ def mismatches(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str
 
 
 def spending_of(studies: Iterable["Study"]) -> list[dict[str, Any]]:
-    """What cells were given and used, one row each.
+    """What studies were given and used, one row each.
 
     Returns:
         `task`, `method`, `seed`; `budget`, `spent` and `largest_unit`, the most that
@@ -230,15 +230,15 @@ def spending_of(studies: Iterable["Study"]) -> list[dict[str, Any]]:
 def _spending(study: "Study") -> dict[str, Any]:
     spent: dict[int, float] = {}
     largest = 0.0
-    for number, message in study.messages:
-        if message.kind != "final":
+    for number, report in study.reports:
+        if report.kind != "final":
             before = spent.get(number, 0.0)
-            largest = max(largest, message.gradient_evals - before)
-            spent[number] = message.gradient_evals
+            largest = max(largest, report.gradient_evals - before)
+            spent[number] = report.gradient_evals
     return {
-        **study.cell.name._asdict(),
-        "budget": study.cell.budget,
+        **study.spec.key._asdict(),
+        "budget": study.spec.budget,
         "spent": study.spent,
         "largest_unit": largest,
-        "tests": sum(message.kind == "final" for _, message in study.messages),
+        "tests": sum(report.kind == "final" for _, report in study.reports),
     }

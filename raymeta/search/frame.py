@@ -1,4 +1,4 @@
-"""The tidy frame: one row per report, computed from what the studies have heard."""
+"""The tidy frame: one row per report of its studies."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -35,19 +35,19 @@ DTYPES = {
 
 
 def to_frame(studies: Iterable[Study]) -> pd.DataFrame:
-    """One row per report, cell by cell.
+    """One row per report, study by study.
 
     Returns:
         `gradient_evals` and `wall_s` (seconds) are cumulative over the trials of a
-        cell; the `final` row, the look at the test set, adds nothing to them. `flops`
+        study; the `final` row, the look at the test set, adds nothing to them. `flops`
         is `gradient_evals` times `step_flops` of the task: those of plain training
         steps of equal charge, without validation.
-        `best_outer_loss` is the lowest finite outer loss of a full run of the cell so
-        far. `parent` is the trial whose training the report continues: its own, or the
-        one that it has copied; so the schedule of hyperparameters behind a report can
-        be followed back through the rows. A hyperparameter that the options of a trial
-        do not use is empty (NaN). Where methods did not train on the same, the frame
-        has a column `invalid`, see `raymeta.results.validity`.
+        `best_outer_loss` is the lowest finite outer loss of a full run of the study
+        so far. `parent` is the trial whose training the report continues: its own, or
+        the one that it has copied; so the schedule of hyperparameters behind a report
+        can be followed back through the rows. A hyperparameter that the options of a
+        trial do not use is empty (NaN). Where methods did not train on the same, the
+        frame has a column `invalid`, see `raymeta.results.validity`.
     """
     studies = list(studies)
     hparams = _hparam_dtypes(studies)
@@ -67,34 +67,34 @@ def to_frame(studies: Iterable[Study]) -> pd.DataFrame:
 
 
 def _rows(study: Study, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
-    cell, best = study.cell, math.nan
-    space = cell.task.space
+    spec, best = study.spec, math.nan
+    space = spec.task.space
     domains = space.flat_domains()
     spent, wall = Sums(), Sums()
-    for number, message in study.messages:
-        if message.kind != "final":
-            spent.put(number, message.gradient_evals)
-            wall.put(number, message.wall_s)
-        total, value = spent.total, message.outer_loss
-        counts = message.kind == "report" and message.complete and math.isfinite(value)
+    for number, report in study.reports:
+        if report.kind != "final":
+            spent.put(number, report.gradient_evals)
+            wall.put(number, report.wall_s)
+        total, value = spent.total, report.outer_loss
+        counts = report.kind == "report" and report.complete and math.isfinite(value)
         if counts and not best <= value:  # also when best is NaN
             best = value
-        natural = decode(space, message.hparams) if message.hparams else {}
+        natural = decode(space, report.hparams) if report.hparams else {}
         yield {
-            **cell.name._asdict(),
-            "family": cell.method.family,
+            **spec.key._asdict(),
+            "family": spec.method.family,
             "trial": number,
-            "parent": number if message.parent is None else message.parent,
-            "outer_step": message.outer_step,
-            "inner_steps": message.inner_steps,
+            "parent": number if report.parent is None else report.parent,
+            "outer_step": report.outer_step,
+            "inner_steps": report.inner_steps,
             "gradient_evals": total,
-            "flops": total * cell.flops,
+            "flops": total * spec.flops,
             "wall_s": wall.total,
-            "outer_loss": message.outer_loss,
+            "outer_loss": report.outer_loss,
             "best_outer_loss": best,
-            "status": _status(message),
-            "failure": message.failure,
-            **message.metrics,
+            "status": _status(report),
+            "failure": report.failure,
+            **report.metrics,
             **{
                 f"hp/{name}": _shown(domains[name], value, dtypes[name])
                 for name, value in natural.items()
@@ -102,17 +102,17 @@ def _rows(study: Study, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _status(message: TrialReport) -> str:
-    if message.kind == "report":
-        return "complete" if message.complete else "running"
-    return message.kind
+def _status(report: TrialReport) -> str:
+    if report.kind == "report":
+        return "complete" if report.complete else "running"
+    return report.kind
 
 
 def _hparam_dtypes(studies: list[Study]) -> dict[str, str]:
     """Numbers where every task has numbers, words otherwise."""
     dtypes: dict[str, str] = {}
     for study in studies:
-        for name, domain in study.cell.task.space.flat_domains().items():
+        for name, domain in study.spec.task.space.flat_domains().items():
             if dtypes.get(name) != "str":
                 dtypes[name] = "float64" if _is_numeric(domain) else "str"
     return dtypes

@@ -39,7 +39,7 @@ class Plan:
     """What a comparison runs: every method on every task under every seed.
 
     Attributes:
-        budgets: gradient evaluations per cell, by task name.
+        budgets: gradient evaluations per study, by task name.
         skipped: methods that were asked for and cannot run here, with the reason.
     """
 
@@ -49,8 +49,8 @@ class Plan:
     budgets: dict[str, float]
     skipped: dict[str, str] = field(default_factory=dict)
 
-    def cells(self) -> list[StudySpec]:
-        """Every cell. Seeds are paired: one seed is one problem for all methods.
+    def study_specs(self) -> list[StudySpec]:
+        """Every study. Seeds are paired: one seed is one problem for all methods.
 
         Raises:
             ValueError: no method fits its task, or a budget is below a full training
@@ -62,7 +62,7 @@ class Plan:
         """(task, method) that cannot be compared, with the reason on one line.
 
         Raises:
-            ValueError: see `cells`.
+            ValueError: see `study_specs`.
         """
         return {pair: misfit.reason for pair, misfit in self._grid[1].items()}
 
@@ -70,10 +70,10 @@ class Plan:
         """A line for each method that may, for its budget, find worse than the start.
 
         Raises:
-            ValueError: see `cells`.
+            ValueError: see `study_specs`.
         """
-        first = [cell for cell in self._grid[0] if cell.seed == self.seeds[0]]
-        return [line for cell in first if (line := _unsure(cell))]
+        first = [spec for spec in self._grid[0] if spec.seed == self.seeds[0]]
+        return [line for spec in first if (line := _unsure(spec))]
 
     def first_values(self) -> dict[str, list[float]]:
         """Of each task, see `fairness.first_values`."""
@@ -81,7 +81,7 @@ class Plan:
 
     @cached_property
     def _grid(self) -> "tuple[list[StudySpec], dict[tuple[str, str], Misfit], Values]":
-        cells: list[StudySpec] = []
+        specs: list[StudySpec] = []
         values: Values = {}
         unfit: dict[tuple[str, str], Misfit] = {}
         for task in self.tasks:
@@ -94,19 +94,19 @@ class Plan:
                 )
             # What is asked of a problem is a property of the task, not of the seed.
             problem = sampled(task, self.seeds[0])
-            each = self._cells_of(task, problem)
+            each = self._specs_of(task, problem)
             values[task.name] = first_values(
                 problem, task.space.trim(task.space.initial())
             )
-            for cell in each[: len(self.methods)]:
-                if misfit := _misfit(cell, problem):
-                    unfit[cell.name[:2]] = misfit
-            cells += [cell for cell in each if cell.name[:2] not in unfit]
-        if not cells:
+            for spec in each[: len(self.methods)]:
+                if misfit := _misfit(spec, problem):
+                    unfit[spec.key[:2]] = misfit
+            specs += [spec for spec in each if spec.key[:2] not in unfit]
+        if not specs:
             raise self._nothing_fits(unfit)
-        return cells, unfit, values
+        return specs, unfit, values
 
-    def _cells_of(self, task: Task, problem: BilevelProblem) -> list[StudySpec]:
+    def _specs_of(self, task: Task, problem: BilevelProblem) -> list[StudySpec]:
         hparams = task.space.trim(task.space.initial())
         flops = step_flops(problem, hparams)
         return [
@@ -138,11 +138,11 @@ class Plan:
 
     def require_names(self) -> None:
         """Raise ValueError where a problem asks for what its space does not have."""
-        for cell in {cell.task.name: cell for cell in self.cells()}.values():
-            if math.isnan(cell.flops):  # its step raises
-                problem = cell.task.sample(cell.seed)
-                if error := _unknown_name(cell.task, problem):
-                    raise ValueError(f"task {cell.task.name!r}: {error}")
+        for spec in {spec.task.name: spec for spec in self.study_specs()}.values():
+            if math.isnan(spec.flops):  # its step raises
+                problem = spec.task.sample(spec.seed)
+                if error := _unknown_name(spec.task, problem):
+                    raise ValueError(f"task {spec.task.name!r}: {error}")
 
     def settings(self) -> dict[str, Any]:
         """What must be the same to continue a comparison; JSON-serializable."""
@@ -167,33 +167,33 @@ class Misfit(NamedTuple):
     least: float = 0.0
 
 
-def _misfit(cell: StudySpec, problem: BilevelProblem) -> Misfit | None:
+def _misfit(spec: StudySpec, problem: BilevelProblem) -> Misfit | None:
     try:
-        least = _least_budget(cell, problem)
+        least = _least_budget(spec, problem)
     except Exception as raised:
         error: Exception = raised
         if isinstance(raised, KeyError):
-            error = _unknown_name(cell.task, problem) or raised
+            error = _unknown_name(spec.task, problem) or raised
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         return Misfit(without_addresses(" ".join(f"{kind}{error}".split())))
-    if least * (1 - 1e-9) <= cell.budget:
+    if least * (1 - 1e-9) <= spec.budget:
         return None
     return Misfit(
         f"it takes at least {_whole(least)} gradient evaluations, and the budget is "
-        f"{cell.budget:,g}",
+        f"{spec.budget:,g}",
         least,
     )
 
 
-def _unsure(cell: StudySpec) -> str:
-    """Why what a cell finds may be worse than its start; "" where it cannot be."""
-    if not hasattr(cell.method, "sure_budget"):
+def _unsure(spec: StudySpec) -> str:
+    """Why what a study finds may be worse than its start; "" where it cannot be."""
+    if not hasattr(spec.method, "sure_budget"):
         return ""  # a search, or a user's own method
-    problem = cell.task.sample(cell.seed)
-    sure = cast(Any, cell.method).sure_budget(cell.task, problem)
-    if sure * (1 - 1e-9) <= cell.budget:
+    problem = spec.task.sample(spec.seed)
+    sure = cast(Any, spec.method).sure_budget(spec.task, problem)
+    if sure * (1 - 1e-9) <= spec.budget:
         return ""
-    return unsure(cell.task, cell.method.name, cell.budget, sure)
+    return unsure(spec.task, spec.method.name, spec.budget, sure)
 
 
 def _unknown_name(task: Task, problem: BilevelProblem) -> ValueError | None:
@@ -211,15 +211,15 @@ def _whole(evaluations: float) -> str:
     return f"{evaluations:.3g}" if large else f"{math.ceil(evaluations):,}"
 
 
-def _least_budget(cell: StudySpec, problem: BilevelProblem) -> float:
-    """Gradient evaluations without which the cell's method cannot begin.
+def _least_budget(spec: StudySpec, problem: BilevelProblem) -> float:
+    """Gradient evaluations without which the study's method cannot begin.
 
     Raises:
         ValueError: the method refuses the task.
     """
-    if cell.is_black_box and not hasattr(cell.method, "least_budget"):
-        return cell.full_run  # a hybrid may refuse the task, as a descent may
-    return cast(HypergradientMethod, cell.method).least_budget(cell.task, problem)
+    if spec.is_black_box and not hasattr(spec.method, "least_budget"):
+        return spec.full_run  # a hybrid may refuse the task, as a descent may
+    return cast(HypergradientMethod, spec.method).least_budget(spec.task, problem)
 
 
 def make_plan(

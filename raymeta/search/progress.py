@@ -1,4 +1,4 @@
-"""Live progress of a comparison for people: from standings to lines."""
+"""Live progress of a comparison for people, as lines of text."""
 
 import math
 import statistics
@@ -30,8 +30,11 @@ def opening(plan: Plan, folder: str) -> list[str]:
         *unfit,
         *wrap("on", [task.name for task in plan.tasks]),
         *(line for task in plan.tasks for line in _conditions(task)),
-        *wrap(f"{' x '.join(sizes)} ({seeds}) =", [count(len(plan.cells()), "cell")]),
-        *wrap("gradient evaluations per cell:", budgets),
+        *wrap(
+            f"{' x '.join(sizes)} ({seeds}) =",
+            [count(len(plan.study_specs()), "study")],
+        ),
+        *wrap("gradient evaluations per study:", budgets),
         f"results go to {folder}",
     ]
 
@@ -106,15 +109,15 @@ def _spent_lines(task: str, cells: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def progress_lines(
-    standings: Sequence[StudyProgress], elapsed: float, width: int = WIDTH
+    progress: Sequence[StudyProgress], elapsed: float, width: int = WIDTH
 ) -> list[str]:
     """Per task: time, then by method budget and best median, then trials and errors.
 
     Of several tasks, those that nobody works on share a line: they are done, or wait.
     """
     tasks: dict[str, list[StudyProgress]] = {}
-    for standing in standings:
-        tasks.setdefault(standing.cell.task, []).append(standing)
+    for study in progress:
+        tasks.setdefault(study.key.task, []).append(study)
     waiting = [task for task, own in tasks.items() if _untouched(own)]
     done = [task for task, own in tasks.items() if min(s.share for s in own) == 1]
     shown = [task for task in tasks if task not in waiting + done] or list(tasks)
@@ -125,8 +128,8 @@ def progress_lines(
     ]
 
 
-def _untouched(standings: list[StudyProgress]) -> bool:
-    return not any(s.share or s.running or s.failed for s in standings)
+def _untouched(progress: list[StudyProgress]) -> bool:
+    return not any(s.share or s.running or s.failed for s in progress)
 
 
 def _others(head: str, tasks: list[str], shown: list[str], width: int) -> list[str]:
@@ -135,25 +138,25 @@ def _others(head: str, tasks: list[str], shown: list[str], width: int) -> list[s
 
 
 def _task_lines(
-    task: str, standings: list[StudyProgress], elapsed: float, width: int
+    task: str, progress: list[StudyProgress], elapsed: float, width: int
 ) -> list[str]:
-    running = sum(standing.running for standing in standings)
-    failed = sum(standing.failed for standing in standings)
-    methods = dict.fromkeys(standing.cell.method for standing in standings)
+    running = sum(study.running for study in progress)
+    failed = sum(study.failed for study in progress)
+    methods = dict.fromkeys(study.key.method for study in progress)
     parts = [
-        _method_part(method, [s for s in standings if s.cell.method == method])
+        _method_part(method, [s for s in progress if s.key.method == method])
         for method in methods
     ]
     trials = f"{running} running" + (f", {failed} failed" if failed else "")
-    errors = {s.cell.method: s.error for s in reversed(standings) if s.error}
+    errors = {s.key.method: s.error for s in reversed(progress) if s.error}
     return [
         *wrap(f"{clock(elapsed)} {task}:", [*parts, trials], " | ", width),
         *(f"  {method}: {error}"[:width] for method, error in errors.items()),
     ]
 
 
-def _method_part(method: str, standings: list[StudyProgress]) -> str:
-    share = math.floor(100 * statistics.fmean(s.share for s in standings))
-    best = statistics.median(standing.best for standing in standings)
+def _method_part(method: str, progress: list[StudyProgress]) -> str:
+    share = math.floor(100 * statistics.fmean(s.share for s in progress))
+    best = statistics.median(study.best for study in progress)
     value = f"{best:.4g}" if math.isfinite(best) else "-"
     return f"{method} {share:>2}% {value:<6}"

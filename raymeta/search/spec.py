@@ -1,4 +1,4 @@
-"""What a comparison is made of: cells, the trials they run, what a trial says."""
+"""What a comparison is made of: studies, the trials they run, what a trial reports."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Kind = Literal["report", "failed", "final"]
 
 
 class StudyKey(NamedTuple):
-    """One curve of the comparison."""
+    """The identity of a study: one curve of the comparison."""
 
     task: str
     method: str
@@ -26,7 +26,7 @@ class StudyKey(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class StudySpec:
-    """A method on a task under a seed.
+    """A study: a method on a task under a seed.
 
     Attributes:
         budget: in gradient evaluations.
@@ -42,7 +42,7 @@ class StudySpec:
     flops: float = NAN
 
     @property
-    def name(self) -> StudyKey:
+    def key(self) -> StudyKey:
         """Its identity in the journal and the frame."""
         return StudyKey(self.task.name, self.method.name, self.seed)
 
@@ -109,12 +109,12 @@ class TrialSpec:
     """A trial to run, or to run on, as it is sent to a worker.
 
     Attributes:
-        number: of the trial within its cell, from 0.
+        number: of the trial within its study, from 0.
         kind: a "search" trains at `hparams`; a "final" trains all of a run again and
             looks at the test set; a "descent" is the one trial of a hypergradient
             method.
         hparams: None for a descent.
-        budget: of the cell.
+        budget: of the study, in gradient evaluations.
         recorded: the outer loss that a final run must find again.
         before: how training came where it starts; nothing at initial weights.
         origin: the trial of which it continues the training.
@@ -122,7 +122,7 @@ class TrialSpec:
         constant: whether it trains at constant hyperparameters, whatever the method.
     """
 
-    cell: StudyKey
+    study: StudyKey
     number: int
     kind: Literal["search", "final", "descent"]
     # Tune puts the repr of a trial's configuration into its tag.
@@ -136,7 +136,7 @@ class TrialSpec:
 
 
 class TrialReport(NamedTuple):
-    """What a running trial says: a `loop.Report` as plain numbers, or its end.
+    """What a running trial reports: a `loop.Report` as plain numbers, or its end.
 
     Attributes:
         kind: a "report"; "failed", by an exception or a non-finite outer loss; or
@@ -151,7 +151,7 @@ class TrialReport(NamedTuple):
         failure: the reason, "" without one.
         metrics: on the test set, by column name.
         parent: the trial whose training this continues; None for its own.
-        evidence: of what it trains on, in its first message: see `Fingerprint`.
+        evidence: of what it trains on, in its first report: see `Fingerprint`.
     """
 
     kind: Kind
@@ -169,7 +169,7 @@ class TrialReport(NamedTuple):
 
 
 def broken(run: TrialSpec, last: TrialReport | None, failure: str) -> TrialReport:
-    """The end of a trial that has no outer loss, after its last message."""
+    """The end of a trial that has no outer loss, after its last report."""
     last = last or TrialReport("report", hparams=run.hparams or {})
     kind: Kind = "final" if run.kind == "final" else "failed"
     return last._replace(

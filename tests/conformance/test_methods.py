@@ -197,15 +197,15 @@ def compared(name, path, budget, events=()):
         for event in events:
             journal.write(event)
         plan = make_plan(task, name, budget, seeds=1)
-        coordinator = Coordinator(map(study_of, plan.cells()), journal)
+        coordinator = Coordinator(map(study_of, plan.study_specs()), journal)
         coordinator.replay(journal.read())
-        while run := coordinator.ask():
-            cell = coordinator.studies[run.cell].cell
-            for message in trial_runner.messages_of(run, cell.task, cell.method):
-                if coordinator.tell(run, [message], last=False):
+        while run := coordinator.request_trial():
+            cell = coordinator.studies[run.study].spec
+            for message in trial_runner.reports_of(run, cell.task, cell.method):
+                if coordinator.record(run, [message], last=False):
                     break
             else:
-                coordinator.tell(run, [], last=True)
+                coordinator.record(run, [], last=True)
         assert coordinator.finished
         return to_frame(coordinator.studies.values()), journal.read()
 
@@ -286,8 +286,8 @@ def test_a_descent_that_is_killed_again_and_again_computes_nothing_twice(
     least = method.least_budget(task, task.sample(0))
     budget = 3.4 * getattr(method, "size", 1) * least + 6 * task.horizon
     computed, cell = Computed(monkeypatch), StudyKey(task.name, name, 0)
-    run = TrialSpec(cell=cell, number=0, kind="descent", budget=budget)
-    undisturbed = list(trial_runner.messages_of(run, task, method))
+    run = TrialSpec(study=cell, number=0, kind="descent", budget=budget)
+    undisturbed = list(trial_runner.reports_of(run, task, method))
     assert undisturbed[-1].kind == "final"
     assert undisturbed[-1].failure == ""
     needed, computed.count = computed.count, 0
@@ -298,7 +298,7 @@ def test_a_descent_that_is_killed_again_and_again_computes_nothing_twice(
         computed.allowed = allowed
         try:
             messages = list(
-                trial_runner.messages_of(run, task, method, TrialStore(tmp_path))
+                trial_runner.reports_of(run, task, method, TrialStore(tmp_path))
             )
             break
         except Killed:

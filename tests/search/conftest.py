@@ -39,20 +39,18 @@ class Bench:
 
     def run(self):
         """Run everything to the end, as workers would."""
-        while run := self.coordinator.ask():
+        while run := self.coordinator.request_trial():
             self.play(run)
         assert self.coordinator.finished
         return self
 
     def play(self, run):
         """Run one trial to its end."""
-        study = self.coordinator.studies[run.cell]
-        for message in trial_runner.messages_of(
-            run, study.cell.task, study.cell.method
-        ):
-            if self.coordinator.tell(run, [message], last=False):
+        study = self.coordinator.studies[run.study]
+        for message in trial_runner.reports_of(run, study.spec.task, study.spec.method):
+            if self.coordinator.record(run, [message], last=False):
                 return
-        self.coordinator.tell(run, [], last=True)
+        self.coordinator.record(run, [], last=True)
 
     def frame(self):
         return to_frame(self.studies)
@@ -69,7 +67,7 @@ def bench(tmp_path):
             journal = stack.enter_context(open_journal(path))
             for event in events:
                 journal.write(event)
-            coordinator = Coordinator(map(study_of, plan.cells()), journal)
+            coordinator = Coordinator(map(study_of, plan.study_specs()), journal)
             coordinator.replay(journal.read())
             return Bench(coordinator, journal)
 

@@ -57,19 +57,19 @@ def _inline(monkeypatch):
 def run(plan, coordinator, folder, *others):
     folder.record_run()
     count = 0
-    while trial := coordinator.ask():
+    while trial := coordinator.request_trial():
         if count == run.stop_after:
             raise KeyboardInterrupt
         count += 1
-        study = coordinator.studies[trial.cell]
-        for message in trial_runner.messages_of(
-            trial, study.cell.task, study.cell.method
+        study = coordinator.studies[trial.study]
+        for message in trial_runner.reports_of(
+            trial, study.spec.task, study.spec.method
         ):
-            coordinator.tell(trial, [message], last=False)
+            coordinator.record(trial, [message], last=False)
             if trial.number not in study.live:
                 break
         else:
-            coordinator.tell(trial, [], last=True)
+            coordinator.record(trial, [], last=True)
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def test_a_method_that_a_task_is_too_dear_for_is_skipped_with_a_line():
             "it takes at least 12 gradient evaluations, and the budget is 11.5"
         )
     }
-    names = [tuple(cell.name) for cell in plan.cells()]
+    names = [tuple(cell.key) for cell in plan.study_specs()]
     assert names == [
         ("bowl", "random", 0), ("bowl", "asha", 0),
         ("bowl", "random", 1), ("bowl", "asha", 1),
@@ -98,7 +98,7 @@ def test_a_method_that_a_task_is_too_dear_for_is_skipped_with_a_line():
     ]  # fmt: skip
     lines = opening(plan, "x")
     assert f"skipping asha on b: {plan.unfit()['b', 'asha']}" in lines
-    assert "2 methods x 2 tasks x 2 seeds (0, 1) = 6 cells" in lines
+    assert "2 methods x 2 tasks x 2 seeds (0, 1) = 6 studies" in lines
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_method_that_a_task_is_too_dear_for_is_skipped_with_a_line():
 )
 def test_what_a_task_does_not_allow_is_skipped_with_the_reason(task, method, reason):
     plan = make_plan(task, [method, "reverse"], None, 1)
-    assert [cell.method.name for cell in plan.cells()] == ["reverse"]
+    assert [cell.method.name for cell in plan.study_specs()] == ["reverse"]
     assert re.match(reason, plan.unfit()[task.name, method])
 
 
@@ -324,6 +324,6 @@ def test_a_population_needs_something_continuous():
             return Space(kind=Choice(["plain", None]))
 
     for name in ("pbt", "pb2"):
-        (cell,) = make_plan(Discrete(), name, None, 1).cells()
+        (cell,) = make_plan(Discrete(), name, None, 1).study_specs()
         with pytest.raises(ValueError, match=f"'{name}' .* has only choices: use ano"):
             study_of(cell)

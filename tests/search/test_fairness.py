@@ -164,9 +164,9 @@ def test_every_method_tells_what_it_trained_on(bench):
 
 def test_a_method_that_trained_on_something_else_is_named(bench):
     done = bench(Bowl(), (Listed((0.5,)), Walk()), seeds=1).run()
-    number, message = done.studies[1].messages[0]
+    number, message = done.studies[1].reports[0]
     other = message.evidence | {"weights": "0" * 64}
-    done.studies[1].messages[0] = number, message._replace(evidence=other)
+    done.studies[1].reports[0] = number, message._replace(evidence=other)
 
     found = evidence_of(done.studies)
     unfair = mismatches(found)
@@ -186,9 +186,9 @@ def test_only_the_seed_that_differs_is_marked(bench):
     methods = Listed((0.5,)), Listed((0.4,), name="b")
     done = bench(Bowl(), methods, seeds=2).run()
     assert "invalid" not in done.frame()
-    number, message = done.studies[-1].messages[0]
+    number, message = done.studies[-1].reports[0]
     other = message.evidence | {"data": "0" * 64, "batches": "1" * 64}
-    done.studies[-1].messages[0] = number, message._replace(evidence=other)
+    done.studies[-1].reports[0] = number, message._replace(evidence=other)
 
     frame = done.frame()
 
@@ -202,7 +202,7 @@ def test_only_the_seed_that_differs_is_marked(bench):
 def test_a_problem_that_cannot_be_read_has_no_evidence_and_it_is_said(bench):
     done = bench(Bowl(), (Listed((0.5,)), Walk()), seeds=1).run()
     for study in done.studies:
-        study.messages = [(n, m._replace(evidence={})) for n, m in study.messages]
+        study.reports = [(n, m._replace(evidence={})) for n, m in study.reports]
 
     lines = evidence_lines(evidence_of(done.studies), [], spending_of(done.studies), [])
 

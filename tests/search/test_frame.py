@@ -51,7 +51,7 @@ def test_columns_are_these_and_rows_go_cell_by_cell(bench):
 def test_a_frame_without_rows_has_the_columns_and_types():
     plan = make_plan(Bowl(), Walk(), None, 1)
 
-    frame = to_frame(map(study_of, plan.cells()))
+    frame = to_frame(map(study_of, plan.study_specs()))
 
     assert list(frame.columns) == COLUMNS
     assert len(frame) == 0

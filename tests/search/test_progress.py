@@ -102,7 +102,7 @@ def test_the_opening_says_what_will_run():
     lines = opening(plan, "results/x")
 
     text = "\n".join(lines)
-    for part in (*METHODS, "bowl 100", "other 50,000", "(0, 7)", "24 cells"):
+    for part in (*METHODS, "bowl 100", "other 50,000", "(0, 7)", "24 studies"):
         assert part in text
     assert lines[-1] == "results go to results/x"
     assert max(map(len, lines)) <= 100

@@ -95,10 +95,10 @@ def test_a_worker_that_dies_at_the_start_runs_it_again(bench):
     name = SEARCHES[0]
     whole = bench(TASK, name, budget=4 * sure(name)).run().frame()
     one = bench(TASK, name, budget=4 * sure(name))
-    run = one.coordinator.ask()
+    run = one.coordinator.request_trial()
     assert run.constant
-    assert one.coordinator.ask() is None  # the others wait
-    one.coordinator.lose(run, "the node went")
+    assert one.coordinator.request_trial() is None  # the others wait
+    one.coordinator.on_worker_lost(run, "the node went")
     pd.testing.assert_frame_equal(
         one.run().frame().drop(columns="wall_s"), whole.drop(columns="wall_s")
     )

@@ -1,4 +1,4 @@
-"""All cells of a comparison: whose trial runs next, and how a killed one continues."""
+"""Coordinator of all studies of a comparison: whose trial is next, what is replayed."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,17 +12,17 @@ from raymeta.search.worker.trial_store import TrialStore
 
 
 class StudyProgress(NamedTuple):
-    """Where a cell stands, for progress.
+    """How far a study has come, for people.
 
     Attributes:
-        share: of the budget spent; 1 when the cell is finished.
+        share: of the budget spent; 1 when the study is finished.
         best: lowest outer loss of a full run; inf before the first.
         running: trials in flight.
         failed: failed trials.
         error: the first exception that ended a trial, "" without one.
     """
 
-    cell: StudyKey
+    key: StudyKey
     share: float
     best: float
     running: int
@@ -31,10 +31,10 @@ class StudyProgress(NamedTuple):
 
 
 class Coordinator:
-    """The studies of all cells, and the journal that they are written to.
+    """The studies of a comparison, and the journal that they are written to.
 
     Args:
-        studies: of the cells.
+        studies: as they begin.
         journal: locked by this process.
         states: what trials save; those that nobody needs any more are removed.
     """
@@ -45,53 +45,55 @@ class Coordinator:
         journal: Journal,
         states: TrialStore | None = None,
     ) -> None:
-        self.studies = {study.cell.name: study for study in studies}
+        self.studies = {study.spec.key: study for study in studies}
         self._journal, self._states = journal, states or TrialStore(None)
-        self._heard = False
+        self._any_report = False
         self._under_way = [c for c in self.studies.values() if not c.finished]
 
     @property
     def finished(self) -> bool:
-        """Whether every cell is."""
+        """Whether every study is."""
         self._under_way = [c for c in self._under_way if not c.finished]
         return not self._under_way
 
-    def ask(self) -> TrialSpec | None:
-        """The next trial, of the cell furthest behind; None if none can start."""
+    def request_trial(self) -> TrialSpec | None:
+        """The next trial, of the study furthest behind; None if none can start."""
         for study in sorted(self._under_way, key=_precedence):
-            if run := study.ask():
+            if run := study.request_trial():
                 self._journal.write({"event": "start", **_describe(run)})
                 return run
         return None  # some may have nothing left: `finished` looks
 
-    def tell(self, run: TrialSpec, messages: Sequence[TrialReport], last: bool) -> bool:
-        """Hear what a trial says; return whether it is over."""
-        self._heard = True
-        said = [message._asdict() for message in messages]
+    def record(
+        self, run: TrialSpec, reports: Sequence[TrialReport], last: bool
+    ) -> bool:
+        """Record what a trial reports; return whether it is over."""
+        self._any_report = True
+        said = [report._asdict() for report in reports]
         self._journal.write({"event": "tell", **_key(run), "said": said, "last": last})
-        study = self.studies[run.cell]
-        over = study.tell(run.number, messages, last)
+        study = self.studies[run.study]
+        over = study.record(run.number, reports, last)
         if over and study.finished and study in self._under_way:
             self._under_way.remove(study)  # nothing is left that could change it
         for number in study.disused():
-            self._states.drop(run.cell, number)
+            self._states.drop(run.study, number)
         return over
 
-    def lose(self, run: TrialSpec, reason: str) -> None:
+    def on_worker_lost(self, run: TrialSpec, reason: str) -> None:
         """The worker of a trial died: the trial runs again, a few times.
 
         Raises:
-            ValueError: it died again and again, and no other trial has ever spoken.
+            ValueError: it died again and again, and no other trial has ever reported.
         """
-        end = self.studies[run.cell].lose(run.number, reason)
+        end = self.studies[run.study].on_worker_lost(run.number, reason)
         lacks = "ModuleNotFoundError" in reason  # another attempt would end alike
-        if (end or lacks) and not self._heard:
+        if (end or lacks) and not self._any_report:
             raise ValueError(
                 f"workers must be able to run trials, but every one failed ({reason}): "
                 f"for tasks and methods {REMEDY}"
             )
         if end:
-            self.tell(run, [end], last=True)
+            self.record(run, [end], last=True)
 
     def replay(self, events: Iterable[Event]) -> None:
         """Bring fresh studies to where a journal ends.
@@ -107,39 +109,39 @@ class Coordinator:
                 self._replay_start(event)
             elif event["event"] == "tell":
                 study = self.studies[_cell(event)]
-                said = [TrialReport(**message) for message in event["said"]]
-                study.tell(event["trial"], said, event["last"])
+                said = [TrialReport(**report) for report in event["said"]]
+                study.record(event["trial"], said, event["last"])
         for study in self.studies.values():
             for number in list(study.live):
-                study.cut(number)
+                study.rerun(number)
         self._under_way = [c for c in self.studies.values() if not c.finished]
 
     def _replay_start(self, event: Event) -> None:
         study = self.studies[_cell(event)]
         if event["trial"] in study.live:  # the process had died, or only the worker
-            study.cut(event["trial"])
-        run = study.ask()
+            study.rerun(event["trial"])
+        run = study.request_trial()
         asked = {"event": "start", **_describe(run)} if run else None
         if asked != event:
             raise ValueError(
-                f"cell {study.cell.name} cannot be continued, for code or a library "
+                f"study {study.spec.key} cannot be continued, for code or a library "
                 f"has changed: its journal says {event}, its search now says {asked}; "
                 "use another name"
             )
 
-    def standings(self) -> list[StudyProgress]:
-        """Where every cell stands."""
-        return [_standing(study) for study in self.studies.values()]
+    def progress(self) -> list[StudyProgress]:
+        """How far every study has come."""
+        return [_progress_of(study) for study in self.studies.values()]
 
 
 def _precedence(study: Study) -> tuple[int, float]:
-    return len(study.live), study.spent / study.cell.budget
+    return len(study.live), study.spent / study.spec.budget
 
 
-def _standing(study: Study) -> StudyProgress:
-    share = min(1.0, study.spent / study.cell.budget)
+def _progress_of(study: Study) -> StudyProgress:
+    share = min(1.0, study.spent / study.spec.budget)
     return StudyProgress(
-        cell=study.cell.name,
+        key=study.spec.key,
         share=1.0 if study.finished else share,
         best=study.best[0] if study.best else math.inf,
         running=len(study.live),
@@ -149,7 +151,7 @@ def _standing(study: Study) -> StudyProgress:
 
 
 def _key(run: TrialSpec) -> dict[str, Any]:
-    return {"cell": list(run.cell), "trial": run.number}
+    return {"cell": list(run.study), "trial": run.number}
 
 
 def _describe(run: TrialSpec) -> dict[str, Any]:

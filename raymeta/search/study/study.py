@@ -1,7 +1,8 @@
-"""A cell under way: what it runs next, and what its trials have said.
+"""A study under way: what it runs next, and what its trials have reported.
 
 Pure bookkeeping, without Ray's processes: the live run and the replay of a journal go
-through the same `ask` and `tell`, so a resumed cell stands where the killed one stood.
+through the same `request_trial` and `record`, so a resumed study stands where the
+killed one stood.
 """
 
 import math
@@ -19,18 +20,18 @@ ATTEMPTS = 3
 
 
 class Study(ABC):
-    """A cell under way.
+    """A study under way: one method on one task under one seed.
 
     Attributes:
-        cell: what it is about.
-        messages: (trial number, message), in the order of arrival.
+        spec: what is studied.
+        reports: (trial number, report), in the order of arrival.
         live: the trials in flight, by number.
         best: lowest finite outer loss of a full run, and its hyperparameters.
     """
 
-    def __init__(self, cell: StudySpec) -> None:
-        self.cell = cell
-        self.messages: list[tuple[int, TrialReport]] = []
+    def __init__(self, spec: StudySpec) -> None:
+        self.spec = spec
+        self.reports: list[tuple[int, TrialReport]] = []
         self.live: dict[int, TrialSpec] = {}
         self.best: tuple[float, Coded] | None = None
         self._redo: list[TrialSpec] = []
@@ -46,12 +47,12 @@ class Study(ABC):
     @property
     def failed(self) -> int:
         """Failed trials so far."""
-        return len({n for n, message in self.messages if message.kind == "failed"})
+        return len({n for n, report in self.reports if report.kind == "failed"})
 
     @property
     def error(self) -> str:
         """The first exception that ended a trial, "" without one."""
-        ends = (message for _, message in self.messages if message.kind == "failed")
+        ends = (report for _, report in self.reports if report.kind == "failed")
         # A diverged trial is a failure of its hyperparameters, not of the code.
         reasons = (end.failure for end in ends if end.failure != non_finite(end))
         return next(reasons, "")
@@ -61,48 +62,48 @@ class Study(ABC):
         """Whether nothing is in flight and nothing is left to run."""
         return not (self.live or self._redo or self._has_more())
 
-    def ask(self) -> TrialSpec | None:
+    def request_trial(self) -> TrialSpec | None:
         """The next trial; None when there is none now."""
         run = self._redo.pop(0) if self._redo else self._next()
         if run is not None:
             self.live[run.number] = run
         return run
 
-    def tell(
-        self, number: int, messages: Sequence[TrialReport], last: bool = False
+    def record(
+        self, number: int, reports: Sequence[TrialReport], last: bool = False
     ) -> bool:
-        """Hear what a trial says.
+        """Record what a trial reports.
 
         Args:
             number: of the trial, which is in flight.
-            messages: in order.
+            reports: in order.
             last: whether the trial has ended by itself.
 
         Returns:
             Whether the trial is over.
         """
         over = last
-        for message in messages:
-            message, ends = self._hear(self.live[number], message)
-            message = _after(self._done.get(number), message)
-            self.messages.append((number, message))
-            if message.kind != "final":
-                self._spent.put(number, message.gradient_evals)
+        for report in reports:
+            report, ends = self._on_report(self.live[number], report)
+            report = _after(self._done.get(number), report)
+            self.reports.append((number, report))
+            if report.kind != "final":
+                self._spent.put(number, report.gradient_evals)
             over = over or ends
         if over:
             del self.live[number]
-            if messages:
-                self._done[number] = message
+            if reports:
+                self._done[number] = report
         return over
 
     def disused(self) -> list[int]:
         """Trials that nobody needs anything of any more, each told once."""
         return []
 
-    def cut(self, number: int) -> None:
-        """A trial in flight is gone: forget what it said and run it again.
+    def rerun(self, number: int) -> None:
+        """A trial in flight is gone: forget what it reported and run it again.
 
-        What it said before it was paused last is kept.
+        What it reported before it was paused last is kept.
         """
         self._redo.append(self.live.pop(number))
         done = self._done.get(number)
@@ -110,13 +111,13 @@ class Study(ABC):
         if done is not None:
             self._spent.put(number, done.gradient_evals)
         kept = 0 if done is None else done.outer_step
-        self.messages = [
-            (n, message)
-            for n, message in self.messages
-            if n != number or message.outer_step <= kept
+        self.reports = [
+            (n, report)
+            for n, report in self.reports
+            if n != number or report.outer_step <= kept
         ]
 
-    def lose(self, number: int, reason: str) -> TrialReport | None:
+    def on_worker_lost(self, number: int, reason: str) -> TrialReport | None:
         """The worker of a trial has died.
 
         Returns:
@@ -124,9 +125,9 @@ class Study(ABC):
         """
         self._lost[number] += 1
         if self._lost[number] < ATTEMPTS:
-            self.cut(number)
+            self.rerun(number)
             return None
-        said = [message for n, message in self.messages if n == number]
+        said = [report for n, report in self.reports if n == number]
         failure = f"its worker died {ATTEMPTS} times: {reason}"
         last = said[-1] if said else None
         if number in self._done:
@@ -139,11 +140,11 @@ class Study(ABC):
         before = 0.0 if done is None else done.gradient_evals
         return self._spent.get(number, 0.0) - before
 
-    def _improve(self, message: TrialReport) -> bool:
+    def _improve(self, report: TrialReport) -> bool:
         """Keep the best; return whether this is it."""
-        finite = message.complete and math.isfinite(message.outer_loss)
-        if finite and (self.best is None or message.outer_loss < self.best[0]):
-            self.best = message.outer_loss, message.hparams
+        finite = report.complete and math.isfinite(report.outer_loss)
+        if finite and (self.best is None or report.outer_loss < self.best[0]):
+            self.best = report.outer_loss, report.hparams
             return True
         return False
 
@@ -154,15 +155,17 @@ class Study(ABC):
     def _has_more(self) -> bool: ...
 
     @abstractmethod
-    def _hear(self, run: TrialSpec, message: TrialReport) -> tuple[TrialReport, bool]:
-        """The message as it is recorded, and whether the trial must end."""
+    def _on_report(
+        self, run: TrialSpec, report: TrialReport
+    ) -> tuple[TrialReport, bool]:
+        """The report as it is recorded, and whether the trial must end."""
 
 
 class DescentStudy(Study):
     """One trial with the whole budget."""
 
-    def __init__(self, cell: StudySpec) -> None:
-        super().__init__(cell)
+    def __init__(self, spec: StudySpec) -> None:
+        super().__init__(spec)
         self._asked = self._dropped = False
         self._reached = 0.0
 
@@ -177,45 +180,47 @@ class DescentStudy(Study):
         if self._asked:
             return None
         self._asked = True
-        budget = self.cell.budget
-        return TrialSpec(cell=self.cell.name, number=0, kind="descent", budget=budget)
+        budget = self.spec.budget
+        return TrialSpec(study=self.spec.key, number=0, kind="descent", budget=budget)
 
     def _has_more(self) -> bool:
         return not self._asked
 
-    def _hear(self, run: TrialSpec, message: TrialReport) -> tuple[TrialReport, bool]:
-        if message.kind == "report" and not math.isfinite(message.outer_loss):
+    def _on_report(
+        self, run: TrialSpec, report: TrialReport
+    ) -> tuple[TrialReport, bool]:
+        if report.kind == "report" and not math.isfinite(report.outer_loss):
             # The descent itself decides what to do then; the row only says so.
-            message = message._replace(failure=non_finite(message))
-        elif message.kind == "report":
-            self._improve(message)
-        return message, False
+            report = report._replace(failure=non_finite(report))
+        elif report.kind == "report":
+            self._improve(report)
+        return report, False
 
-    def lose(self, number: int, reason: str) -> TrialReport | None:
+    def on_worker_lost(self, number: int, reason: str) -> TrialReport | None:
         """The worker has died; its log goes on, so only deaths at one place count."""
         reached = self._spent.get(number, 0.0)
         if reached > self._reached:
             self._reached = reached
             self._lost.clear()
-        return super().lose(number, reason)
+        return super().on_worker_lost(number, reason)
 
-    def cut(self, number: int) -> None:
-        """The trial is the cell: with it goes everything that was found."""
-        super().cut(number)
+    def rerun(self, number: int) -> None:
+        """The trial is the study: with it goes everything that was found."""
+        super().rerun(number)
         self.best = None
 
 
-def _after(done: TrialReport | None, message: TrialReport) -> TrialReport:
-    """A message, with what the trial had reported and spent before this segment."""
-    if done is None or message.kind == "final":
-        return message
-    return message._replace(
-        outer_step=message.outer_step + done.outer_step,
-        gradient_evals=message.gradient_evals + done.gradient_evals,
-        wall_s=message.wall_s + done.wall_s,
+def _after(done: TrialReport | None, report: TrialReport) -> TrialReport:
+    """A report, with what the trial had reported and spent before this segment."""
+    if done is None or report.kind == "final":
+        return report
+    return report._replace(
+        outer_step=report.outer_step + done.outer_step,
+        gradient_evals=report.gradient_evals + done.gradient_evals,
+        wall_s=report.wall_s + done.wall_s,
     )
 
 
-def non_finite(message: TrialReport) -> str:
-    """How a message without a finite outer loss is explained."""
-    return f"non-finite outer loss at inner step {message.inner_steps}"
+def non_finite(report: TrialReport) -> str:
+    """How a report without a finite outer loss is explained."""
+    return f"non-finite outer loss at inner step {report.inner_steps}"

@@ -1,7 +1,7 @@
-"""One Tune experiment for all cells: the coordinator behind Tune's interfaces.
+"""One Tune experiment for all studies: the coordinator behind Tune's interfaces.
 
 Starting an experiment costs seconds, a trial in a running one about ten milliseconds;
-so all cells share one, and its searcher and scheduler only pass calls to the
+so all studies share one, and its searcher and scheduler only pass calls to the
 coordinator.
 """
 
@@ -45,7 +45,7 @@ class BridgeSearcher(_NotSaved, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """A trial's configuration; None when none can start now; or `FINISHED`."""
-        if run := self._coordinator.ask():
+        if run := self._coordinator.request_trial():
             return {"run": run}
         return Searcher.FINISHED if self._coordinator.finished else None
 
@@ -67,7 +67,7 @@ class BridgeScheduler(_NotSaved, FIFOScheduler):
     def set_search_properties(
         self, metric: str | None, mode: str | None, **spec: Any
     ) -> bool:
-        """The schedulers of the cells bring their own."""
+        """The schedulers of the studies bring their own."""
         return metric is None and mode is None
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
@@ -84,9 +84,9 @@ class BridgeScheduler(_NotSaved, FIFOScheduler):
     def on_trial_result(
         self, tune_controller: Any, trial: Trial, result: dict[str, Any]
     ) -> str:
-        """Pass on the messages."""
+        """Pass on the reports."""
         run = trial.config["run"]
-        over = self._coordinator.tell(run, result["messages"], result["last"])
+        over = self._coordinator.record(run, result["reports"], result["last"])
         return TrialScheduler.STOP if over else TrialScheduler.CONTINUE
 
     def kill_trials(self) -> None:
@@ -96,23 +96,23 @@ class BridgeScheduler(_NotSaved, FIFOScheduler):
             self._controller._tune_controller._actor_manager.cleanup()
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """The worker died: exceptions of the trial itself arrive as messages."""
-        self._coordinator.lose(trial.config["run"], _reason(trial))
+        """The worker died: exceptions of the trial itself arrive as reports."""
+        self._coordinator.on_worker_lost(trial.config["run"], _reason(trial))
 
 
 class Pulse(_NotSaved, Callback):
     """Runs between two events of Tune: house-keeping, and the stop at Ctrl-C."""
 
-    def __init__(self, interrupt: Interrupt, keep_house: Callable[[], None]) -> None:
+    def __init__(self, interrupt: Interrupt, on_tick: Callable[[], None]) -> None:
         self._interrupt = interrupt
-        self._keep_house = keep_house
+        self._on_tick = on_tick
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Leave Tune's loop as KeyboardInterrupt when that was asked for.
 
         Tune's own clean-up would wait for trials in the middle of a step.
         """
-        self._keep_house()
+        self._on_tick()
         if self._interrupt.requested:
             raise KeyboardInterrupt
 

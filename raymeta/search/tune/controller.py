@@ -1,8 +1,8 @@
-"""The trials of a cell as Tune's schedulers see them.
+"""The trials of a study as Tune's schedulers see them.
 
 A scheduler of Tune decides about trials of one experiment, asks its controller about
-the others, and stops, pauses and changes them through it. The cells of a comparison
-share one experiment, so a cell's scheduler is given a `ControllerAdapter` for its
+the others, and stops, pauses and changes them through it. The studies of a comparison
+share one experiment, so a study's scheduler is given a `ControllerAdapter` for its
 controller and `TrialAdapter`s of ours: with the methods and attributes that the
 schedulers of Tune 2.60 use.
 
@@ -45,10 +45,10 @@ class TrialAdapter:
     """A trial as schedulers read and change it.
 
     Attributes:
-        number: within the cell.
+        number: within the study.
         config: natural values by flat name.
         result: what it reported last.
-        judged: training steps at which the scheduler saw it last.
+        steps_seen: training steps at which the scheduler saw it last.
     """
 
     def __init__(self, number: int, config: dict[str, Any]) -> None:
@@ -56,7 +56,7 @@ class TrialAdapter:
         self.config = config
         self.status = PENDING
         self.result: dict[str, Any] = {}
-        self.judged = 0
+        self.steps_seen = 0
         self.experiment_tag = self.trial_id
         self.evaluated_params = dict(config)
         self.is_saving = False
@@ -124,11 +124,11 @@ class ControllerAdapter:
         """Whether a trial waits that has never run."""
         return any(trial.status == PENDING for trial in self.trials.values())
 
-    def choose(self) -> TrialAdapter | None:
+    def next_trial(self) -> TrialAdapter | None:
         """The trial that the scheduler wants to run next."""
         return self._scheduler.choose_trial_to_run(self)
 
-    def wake(self) -> None:
+    def resume_waiting(self) -> None:
         """Make the scheduler judge trials that wait for one that will not report.
 
         Tune's schedulers judge a group when its last member reports. When that one
@@ -137,10 +137,12 @@ class ControllerAdapter:
         """
         waiting = next(t for t in self.trials.values() if t.status == PAUSED)
         self._scheduler.on_trial_result(self, waiting, waiting.result)
-        if waiting.status == PAUSED and self.choose() is None:
+        if waiting.status == PAUSED and self.next_trial() is None:
             self.stop_trial(waiting)
 
-    def judge(self, trial: TrialAdapter, result: dict[str, Any], complete: bool) -> str:
+    def on_result(
+        self, trial: TrialAdapter, result: dict[str, Any], complete: bool
+    ) -> str:
         """Show a result to scheduler and searcher; return the scheduler's decision.
 
         Args:

@@ -1,4 +1,4 @@
-"""Global random streams as the property of one cell."""
+"""Global random streams as the property of one study."""
 
 import random
 import warnings
@@ -9,15 +9,15 @@ import numpy as np
 
 
 class IsolatedGlobalRNG:
-    """Python's and NumPy's global random streams, exchanged for a cell's own.
+    """Python's and NumPy's global random streams, exchanged for a study's own.
 
     Some searchers and schedulers draw from the global streams. Inside this context
-    those are the cell's, so it draws the same however many others run beside it, and
+    those are the study's, so it draws the same however many others run beside it, and
     again when its journal is replayed; outside they are the caller's. What searchers
     warn of is for those who call them by hand, and stays unsaid.
 
     Args:
-        seed: of the cell's streams.
+        seed: of the study's streams.
     """
 
     def __init__(self, seed: int) -> None:

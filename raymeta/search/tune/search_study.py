@@ -26,15 +26,15 @@ from raymeta.search.tune.space import Coded, encode, initial_point, to_tune
 ROUNDING = 1 - 1e-9
 
 
-def study_of(cell: StudySpec) -> Study:
-    """The start of a cell.
+def study_of(spec: StudySpec) -> Study:
+    """The start of a study.
 
     Raises:
-        ValueError: a black-box cell on a space without bounds, or on one that the
+        ValueError: a black-box study on a space without bounds, or on one that the
             method cannot search; a method whose searcher or scheduler is not left to
             the comparison.
     """
-    return SearchStudy(cell) if cell.searches else DescentStudy(cell)
+    return SearchStudy(spec) if spec.searches else DescentStudy(spec)
 
 
 class SearchStudy(Study):
@@ -46,14 +46,14 @@ class SearchStudy(Study):
     covers the rest of a full run; one that ends early gives the rest back.
     """
 
-    def __init__(self, cell: StudySpec) -> None:
-        super().__init__(cell)
-        self._rng = IsolatedGlobalRNG(cell.seed)
+    def __init__(self, spec: StudySpec) -> None:
+        super().__init__(spec)
+        self._rng = IsolatedGlobalRNG(spec.seed)
         with self._rng:
-            self._searcher, scheduler, self._slots = _inner(cell)
-        self._group = ControllerAdapter(self._searcher, scheduler)
+            self._searcher, scheduler, self._slots = _inner(spec)
+        self._controller = ControllerAdapter(self._searcher, scheduler)
         self._suggested = 0
-        self._start_due = cell.looks_at_start
+        self._start_due = spec.looks_at_start
         self._dropped: set[int] = set()
         self._way: tuple[Segment, ...] = ()
         self._constant = False  # whether the best run is the plain one at the start
@@ -62,14 +62,16 @@ class SearchStudy(Study):
 
     @property
     def _method(self) -> BlackBoxMethod:
-        return cast(BlackBoxMethod, self.cell.method)
+        return cast(BlackBoxMethod, self.spec.method)
 
     def disused(self) -> list[int]:
         """Trials that are over; of a cohort, when all are."""
-        together = self._cohort() > 1 and self._group.trials
+        together = self._cohort() > 1 and self._controller.trials
         if together or not self._method.pauses:
             return []
-        over = set(self._group.numbers) - set(self._group.trials) - self._dropped
+        over = (
+            set(self._controller.numbers) - set(self._controller.trials) - self._dropped
+        )
         self._dropped |= over
         return sorted(over)
 
@@ -79,14 +81,14 @@ class SearchStudy(Study):
         if len(self.live) >= self._slots or self._at_start_now():
             return None
         with self._rng:
-            trial = self._choose()
+            trial = self._next_trial()
         if trial is not None:
             return self._segment(trial)
         if self.live or self.best is None or self._final_asked:
             return None
         self._final_asked = True
         return TrialSpec(
-            cell=self.cell.name,
+            study=self.spec.key,
             number=self._suggested,
             kind="final",
             hparams=self._way[-1].hparams,
@@ -98,9 +100,9 @@ class SearchStudy(Study):
     def _at_start(self) -> TrialSpec:
         """The plain run that a hybrid is compared with, as its trial 0."""
         self._start_due, self._suggested = False, 1
-        space = self.cell.task.space
+        space = self.spec.task.space
         return TrialSpec(
-            cell=self.cell.name,
+            study=self.spec.key,
             number=0,
             kind="search",
             hparams=encode(space, initial_point(space)),
@@ -112,30 +114,30 @@ class SearchStudy(Study):
         return any(run.constant for run in self.live.values())
 
     def _has_more(self) -> bool:
-        waiting = bool(self._group.trials) or self._may_grow()
+        waiting = bool(self._controller.trials) or self._may_grow()
         return waiting or (self.best is not None and not self._final_asked)
 
-    def _choose(self) -> TrialAdapter | None:
+    def _next_trial(self) -> TrialAdapter | None:
         """The trial to run now; those that the budget does not cover are over."""
         while True:
             self._grow()
-            trial = self._group.choose()
+            trial = self._controller.next_trial()
             if trial is not None and self._covers(trial.checkpoint.steps):
                 return trial
-            if self.live or not self._group.trials:
+            if self.live or not self._controller.trials:
                 return None  # what is reserved for the live may come back
             if trial is not None:
-                self._group.stop_trial(trial)
+                self._controller.stop_trial(trial)
             else:
-                self._group.wake()
+                self._controller.resume_waiting()
 
     def _segment(self, trial: TrialAdapter) -> TrialSpec:
         trial.status = RUNNING
         return TrialSpec(
-            cell=self.cell.name,
+            study=self.spec.key,
             number=trial.number,
             kind="search",
-            hparams=_coded(self.cell, trial.config),
+            hparams=_point_of(self.spec, trial.config),
             before=trial.checkpoint.segments,
             origin=trial.checkpoint.number,
             keep=self._method.pauses,
@@ -144,22 +146,24 @@ class SearchStudy(Study):
     def _remaining(self) -> float:
         """Gradient evaluations that no trial has spent, or may need to end its run."""
         reserved = sum(
-            self.cell.rest_of_run(_start(run)) - self._spent_since_start(number)
+            self.spec.rest_of_run(_start(run)) - self._spent_since_start(number)
             for number, run in self.live.items()
         )
-        return self.cell.budget - self.spent - reserved
+        return self.spec.budget - self.spent - reserved
 
     def _covers(self, steps: int) -> bool:
         """Whether a run after these steps can go on to its end."""
-        return self._remaining() >= self.cell.rest_of_run(steps) * ROUNDING
+        return self._remaining() >= self.spec.rest_of_run(steps) * ROUNDING
 
     def _cohort(self) -> int:
-        runs = self.cell.budget / self.cell.full_run
-        return self._method.cohort(self.cell.task, runs)
+        runs = self.spec.budget / self.spec.full_run
+        return self._method.cohort(self.spec.task, runs)
 
     def _may_grow(self) -> bool:
         together = self._cohort() > 1
-        waits = bool(self._group.trials) if together else self._group.pending()
+        waits = (
+            bool(self._controller.trials) if together else self._controller.pending()
+        )
         return not self._exhausted and not waits and self._covers(0)
 
     def _grow(self) -> None:
@@ -169,11 +173,11 @@ class SearchStudy(Study):
         if self._cohort() == 1:
             self._suggest()
             return
-        if self._group.numbers:
-            _, scheduler, _ = _inner(self.cell)
-            self._group = ControllerAdapter(self._searcher, scheduler)
-        runs = int(self._remaining() / self.cell.full_run / ROUNDING)
-        for _ in range(self._method.cohort(self.cell.task, runs)):
+        if self._controller.numbers:
+            _, scheduler, _ = _inner(self.spec)
+            self._controller = ControllerAdapter(self._searcher, scheduler)
+        runs = int(self._remaining() / self.spec.full_run / ROUNDING)
+        for _ in range(self._method.cohort(self.spec.task, runs)):
             if not self._exhausted:
                 self._suggest()
 
@@ -182,67 +186,71 @@ class SearchStudy(Study):
         if flat is None or flat == Searcher.FINISHED:
             self._exhausted = flat is not None or not self.live
             return
-        self._group.add(TrialAdapter(self._suggested, _used(self.cell, flat)))
+        self._controller.add(TrialAdapter(self._suggested, _used(self.spec, flat)))
         self._suggested += 1
 
-    def _hear(self, run: TrialSpec, message: TrialReport) -> tuple[TrialReport, bool]:
+    def _on_report(
+        self, run: TrialSpec, report: TrialReport
+    ) -> tuple[TrialReport, bool]:
         if run.kind == "final":
-            return message, True
+            return report, True
         if run.constant:
-            return self._hear_start(run, message), True
-        trial = self._group.trials[run.number]
-        if message.outer_step <= 1 and run.origin != run.number:
-            message = message._replace(parent=run.origin)
-        finite = math.isfinite(message.outer_loss)
-        if message.kind == "report" and finite:
-            message_over = self._judge(run, trial, message)
-            return message, message_over
-        if message.kind == "failed":
+            return self._on_start_report(run, report), True
+        trial = self._controller.trials[run.number]
+        if report.outer_step <= 1 and run.origin != run.number:
+            report = report._replace(parent=run.origin)
+        finite = math.isfinite(report.outer_loss)
+        if report.kind == "report" and finite:
+            over = self._on_result(run, trial, report)
+            return report, over
+        if report.kind == "failed":
             # What it had spent when it raised is not known: the most it can be.
-            message = message._replace(
-                gradient_evals=self.cell.rest_of_run(_start(run)),
-                inner_steps=max(message.inner_steps, _start(run)),
+            report = report._replace(
+                gradient_evals=self.spec.rest_of_run(_start(run)),
+                inner_steps=max(report.inner_steps, _start(run)),
             )
         else:
-            message = broken(run, message, non_finite(message))
+            report = broken(run, report, non_finite(report))
         with self._rng:
-            self._group.fail(trial)
-        return message, True
+            self._controller.fail(trial)
+        return report, True
 
-    def _hear_start(self, run: TrialSpec, message: TrialReport) -> TrialReport:
-        if message.kind == "failed":
-            return message._replace(gradient_evals=self.cell.plain_run)
-        if not math.isfinite(message.outer_loss):
-            return broken(run, message, non_finite(message))
-        assert message.complete
+    def _on_start_report(self, run: TrialSpec, report: TrialReport) -> TrialReport:
+        if report.kind == "failed":
+            return report._replace(gradient_evals=self.spec.plain_run)
+        if not math.isfinite(report.outer_loss):
+            return broken(run, report, non_finite(report))
+        assert report.complete
         assert run.hparams is not None
-        self._improve(message)
-        self._way = (Segment(message.inner_steps, run.hparams),)
+        self._improve(report)
+        self._way = (Segment(report.inner_steps, run.hparams),)
         self._constant = True
-        return message
+        return report
 
-    def _judge(self, run: TrialSpec, trial: TrialAdapter, message: TrialReport) -> bool:
+    def _on_result(
+        self, run: TrialSpec, trial: TrialAdapter, report: TrialReport
+    ) -> bool:
         """Show a result to the scheduler and the searcher; whether the trial ends."""
-        if message.inner_steps <= trial.judged:
+        if report.inner_steps <= trial.steps_seen:
             return False  # its worker died later: then, it had been told to continue
-        trial.judged = message.inner_steps
-        segment = Segment(message.inner_steps - _start(run), run.hparams or {})
+        trial.steps_seen = report.inner_steps
+        segment = Segment(report.inner_steps - _start(run), run.hparams or {})
         trial.save(CheckpointAdapter(run.number, (*run.before, segment)))
-        if self._improve(message):
+        if self._improve(report):
             self._way, self._constant = trial.checkpoint.segments, False
         result: dict[str, Any] = {
-            "outer_loss": message.outer_loss,
-            "inner_steps": message.inner_steps,
-            "gradient_evals": message.gradient_evals,
-            "training_iteration": message.outer_step,
+            "outer_loss": report.outer_loss,
+            "inner_steps": report.inner_steps,
+            "gradient_evals": report.gradient_evals,
+            "training_iteration": report.outer_step,
             "config": trial.config,
         }
         with self._rng:
-            decision = self._group.judge(trial, result, message.complete)
+            decision = self._controller.on_result(trial, result, report.complete)
         allowed = [TrialScheduler.CONTINUE, TrialScheduler.STOP]
         if decision not in allowed + [TrialScheduler.PAUSE] * self._method.pauses:
             raise ValueError(
-                f"the scheduler of method {self.cell.method.name!r} may continue or "
+                f"the scheduler of method {self.spec.method.name!r} may continue or "
                 f"stop a trial, but it decided to {decision}: use another scheduler, "
                 "or say pauses=True"
             )
@@ -254,26 +262,26 @@ def _start(run: TrialSpec) -> int:
     return sum(segment.steps for segment in run.before)
 
 
-def _used(cell: StudySpec, flat: dict[str, Any]) -> dict[str, Any]:
+def _used(spec: StudySpec, flat: dict[str, Any]) -> dict[str, Any]:
     """A suggestion without what its options do not use."""
-    space = cell.task.space
+    space = spec.task.space
     unused = space.flat_domains().keys() - space.used(flat).keys()
     return {name: value for name, value in flat.items() if name not in unused}
 
 
-def _coded(cell: StudySpec, config: dict[str, Any]) -> Coded:
+def _point_of(spec: StudySpec, config: dict[str, Any]) -> Coded:
     """Plain numbers from a trial's configuration, with what the scheduler added."""
-    coded = encode(cell.task.space, config)
+    coded = encode(spec.task.space, config)
     return coded | {name: config[name] for name in config if name not in coded}
 
 
-def _inner(cell: StudySpec) -> tuple[Searcher, Any, int]:
+def _inner(spec: StudySpec) -> tuple[Searcher, Any, int]:
     """The method's searcher and scheduler, set up as Tune would do it."""
-    method = cast(BlackBoxMethod, cell.method)
+    method = cast(BlackBoxMethod, spec.method)
     if hasattr(method, "sized"):
-        method = method.sized(cell.budget / cell.full_run)
-    space = to_tune(cell.task.space)
-    config = method.tune_config(cell.task, cell.seed)
+        method = method.sized(spec.budget / spec.full_run)
+    space = to_tune(spec.task.space)
+    config = method.tune_config(spec.task, spec.seed)
     searcher, scheduler = config.search_alg, config.scheduler or FIFOScheduler()
     if not isinstance(searcher, Searcher):
         raise ValueError(

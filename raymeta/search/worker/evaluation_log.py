@@ -98,13 +98,13 @@ class EvaluationLog:
         signature: of all that evaluations depend on besides what is asked.
 
     Attributes:
-        standing: what was found.
+        snapshot: what was found.
     """
 
     def __init__(self, folder: Path | None, signature: str) -> None:
         self._folder, self._signature = folder, signature
-        self.standing = Snapshot() if folder is None else _found(folder, signature)
-        self._length = self.standing.length
+        self.snapshot = Snapshot() if folder is None else _found(folder, signature)
+        self._length = self.snapshot.length
         self._file: IO[bytes] | None = None
         self._due = time.monotonic() + SAVE_EVERY_S
 
@@ -113,10 +113,10 @@ class EvaluationLog:
         """Whether it should be saved."""
         return self._file is not None and time.monotonic() > self._due
 
-    def play(self) -> Iterator[LogRecord]:
+    def records(self) -> Iterator[LogRecord]:
         """What was found, in order."""
         if self._folder is not None:
-            yield from map(LogRecord.unpack, _bodies(self._folder, self.standing))
+            yield from map(LogRecord.unpack, _bodies(self._folder, self.snapshot))
 
     def write(self, evaluated: LogRecord) -> None:
         """Append; it counts when the log is saved."""
@@ -138,15 +138,15 @@ class EvaluationLog:
         with self._giving_up():
             self._file.flush()
             own = Path(self._file.name).name, self._file.tell()
-            segments = (*self.standing.segments, own)
-            standing = Snapshot(segments, self._length, **states)
+            segments = (*self.snapshot.segments, own)
+            snapshot = Snapshot(segments, self._length, **states)
             half = self._folder / f"{own[0]}.half"
-            torch.save({"signature": self._signature, **standing._asdict()}, half)
+            torch.save({"signature": self._signature, **snapshot._asdict()}, half)
             half.replace(self._folder / "standing.pt")
         now = time.monotonic()
         self._due = now + max(SAVE_EVERY_S, SAVE_SHARE * (now - began))
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """Make nothing count."""
         if self._folder is not None:
             (self._folder / "standing.pt").unlink(missing_ok=True)
@@ -172,20 +172,20 @@ def _found(folder: Path, signature: str) -> Snapshot:
     """What counts."""
     with suppress(Exception):  # a machine may have crashed in the middle of anything
         saved = torch.load(folder / "standing.pt")
-        standing = Snapshot(*(saved[name] for name in Snapshot._fields))
-        whole = sum(1 for _ in _bodies(folder, standing)) == standing.length
+        snapshot = Snapshot(*(saved[name] for name in Snapshot._fields))
+        whole = sum(1 for _ in _bodies(folder, snapshot)) == snapshot.length
         if saved["signature"] == signature and whole:
-            return standing
+            return snapshot
     return Snapshot()
 
 
-def _bodies(folder: Path, standing: Snapshot) -> Iterator[bytes]:
+def _bodies(folder: Path, snapshot: Snapshot) -> Iterator[bytes]:
     """The numbers of each evaluation.
 
     Raises:
         EOFError: a file is not as it was written.
     """
-    for name, size in standing.segments:
+    for name, size in snapshot.segments:
         with (folder / name).open("rb") as file:
             while file.tell() < size:
                 count, checksum = _HEADER.unpack(file.read(_HEADER.size))

@@ -45,7 +45,7 @@ class ReplayingEvaluator(Evaluator):
 
     def __init__(self, log: EvaluationLog, stopwatch: Stopwatch) -> None:
         self._log, self._stopwatch = log, stopwatch
-        self._played, self._left = log.play(), log.standing.length
+        self._records, self._left = log.records(), log.snapshot.length
         self._structure: Any = None  # of the rollouts of the run that is played
         self._last: Rollout | None = None
         self._best: State | None = None
@@ -107,7 +107,7 @@ class ReplayingEvaluator(Evaluator):
         """The state of the best run so far; None while the log is played."""
         if state is not None:
             self._best = state
-            self._log.standing = self._log.standing._replace(best=None)
+            self._log.snapshot = self._log.snapshot._replace(best=None)
 
     def kept(self, like: Callable[[], State]) -> State:
         """The state of the best run.
@@ -118,7 +118,7 @@ class ReplayingEvaluator(Evaluator):
         if self._best is not None:
             return self._best
         structure = _pytree.tree_structure(like())
-        return _pytree.tree_unflatten(self._log.standing.best or [], structure)
+        return _pytree.tree_unflatten(self._log.snapshot.best or [], structure)
 
     def end(self) -> None:
         """The descent has come to its end.
@@ -149,40 +149,40 @@ class ReplayingEvaluator(Evaluator):
             found.charge,
             None if math.isnan(found.residual) else found.residual,
         )
-        if self._left or self._log.standing.rollout is None:
+        if self._left or self._log.snapshot.rollout is None:
             return hyper, Rollout(None, found.step)
         self._last = self._restored(found.step)
         return hyper, self._last
 
     def _restored(self, step: int) -> Rollout:
         """Where training stands at the end of the log."""
-        standing = self._log.standing
-        self._log.standing = standing._replace(rollout=None, carry=None)
-        state = _pytree.tree_unflatten(standing.rollout or [], self._structure)
-        zeros = cloudpickle.loads(bytes.fromhex(standing.carried))
+        snapshot = self._log.snapshot
+        self._log.snapshot = snapshot._replace(rollout=None, carry=None)
+        state = _pytree.tree_unflatten(snapshot.rollout or [], self._structure)
+        zeros = cloudpickle.loads(bytes.fromhex(snapshot.carried))
         structure = _pytree.tree_structure(zeros)
-        carry = _pytree.tree_unflatten(standing.carry or [], structure)
+        carry = _pytree.tree_unflatten(snapshot.carry or [], structure)
         return Rollout(state, step, carry)
 
     def _next(self, asked: int) -> LogRecord:
         """The next evaluation on the log, which must be the one that is asked for."""
         try:
-            found = next(self._played)
+            found = next(self._records)
         except (OSError, EOFError) as error:
             self._forget(f"the tape cannot be read any more: {error}")
         self._left -= 1
         if found.asked != asked:
             self._forget("the descent asks for something else than its tape holds")
-        self._stopwatch.stand(found.seconds)
+        self._stopwatch.freeze(found.seconds)
         return found
 
     def _about_to_compute(self, rollout: Rollout | None) -> None:
         """Save what there is, now and then: here all that it needs is known."""
         if rollout is not None and rollout.state is None:
             self._forget("the descent needs a state that its tape does not have")
-        self._stopwatch.run()
+        self._stopwatch.resume()
         if self._log.due:
-            states: dict[str, Any] = {"best": self._log.standing.best}
+            states: dict[str, Any] = {"best": self._log.snapshot.best}
             if self._best is not None:
                 states["best"] = _pytree.tree_leaves(self._best)
             if rollout is not None and rollout is self._last:
@@ -200,7 +200,7 @@ class ReplayingEvaluator(Evaluator):
         self._log.write(LogRecord(asked, seconds, step, values, **more))
 
     def _forget(self, reason: str) -> NoReturn:
-        self._log.forget()
+        self._log.discard()
         raise ReplayMismatch(reason)
 
 

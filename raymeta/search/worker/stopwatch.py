@@ -23,20 +23,20 @@ class Stopwatch:
     def over(self, items: Iterator[T]) -> Iterator[T]:
         """The items; producing them is timed."""
         while True:
-            self.run()
+            self.resume()
             try:
                 item = next(items)
             except StopIteration:
                 return
             finally:
-                self.stand(self.seconds)
+                self.freeze(self.seconds)
             yield item
 
-    def run(self) -> None:
+    def resume(self) -> None:
         """Go on."""
         if self._since is None:
             self._since = time.perf_counter()
 
-    def stand(self, seconds: float) -> None:
+    def freeze(self, seconds: float) -> None:
         """Show this, until it goes on."""
         self._before, self._since = seconds, None

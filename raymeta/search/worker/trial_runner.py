@@ -1,4 +1,4 @@
-"""What runs on a worker: one trial, from its `TrialSpec` to its last message."""
+"""What runs on a worker: one trial, from its `TrialSpec` to its last report."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ from raymeta.space import Space
 from raymeta.tasks.base import Task, choice_key, sample_problem
 from raymeta.types import State
 
-#: A descent may report every few milliseconds; its messages travel together.
+#: A descent may report every few milliseconds; its reports travel together.
 POST_EVERY_S = 0.5
 
 #: Sampled problems that a worker keeps; sampling reads data and builds networks.
@@ -53,7 +53,7 @@ _fingerprints: dict[tuple[str, int], dict[str, str]] = {}
 
 
 def run_trial(config: dict[str, Any], parcel: Parcel, states: TrialStore) -> None:
-    """The trainable: run a trial and post its messages.
+    """The trainable: run a trial and post its reports.
 
     Args:
         config: has the run.
@@ -63,29 +63,29 @@ def run_trial(config: dict[str, Any], parcel: Parcel, states: TrialStore) -> Non
     torch.set_num_threads(1)  # of this thread; each trial runs in a new one
     tasks, methods = parcel.open()
     run: TrialSpec = config["run"]
-    task, method = tasks[run.cell.task], methods[run.cell.method]
-    messages = messages_of(run, task, method, states)
+    task, method = tasks[run.study.task], methods[run.study.method]
+    reports = reports_of(run, task, method, states)
     unsent: list[TrialReport] = []
     posted = time.monotonic()
-    for message in messages:
-        unsent.append(message)
-        # A search must hear at once whether its scheduler stops it.
+    for report in reports:
+        unsent.append(report)
+        # A search must know at once whether its scheduler stops it.
         if run.kind == "search" or time.monotonic() - posted > POST_EVERY_S:
-            tune.report({"messages": unsent, "last": False})
+            tune.report({"reports": unsent, "last": False})
             unsent, posted = [], time.monotonic()
-    tune.report({"messages": unsent, "last": True})
+    tune.report({"reports": unsent, "last": True})
 
 
-def messages_of(
+def reports_of(
     run: TrialSpec, task: Task, method: Method, states: TrialStore | None = None
 ) -> Iterator[TrialReport]:
-    """Everything that a trial says; an exception is its last message."""
+    """Everything that a trial reports; an exception is its last report."""
     trial = _Trial(run, task, method, states or TrialStore(None))
-    says = {"search": trial.search, "final": trial.final, "descent": trial.descent}
-    evidence = _evidence(task, run.cell.seed)
+    kinds = {"search": trial.search, "final": trial.final, "descent": trial.descent}
+    evidence = _evidence(task, run.study.seed)
     try:
-        for message in says[run.kind]():
-            yield message._replace(evidence=evidence)
+        for report in kinds[run.kind]():
+            yield report._replace(evidence=evidence)
             evidence = {}  # once is enough
     except ReplayMismatch:
         raise  # the trial starts again: what it has said is not what it would say now
@@ -108,7 +108,7 @@ class _Trial:
     """A trial on its worker.
 
     Attributes:
-        last: what it said last.
+        last: what it reported last.
     """
 
     run: TrialSpec
@@ -123,8 +123,8 @@ class _Trial:
         run, start = self.run, self._start()
         for report, state in self.stopwatch.over(self._train(start, self.task.horizon)):
             if run.keep and not report.complete:
-                self.states.save(run.cell, run.number, report.inner_steps, state)
-            yield self._say(report)
+                self.states.save(run.study, run.number, report.inner_steps, state)
+            yield self._report(report)
 
     def final(self) -> Iterator[TrialReport]:
         """Train the best run again from its first step and look at the test set."""
@@ -133,18 +133,18 @@ class _Trial:
         *_, (report, _) = ahead
         found, recorded = report.outer_loss, self.run.recorded
         differs = f"retrained outer loss {found} differs from the recorded {recorded}"
-        yield self._look(report, "" if found == recorded else differs)
+        yield self._final_report(report, "" if found == recorded else differs)
 
     def descent(self) -> Iterator[TrialReport]:
         """Let the method descend, then look at the test set where it was best."""
         method = cast(HypergradientMethod, self.method)
-        seed, budget = self.run.cell.seed, self.run.budget
+        seed, budget = self.run.study.seed, self.run.budget
         evaluator = self._evaluator()
         reports = method.reports(self.task, self._problem(), seed, budget, evaluator)
         best: Report | None = None
         try:
             for report in self.stopwatch.over(reports):
-                yield self._say(report)
+                yield self._report(report)
                 if better(report, best):
                     best = report
                     evaluator.keep(report.state)
@@ -157,7 +157,7 @@ class _Trial:
         finally:
             evaluator.close()
         if best is not None:
-            yield self._look(
+            yield self._final_report(
                 best._replace(state=evaluator.kept(partial(self._s_0, best)))
             )
 
@@ -168,10 +168,10 @@ class _Trial:
 
     def _evaluator(self) -> ReplayingEvaluator:
         run = self.run
-        evidence = _evidence(self.task, run.cell.seed)
+        evidence = _evidence(self.task, run.study.seed)
         signature = signature_of(run, evidence, self.task, self.method)
         return ReplayingEvaluator(
-            self.states.log(run.cell, run.number, signature), self.stopwatch
+            self.states.log(run.study, run.number, signature), self.stopwatch
         )
 
     def _s_0(self, report: Report) -> State:
@@ -203,7 +203,7 @@ class _Trial:
             return self._retrace(())
         initial = self._begin(before[0].hparams)
         steps = sum(segment.steps for segment in before)
-        saved = self.states.load(self.run.cell, self.run.origin, steps, initial)
+        saved = self.states.load(self.run.study, self.run.origin, steps, initial)
         return self._retrace(before) if saved is None else (steps, saved)
 
     def _retrace(self, segments: Sequence[Segment]) -> tuple[int, State]:
@@ -220,7 +220,7 @@ class _Trial:
 
     def _problem(self, report: Report | None = None) -> BilevelProblem:
         """The problem at the options of the run, or of a report."""
-        task, seed, hparams = self.task, self.run.cell.seed, self.task.space.initial()
+        task, seed, hparams = self.task, self.run.study.seed, self.task.space.initial()
         if report is not None:
             hparams |= report.hparams
         elif self.run.hparams:
@@ -234,7 +234,7 @@ class _Trial:
             _problems[key] = problem
         return _problems[key]
 
-    def _say(self, report: Report) -> TrialReport:
+    def _report(self, report: Report) -> TrialReport:
         # A searcher's values as it gave them: the tensors may be of lower precision.
         constant = self.run.constant or self.method.family == BLACK_BOX
         given = self.run.hparams if constant else None
@@ -251,14 +251,14 @@ class _Trial:
         )
         return self.last
 
-    def _look(self, report: Report, failure: str = "") -> TrialReport:
+    def _final_report(self, report: Report, failure: str = "") -> TrialReport:
         """The one look at the test set, at the end of a full run."""
         metrics: dict[str, float] = {}
         try:
             metrics = _test(self._problem(report), self.task.space, report)
         except Exception as error:
             failure = "; ".join(filter(None, [failure, _reason(error)]))
-        return self._say(report)._replace(
+        return self._report(report)._replace(
             kind="final", failure=failure, metrics=metrics
         )
 

@@ -27,11 +27,11 @@ class TrialStore:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
-    def save(self, cell: StudyKey, number: int, steps: int, state: State) -> None:
+    def save(self, study: StudyKey, number: int, steps: int, state: State) -> None:
         """Keep the state of a trial after some training steps."""
         if self._folder is None:
             return
-        path = self._path(cell, number, steps)
+        path = self._path(study, number, steps)
         path.parent.mkdir(parents=True, exist_ok=True)
         leaves, _ = _pytree.tree_flatten(state)
         half = path.with_suffix(f".{os.getpid()}")
@@ -39,12 +39,12 @@ class TrialStore:
         half.replace(path)
 
     def load(
-        self, cell: StudyKey, number: int, steps: int, like: State
+        self, study: StudyKey, number: int, steps: int, like: State
     ) -> State | None:
         """The state of a trial after some training steps; None if it is not there.
 
         Args:
-            cell: of the trial.
+            study: to which the trial belongs.
             number: of the trial.
             steps: of training.
             like: any state of the same structure.
@@ -52,32 +52,32 @@ class TrialStore:
         if self._folder is None:
             return None
         try:
-            leaves = torch.load(self._path(cell, number, steps))
+            leaves = torch.load(self._path(study, number, steps))
         except FileNotFoundError:
             return None
         _, structure = _pytree.tree_flatten(like)
         return _pytree.tree_unflatten(leaves, structure)
 
-    def log(self, cell: StudyKey, number: int, signature: str) -> EvaluationLog:
+    def log(self, study: StudyKey, number: int, signature: str) -> EvaluationLog:
         """What a descent has evaluated so far; see `EvaluationLog`."""
-        folder = None if self._folder is None else self._folder_of(cell, number)
+        folder = None if self._folder is None else self._folder_of(study, number)
         return EvaluationLog(folder, signature)
 
-    def drop(self, cell: StudyKey, number: int) -> None:
+    def drop(self, study: StudyKey, number: int) -> None:
         """Remove everything of a trial."""
         if self._folder is not None:
-            shutil.rmtree(self._folder_of(cell, number), ignore_errors=True)
+            shutil.rmtree(self._folder_of(study, number), ignore_errors=True)
 
     def clear(self) -> None:
         """Remove everything."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _path(self, cell: StudyKey, number: int, steps: int) -> Path:
-        return self._folder_of(cell, number) / f"{steps}.pt"
+    def _path(self, study: StudyKey, number: int, steps: int) -> Path:
+        return self._folder_of(study, number) / f"{steps}.pt"
 
-    def _folder_of(self, cell: StudyKey, number: int) -> Path:
+    def _folder_of(self, study: StudyKey, number: int) -> Path:
         assert self._folder is not None
         return self._folder.joinpath(
-            cell.task, cell.method, str(cell.seed), str(number)
+            study.task, study.method, str(study.seed), str(number)
         )

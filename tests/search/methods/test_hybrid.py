@@ -157,14 +157,14 @@ def test_saved_states_spare_training_and_change_nothing(bench, tmp_path):
     frames = []
     for where in (None, states):
         one = bench(Bowl(), POPULATION, 150.0)
-        while run := one.coordinator.ask():
-            study = one.coordinator.studies[run.cell]
-            said = trial_runner.messages_of(run, study.cell.task, POPULATION, where)
-            if not any(one.coordinator.tell(run, [m], last=False) for m in said):
-                one.coordinator.tell(run, [], last=True)
+        while run := one.coordinator.request_trial():
+            study = one.coordinator.studies[run.study]
+            said = trial_runner.reports_of(run, study.spec.task, POPULATION, where)
+            if not any(one.coordinator.record(run, [m], last=False) for m in said):
+                one.coordinator.record(run, [], last=True)
         frames.append(results(one))
     pd.testing.assert_frame_equal(*frames)
-    cell = one.studies[0].cell.name
+    cell = one.studies[0].spec.key
     like = POPULATION.begin(Bowl(), Bowl().sample(0), {"lr": 0.1, "kind": "plain"})
     saved = states.load(cell, 1, 6, like)
     assert (saved.rollout.step, saved.adam["_count"]) == (6, 6)
@@ -189,7 +189,7 @@ def test_copies_take_over_lambda_and_never_jump(bench):
 def test_only_the_hyper_learning_rate_of_a_copy_is_perturbed(bench):
     one = bench(Bowl(), POPULATION, budget=150)
     factors, starts = {}, {}
-    while run := one.coordinator.ask():
+    while run := one.coordinator.request_trial():
         if run.kind == "search" and not run.constant:
             factors.setdefault(run.number, []).append(run.hparams["hyper_lr_factor"])
             starts.setdefault(run.number, []).append(run.hparams["lr"])
@@ -213,7 +213,7 @@ class Discrete(Bowl):
 @pytest.mark.parametrize("method", HYBRIDS, ids=named)
 def test_a_space_of_choices_alone_is_refused(method):
     with pytest.raises(ValueError, match="floating-point"):
-        make_plan(Discrete(), method, 150, 1).cells()
+        make_plan(Discrete(), method, 150, 1).study_specs()
 
 
 @pytest.mark.parametrize("method", HYBRIDS, ids=named)

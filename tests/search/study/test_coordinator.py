@@ -25,8 +25,8 @@ def test_the_cell_furthest_behind_comes_first(bench):
 
     order = []
     for _ in range(8):
-        run = both.coordinator.ask()
-        order.append(run.cell.method)
+        run = both.coordinator.request_trial()
+        order.append(run.study.method)
         both.play(run)
 
     assert order == ["listed", "b"] * 4
@@ -36,17 +36,17 @@ def test_a_cell_with_nothing_in_flight_comes_before_one_with_a_trial(bench):
     method = Listed((0.1,) * 9, at_once=2)
     both = bench(Bowl(), method, budget=90, seeds=2)
 
-    seeds = [both.coordinator.ask().cell.seed for _ in range(4)]
+    seeds = [both.coordinator.request_trial().study.seed for _ in range(4)]
 
     assert seeds == [0, 1, 0, 1]
-    assert both.coordinator.ask() is None
+    assert both.coordinator.request_trial() is None
 
 
 def test_the_order_of_trials_of_different_cells_does_not_matter(bench):
     forth = bench(TASK, METHODS, budget=60, seeds=2).run()
     back = bench(TASK, METHODS, budget=60, seeds=2)
     for study in reversed(back.studies):
-        while run := study.ask():
+        while run := study.request_trial():
             back.play(run)
 
     pd.testing.assert_frame_equal(results(forth), results(back))
@@ -76,7 +76,9 @@ def test_a_run_killed_again_and_again_still_continues(bench):
     events = []
     for _ in range(100):
         killed = bench(TASK, METHODS, 60, 2, events=events)
-        runs = [killed.coordinator.ask() for _ in range(3)]  # two are cut in flight
+        runs = [
+            killed.coordinator.request_trial() for _ in range(3)
+        ]  # two are cut in flight
         if runs[0] is None:
             break
         killed.play(runs[0])
@@ -88,17 +90,17 @@ def test_a_run_killed_again_and_again_still_continues(bench):
 def test_what_was_in_flight_leaves_no_rows_after_a_replay(bench):
     method = Listed((0.5, 0.4), rung=3)
     cut = bench(Bowl(), method, budget=30)
-    run = cut.coordinator.ask()
+    run = cut.coordinator.request_trial()
     study = cut.studies[0]
-    first = next(trial_runner.messages_of(run, study.cell.task, method))
-    assert cut.coordinator.tell(run, [first], last=False) is False
+    first = next(trial_runner.reports_of(run, study.spec.task, method))
+    assert cut.coordinator.record(run, [first], last=False) is False
     assert len(cut.frame()) == 1  # what an interrupted run leaves
 
     again = bench(Bowl(), method, 30, events=cut.journal.read())
 
     assert len(again.frame()) == 0
     assert again.studies[0].spent == 0
-    assert again.coordinator.ask() == run
+    assert again.coordinator.request_trial() == run
 
 
 def test_a_finished_journal_asks_for_nothing(bench):
@@ -107,8 +109,8 @@ def test_a_finished_journal_asks_for_nothing(bench):
     again = bench(TASK, METHODS, 40, events=whole.journal.read())
 
     assert again.coordinator.finished
-    assert again.coordinator.ask() is None
-    assert {standing.share for standing in again.coordinator.standings()} == {1.0}
+    assert again.coordinator.request_trial() is None
+    assert {standing.share for standing in again.coordinator.progress()} == {1.0}
 
 
 def test_a_journal_of_another_search_is_refused(bench):
@@ -120,11 +122,11 @@ def test_a_journal_of_another_search_is_refused(bench):
 
 def test_standings_count_what_happens(bench):
     one = bench(Bowl(raise_above=0.6), Listed((0.5, 0.7, 0.4)), budget=40)
-    one.play(one.coordinator.ask())
-    one.play(one.coordinator.ask())
-    one.coordinator.ask()
+    one.play(one.coordinator.request_trial())
+    one.play(one.coordinator.request_trial())
+    one.coordinator.request_trial()
 
-    (standing,) = one.coordinator.standings()
+    (standing,) = one.coordinator.progress()
 
     best = pytest.approx(Bowl().outer(0.5, 0))
     assert standing[1:] == (0.5, best, 1, 1, "ValueError: boom, it went")
@@ -132,7 +134,7 @@ def test_standings_count_what_happens(bench):
 
 def test_divergence_is_no_error(bench):
     one = bench(Bowl(nan_above=0.6), Listed((0.7,)), budget=10).run()
-    (standing,) = one.coordinator.standings()
+    (standing,) = one.coordinator.progress()
     assert (standing.failed, standing.error) == (1, "")
 
 
@@ -165,17 +167,17 @@ class TestJournal:
 def test_finished_cells_are_not_asked_again(bench, monkeypatch):
     whole = bench(Bowl(), Listed((0.1, 0.2)), budget=20, seeds=40)
     asked = []
-    original = Study.ask
+    original = Study.request_trial
 
     def ask(study):
-        asked.append(study.cell.name)
+        asked.append(study.spec.key)
         return original(study)
 
-    monkeypatch.setattr(Study, "ask", ask)
+    monkeypatch.setattr(Study, "request_trial", ask)
     whole.run()
 
     assert len(asked) == 40 * 3  # two trials and the look at the test set
-    assert whole.coordinator.ask() is None
+    assert whole.coordinator.request_trial() is None
     assert len(asked) == 40 * 3
 
 
@@ -184,9 +186,9 @@ def test_a_replayed_ledger_asks_only_cells_that_are_left(bench, monkeypatch):
     events = first.journal.read()
     again = bench(Bowl(), Listed((0.1, 0.2)), 20, 8, events=events[:-2])
     asked = []
-    original = Study.ask
+    original = Study.request_trial
     monkeypatch.setattr(
-        Study, "ask", lambda c: asked.append(c.cell.name.seed) or original(c)
+        Study, "request_trial", lambda c: asked.append(c.spec.key.seed) or original(c)
     )
 
     again.run()
@@ -222,10 +224,10 @@ def test_workers_that_cannot_run_anything_end_the_comparison(bench, reason, atte
     """At once where another attempt would end like the first."""
     lost = bench(Bowl(), "random", budget=40)
     for _ in range(attempts - 1):
-        lost.coordinator.lose(lost.coordinator.ask(), reason)
+        lost.coordinator.on_worker_lost(lost.coordinator.request_trial(), reason)
 
     with pytest.raises(ValueError, match="workers must be able to run") as error:
-        lost.coordinator.lose(lost.coordinator.ask(), reason)
+        lost.coordinator.on_worker_lost(lost.coordinator.request_trial(), reason)
 
     assert f"({reason}): for tasks and methods make their modules" in str(error.value)
     assert "pip install -e ." in str(error.value)

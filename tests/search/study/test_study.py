@@ -71,7 +71,7 @@ def test_budgets_are_spent_and_never_overrun(bench, method, budget):
     frame = bench_.frame()
     for _, cell in frame.groupby("seed"):
         assert cell.gradient_evals.max() <= budget
-        full_run = bench_.studies[0].cell.full_run
+        full_run = bench_.studies[0].spec.full_run
         assert cell.gradient_evals.max() > budget - full_run
         assert cell.gradient_evals.is_monotonic_increasing
 
@@ -184,7 +184,7 @@ def test_what_a_descent_found_before_its_exception_counts(bench):
 
 def test_a_final_run_that_differs_says_so(bench):
     one = bench(Bowl(), Listed((0.5,)), budget=10)
-    one.play(one.coordinator.ask())
+    one.play(one.coordinator.request_trial())
     (study,) = one.studies
     study.best = (study.best[0] + 1e-9, study.best[1])
 
@@ -197,49 +197,51 @@ def test_a_final_run_that_differs_says_so(bench):
 
 def test_trials_at_once_reserve_their_full_runs(bench):
     two = bench(Bowl(), Listed((0.1, 0.2, 0.3), at_once=2), budget=29)
-    first, second = two.coordinator.ask(), two.coordinator.ask()
+    first, second = two.coordinator.request_trial(), two.coordinator.request_trial()
 
     assert (first.number, second.number) == (0, 1)
-    assert two.coordinator.ask() is None
+    assert two.coordinator.request_trial() is None
     assert not two.coordinator.finished
     two.play(second)
-    assert two.coordinator.ask() is None  # 9 of 29 left, and 10 reserved
+    assert two.coordinator.request_trial() is None  # 9 of 29 left, and 10 reserved
     two.play(first)
     assert two.run().frame().status.value_counts()["complete"] == 2
 
 
 def test_a_trial_whose_worker_dies_runs_again(bench):
-    study = study_of(make_plan(Bowl(), Listed((0.5, 0.4), rung=3), 22, 1).cells()[0])
-    run = study.ask()
+    study = study_of(
+        make_plan(Bowl(), Listed((0.5, 0.4), rung=3), 22, 1).study_specs()[0]
+    )
+    run = study.request_trial()
     rung = TrialReport("report", 1, 3, 4.0, 0.1, 0.5, False, {"lr": 0.5, "kind": 0})
-    study.tell(0, [rung])
+    study.record(0, [rung])
 
-    assert study.lose(0, "node gone") is None
-    assert (study.spent, study.messages, study.live) == (0, [], {})
-    assert study.ask() == run  # the same trial, before any other
+    assert study.on_worker_lost(0, "node gone") is None
+    assert (study.spent, study.reports, study.live) == (0, [], {})
+    assert study.request_trial() == run  # the same trial, before any other
 
 
 def test_a_descent_whose_worker_dies_starts_again(bench):
-    study = study_of(make_plan(Bowl(), Walk(), 30, 1).cells()[0])
-    run = study.ask()
-    study.tell(0, [TrialReport("report", 1, 9, 10.0, 0.1, 0.5, True, {"lr": 0.5})])
+    study = study_of(make_plan(Bowl(), Walk(), 30, 1).study_specs()[0])
+    run = study.request_trial()
+    study.record(0, [TrialReport("report", 1, 9, 10.0, 0.1, 0.5, True, {"lr": 0.5})])
     assert study.best == (0.5, {"lr": 0.5})
 
-    assert study.lose(0, "node gone") is None
+    assert study.on_worker_lost(0, "node gone") is None
 
-    assert (study.best, study.spent, study.messages) == (None, 0, [])
-    assert study.ask() == run
+    assert (study.best, study.spent, study.reports) == (None, 0, [])
+    assert study.request_trial() == run
 
 
 def test_a_descent_whose_workers_keep_dying_fails_where_it_comes_no_further(bench):
-    study = study_of(make_plan(Bowl(), Walk(), 30, 1).cells()[0])
+    study = study_of(make_plan(Bowl(), Walk(), 30, 1).study_specs()[0])
 
     def loses(*spent):
         for each in spent:
-            study.ask()
+            study.request_trial()
             message = TrialReport("report", 1, 9, each, 0.1, 0.5, True, {"lr": 0.5})
-            study.tell(0, [message])
-            end = study.lose(0, "node gone")
+            study.record(0, [message])
+            end = study.on_worker_lost(0, "node gone")
         return end
 
     assert loses(1.0, 2.0, 2.0, 3.0, 4.0, 4.0) is None
@@ -248,9 +250,9 @@ def test_a_descent_whose_workers_keep_dying_fails_where_it_comes_no_further(benc
 
 def test_a_trial_whose_workers_keep_dying_fails(bench):
     one = bench(Bowl(), Listed((0.5, 0.4)), budget=20)
-    one.play(one.coordinator.ask())
+    one.play(one.coordinator.request_trial())
     for _ in range(ATTEMPTS):
-        one.coordinator.lose(one.coordinator.ask(), "node gone")
+        one.coordinator.on_worker_lost(one.coordinator.request_trial(), "node gone")
 
     frame = one.run().frame()
 
@@ -262,11 +264,13 @@ def test_a_trial_whose_workers_keep_dying_fails(bench):
 def test_workers_that_never_say_anything_are_an_error(bench):
     one = bench(Bowl(), Listed((0.5, 0.4)), budget=20)
     for _ in range(ATTEMPTS - 1):
-        one.coordinator.lose(one.coordinator.ask(), "No module named 'x'")
-    run = one.coordinator.ask()
+        one.coordinator.on_worker_lost(
+            one.coordinator.request_trial(), "No module named 'x'"
+        )
+    run = one.coordinator.request_trial()
 
     with pytest.raises(ValueError, match=r"every one failed \(No module named 'x'\)"):
-        one.coordinator.lose(run, "No module named 'x'")
+        one.coordinator.on_worker_lost(run, "No module named 'x'")
 
 
 def test_the_scheduler_sees_its_trials_come_and_go(bench):
@@ -316,7 +320,7 @@ class TestMethodsThatAreNotLeftToTheComparison:
                     metric="outer_loss", mode="min", **(options | changes)
                 )
 
-        return study_of(make_plan(Bowl(), Odd((0.1,)), 20, 1).cells()[0])
+        return study_of(make_plan(Bowl(), Odd((0.1,)), 20, 1).study_specs()[0])
 
     def test_a_searcher_with_its_own_space(self):
         own = OptunaSearch(space=lambda trial: {}, metric="outer_loss", mode="min")
@@ -333,9 +337,9 @@ class TestMethodsThatAreNotLeftToTheComparison:
                 return TrialScheduler.PAUSE
 
         study = self.study(scheduler=Pausing())
-        study.ask()
+        study.request_trial()
         with pytest.raises(ValueError, match="decided to PAUSE: use another"):
-            study.tell(0, [TrialReport("report", inner_steps=3, outer_loss=1.0)])
+            study.record(0, [TrialReport("report", inner_steps=3, outer_loss=1.0)])
 
 
 def test_registered_methods_are_found_by_name():

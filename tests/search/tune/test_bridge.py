@@ -19,7 +19,7 @@ def trial_of(config, status=Trial.PENDING):
 
 
 def result_of(message, last=False):
-    return {"messages": [message], "last": last, "trial_id": "x"}
+    return {"reports": [message], "last": last, "trial_id": "x"}
 
 
 def test_a_trial_from_suggestion_to_stop(bench):
@@ -32,8 +32,8 @@ def test_a_trial_from_suggestion_to_stop(bench):
     trial = trial_of(searcher.suggest("a"))
     assert searcher.suggest("b") is None  # the cell runs one at a time
     run = trial.config["run"]
-    cell = one.studies[0].cell
-    rung, end = trial_runner.messages_of(run, cell.task, cell.method)
+    cell = one.studies[0].spec
+    rung, end = trial_runner.reports_of(run, cell.task, cell.method)
     decisions = [
         scheduler.on_trial_result(None, trial, result_of(message))
         for message in (rung, end)
@@ -43,7 +43,7 @@ def test_a_trial_from_suggestion_to_stop(bench):
     searcher.on_trial_complete("a", {})
     final = trial_of(searcher.suggest("b"))
     assert final.config["run"].kind == "final"
-    (message,) = trial_runner.messages_of(final.config["run"], cell.task, cell.method)
+    (message,) = trial_runner.reports_of(final.config["run"], cell.task, cell.method)
     decision = scheduler.on_trial_result(None, final, result_of(message))
     assert decision == TrialScheduler.STOP
     assert searcher.suggest("c") == Searcher.FINISHED
@@ -63,7 +63,7 @@ def test_a_dead_worker_means_that_the_trial_is_suggested_again(
     bench, tmp_path, text, reason
 ):
     one = bench(Bowl(), Listed((0.5, 0.4)), budget=20)
-    one.play(one.coordinator.ask())
+    one.play(one.coordinator.request_trial())
     searcher, scheduler = (
         BridgeSearcher(one.coordinator),
         BridgeScheduler(one.coordinator),
@@ -98,7 +98,7 @@ def test_waiting_trials_run_in_their_order(bench):
 
 def test_tune_may_pickle_its_parts(bench):
     coordinator = bench(Bowl(), Listed((0.5,))).coordinator
-    pulse = Pulse(Interrupt(), coordinator.standings)
+    pulse = Pulse(Interrupt(), coordinator.progress)
     for part in (BridgeSearcher(coordinator), BridgeScheduler(coordinator), pulse):
         assert len(pickle.dumps(part)) < 200
 

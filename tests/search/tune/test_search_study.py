@@ -123,19 +123,19 @@ def test_failures_and_short_budgets_end_in_time(bench, method, limit, budget):
 
 
 def test_members_that_wait_for_one_that_fails_go_on():
-    study = study_of(make_plan(Bowl(), POPULATION, 48, 1).cells()[0])
+    study = study_of(make_plan(Bowl(), POPULATION, 48, 1).study_specs()[0])
     said = {0: 0.1, 1: 0.2, 2: 0.3, 3: math.nan}
     for loss in said.values():
-        run = study.ask()
+        run = study.request_trial()
         message = TrialReport("report", 1, 3, 4.0, 0.1, loss, False, run.hparams)
-        assert study.tell(run.number, [message])
+        assert study.record(run.number, [message])
 
     origins = {}
     for _ in range(3):
-        run = study.ask()
+        run = study.request_trial()
         origins[run.number] = run.origin
         message = TrialReport("report", 1, 6, 4.0, 0.1, 0.1, False, run.hparams)
-        study.tell(run.number, [message])
+        study.record(run.number, [message])
     assert origins == {0: 0, 1: 1, 2: 0}
 
 
@@ -165,11 +165,11 @@ def test_saved_states_spare_training_and_change_nothing(bench, method, tmp_path)
         Counted.taken.clear()
         one = bench(Counted(), method, budget)
         one.coordinator._states = where or TrialStore(None)
-        while run := one.coordinator.ask():
-            study = one.coordinator.studies[run.cell]
-            said = trial_runner.messages_of(run, study.cell.task, method, where)
-            if not any(one.coordinator.tell(run, [m], last=False) for m in said):
-                one.coordinator.tell(run, [], last=True)
+        while run := one.coordinator.request_trial():
+            study = one.coordinator.studies[run.study]
+            said = trial_runner.reports_of(run, study.spec.task, method, where)
+            if not any(one.coordinator.record(run, [m], last=False) for m in said):
+                one.coordinator.record(run, [], last=True)
         frames.append(results(one))
         taken.append(Counted.taken["steps"])
 
@@ -187,17 +187,17 @@ def test_saved_states_spare_training_and_change_nothing(bench, method, tmp_path)
 def test_a_stretch_whose_worker_dies_keeps_what_was_before(bench):
     one = bench(Bowl(), POPULATION, budget=48)
     for _ in range(4):
-        one.play(one.coordinator.ask())
+        one.play(one.coordinator.request_trial())
     before = results(one)
-    run = one.coordinator.ask()
+    run = one.coordinator.request_trial()
     assert run.before
 
-    one.coordinator.lose(run, "node gone")
+    one.coordinator.on_worker_lost(run, "node gone")
 
     pd.testing.assert_frame_equal(results(one), before)
-    assert one.coordinator.ask() == run
+    assert one.coordinator.request_trial() == run
     whole = bench(Bowl(), POPULATION, budget=48).run()
-    one.studies[0].cut(run.number)
+    one.studies[0].rerun(run.number)
     pd.testing.assert_frame_equal(results(one.run()), results(whole))
 
 
@@ -235,11 +235,11 @@ def test_global_streams_are_left_alone_and_a_cells_are_its_own():
 
 def test_paused_trials_occupy_no_slot(bench):
     one = bench(Bowl(), POPULATION, budget=48)
-    one.play(one.coordinator.ask())
+    one.play(one.coordinator.request_trial())
     (study,) = one.studies
     assert study.live == {}
-    assert study._group.trials[0].status == PAUSED
-    assert one.coordinator.ask().number == 1
+    assert study._controller.trials[0].status == PAUSED
+    assert one.coordinator.request_trial().number == 1
 
 
 def test_a_capped_searcher_hears_of_no_loss_above_twice_the_first():

@@ -40,8 +40,8 @@ def eager(monkeypatch):
 def attempt(folder=None, method=SHORT, task=TASK, budget=BUDGET):
     """All that a trial says, with what attempts before it have left in a folder."""
     cell = StudyKey(task.name, method.name, 0)
-    run = TrialSpec(cell=cell, number=0, kind="descent", budget=budget)
-    return list(trial_runner.messages_of(run, task, method, TrialStore(folder)))
+    run = TrialSpec(study=cell, number=0, kind="descent", budget=budget)
+    return list(trial_runner.reports_of(run, task, method, TrialStore(folder)))
 
 
 def killed(folder, computed, allowed, **trial):
@@ -158,9 +158,9 @@ def test_a_tape_that_vanishes_while_it_is_played_is_dropped(
         shutil.rmtree(tmp_path / "bowl")
         yield from original(self)
 
-    original = EvaluationLog.play
+    original = EvaluationLog.records
     with monkeypatch.context() as patch:
-        patch.setattr(EvaluationLog, "play", play)
+        patch.setattr(EvaluationLog, "records", play)
         with pytest.raises(ReplayMismatch, match="cannot be read any more"):
             attempt(tmp_path)
     assert untimed(attempt(tmp_path)) == untimed(undisturbed)
@@ -184,16 +184,16 @@ def test_a_foreign_tape_costs_a_trial_its_attempt(
     killed(tmp_path / "states", computed, 60, method=OTHERS["another path"]["method"])
     coordinator = bench(TASK, SHORT, BUDGET).coordinator
     coordinator._states = states
-    run = coordinator.ask()
+    run = coordinator.request_trial()
     with pytest.raises(ReplayMismatch):  # noqa: PT012
-        for message in trial_runner.messages_of(run, TASK, SHORT, states):
-            coordinator.tell(run, [message], last=False)
-    coordinator.lose(run, "Foreign")
-    run = coordinator.ask()
-    for message in trial_runner.messages_of(run, TASK, SHORT, states):
-        coordinator.tell(run, [message], last=False)
+        for message in trial_runner.reports_of(run, TASK, SHORT, states):
+            coordinator.record(run, [message], last=False)
+    coordinator.on_worker_lost(run, "Foreign")
+    run = coordinator.request_trial()
+    for message in trial_runner.reports_of(run, TASK, SHORT, states):
+        coordinator.record(run, [message], last=False)
     assert list(tmp_path.rglob("*.tape"))
-    coordinator.tell(run, [], last=True)
+    coordinator.record(run, [], last=True)
     assert coordinator.finished
     assert not list(tmp_path.rglob("*.tape"))  # nobody needs it any more
     pd.testing.assert_frame_equal(
@@ -250,7 +250,7 @@ def test_a_tape_takes_room_on_disk_alone(tmp_path):
             one.save()
     one.close()
     again = EvaluationLog(tmp_path, "x")
-    assert sum(1 for _ in again.play()) == again.standing.length == 2000
+    assert sum(1 for _ in again.records()) == again.snapshot.length == 2000
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) > 8e6
@@ -269,9 +269,9 @@ def test_numbers_are_kept_to_the_last_bit(tmp_path):
         one.write(evaluated)
     one.save()
     one.write(written[0])
-    found = list(EvaluationLog(tmp_path, "x").play())
+    found = list(EvaluationLog(tmp_path, "x").records())
     assert [e.pack() for e in found] == [e.pack() for e in written]
-    assert not list(EvaluationLog(tmp_path, "y").play())
+    assert not list(EvaluationLog(tmp_path, "y").records())
     shutil.rmtree(tmp_path)
     one.write(written[0])
     one.save()  # its folder was dropped meanwhile
