@@ -90,7 +90,7 @@ def test_a_method_that_a_task_is_too_dear_for_is_skipped_with_a_line():
             "it takes at least 12 gradient evaluations, and the budget is 11.5"
         )
     }
-    names = [tuple(cell.key) for cell in plan.study_specs()]
+    names = [tuple(study.key) for study in plan.study_specs()]
     assert names == [
         ("bowl", "random", 0), ("bowl", "asha", 0),
         ("bowl", "random", 1), ("bowl", "asha", 1),
@@ -114,7 +114,7 @@ def test_a_method_that_a_task_is_too_dear_for_is_skipped_with_a_line():
 )
 def test_what_a_task_does_not_allow_is_skipped_with_the_reason(task, method, reason):
     plan = make_plan(task, [method, "reverse"], None, 1)
-    assert [cell.method.name for cell in plan.study_specs()] == ["reverse"]
+    assert [study.method.name for study in plan.study_specs()] == ["reverse"]
     assert re.match(reason, plan.unfit()[task.name, method])
 
 
@@ -311,7 +311,7 @@ def test_a_few_methods_are_the_default():
     plan = make_plan(Bowl(), None, None, 1)
     assert tuple(method.name for method in plan.methods) == DEFAULT
     many = make_plan(LearningRateSchedule(), None, None, 1)  # 100 hyperparameters
-    assert [cell.method.name for cell in many.cells()] == list(DEFAULT[:-2])
+    assert [study.method.name for study in many.study_specs()] == list(DEFAULT[:-2])
     said = [line for line in opening(many, "x") if line.startswith("skipping")]
     for name, line in zip(DEFAULT[-2:], said, strict=True):
         assert line.startswith(f"skipping {name} on schedule: it takes at least 20,1")

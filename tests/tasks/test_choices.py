@@ -64,8 +64,8 @@ def test_a_worker_trains_the_network_that_the_trial_names():
     task = DigitsChoices(horizon=3)
     hparams = task.space.initial() | {"width": 32, "activation": "relu"}
     coded = encode(task.space, task.space.flatten(hparams))
-    cell = StudyKey(task.name, "random", 0)
-    run = TrialSpec(cell=cell, number=0, kind="search", hparams=coded)
-    (message,) = trial_runner.messages_of(run, task, METHODS["random"])
+    study = StudyKey(task.name, "random", 0)
+    run = TrialSpec(study=study, number=0, kind="search", hparams=coded)
+    (message,) = trial_runner.reports_of(run, task, METHODS["random"])
     truth = plain_run(sample_problem(task, 0, hparams), hparams, 3)[1]
     assert message.outer_loss == truth
