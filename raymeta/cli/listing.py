@@ -7,7 +7,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the names, with a line on each."""
     from raymeta import tasks
     from raymeta.hypergrad.registry import ESTIMATORS
-    from raymeta.search.methods import METHODS, missing, summary
+    from raymeta.search.methods import METHODS, missing
     from raymeta.train import ALGORITHMS, KIND_OF
 
     print("tasks")
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name, method in METHODS.items():
         lacks = " ".join(map(repr, missing(method)))
         state = f"missing: pip install {lacks}" if lacks else "available"
-        print(f"  {name:<16} {method.family:<14} {summary(method)} ({state})")
+        print(f"  {name:<16} {method.family:<14} {method.summary} ({state})")
     print("estimators")
     for name in ESTIMATORS:
         print(f"  {name}")

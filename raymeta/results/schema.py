@@ -65,6 +65,7 @@ def current_events(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _settings(name: str, text: str) -> str:
-    """A descent's settings as text, with its name of today."""
+    """A method's settings as text: what descents were, and are called today."""
     new = RENAMED.get(name, name)
-    return text.replace(f"Descent(name={name!r}", f"Descent(name={new!r}")
+    then, now = (f"Descent(name={name!r}", f"HypergradientDescent(name={new!r}")
+    return text.replace(then, now)

@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from raymeta import tasks as task_registry
+from raymeta.errors import said
 from raymeta.hypergrad.hparams_read import require_names
 from raymeta.outer.conditions import conditioned
 from raymeta.outer.descend import unsure
@@ -15,13 +16,11 @@ from raymeta.outer.flops import step_flops
 from raymeta.problem import BilevelProblem
 from raymeta.search.fairness import first_values
 from raymeta.search.methods import (
-    BLACK_BOX,
     DEFAULT,
-    HYBRID,
-    HYPERGRADIENT,
     METHODS,
-    HypergradientMethod,
+    DescentMethod,
     Method,
+    SearchMethod,
     missing,
 )
 from raymeta.search.methods import get as get_method
@@ -72,18 +71,18 @@ class Plan:
         Raises:
             ValueError: see `study_specs`.
         """
-        first = [spec for spec in self._grid[0] if spec.seed == self.seeds[0]]
-        return [line for spec in first if (line := _unsure(spec))]
+        return self._grid[3]
 
     def first_values(self) -> dict[str, list[float]]:
         """Of each task, see `fairness.first_values`."""
         return self._grid[2]
 
     @cached_property
-    def _grid(self) -> "tuple[list[StudySpec], dict[tuple[str, str], Misfit], Values]":
+    def _grid(self) -> "_Grid":
         specs: list[StudySpec] = []
         values: Values = {}
         unfit: dict[tuple[str, str], Misfit] = {}
+        doubts: list[str] = []
         for task in self.tasks:
             budget = self.budgets[task.name]
             if not 0 < budget < math.inf:
@@ -101,10 +100,12 @@ class Plan:
             for spec in each[: len(self.methods)]:
                 if misfit := _misfit(spec, problem):
                     unfit[spec.key[:2]] = misfit
+                elif line := _unsure(spec, problem):
+                    doubts.append(line)
             specs += [spec for spec in each if spec.key[:2] not in unfit]
         if not specs:
             raise self._nothing_fits(unfit)
-        return specs, unfit, values
+        return specs, unfit, values, doubts
 
     def _specs_of(self, task: Task, problem: BilevelProblem) -> list[StudySpec]:
         hparams = task.space.trim(task.space.initial())
@@ -167,9 +168,13 @@ class Misfit(NamedTuple):
     least: float = 0.0
 
 
+#: What runs, what does not, first values, and who may find worse than the start.
+_Grid = tuple[list[StudySpec], dict[tuple[str, str], Misfit], Values, list[str]]
+
+
 def _misfit(spec: StudySpec, problem: BilevelProblem) -> Misfit | None:
     try:
-        least = _least_budget(spec, problem)
+        least = spec.method.min_budget(spec.task, problem)
     except Exception as raised:
         error: Exception = raised
         if isinstance(raised, KeyError):
@@ -185,12 +190,9 @@ def _misfit(spec: StudySpec, problem: BilevelProblem) -> Misfit | None:
     )
 
 
-def _unsure(spec: StudySpec) -> str:
+def _unsure(spec: StudySpec, problem: BilevelProblem) -> str:
     """Why what a study finds may be worse than its start; "" where it cannot be."""
-    if not hasattr(spec.method, "sure_budget"):
-        return ""  # a search, or a user's own method
-    problem = spec.task.sample(spec.seed)
-    sure = cast(Any, spec.method).sure_budget(spec.task, problem)
+    sure = spec.method.sure_budget(spec.task, problem)
     if sure * (1 - 1e-9) <= spec.budget:
         return ""
     return unsure(spec.task, spec.method.name, spec.budget, sure)
@@ -209,17 +211,6 @@ def _whole(evaluations: float) -> str:
     """Rounded up; a number of astronomical size in short."""
     large = evaluations >= 1e9
     return f"{evaluations:.3g}" if large else f"{math.ceil(evaluations):,}"
-
-
-def _least_budget(spec: StudySpec, problem: BilevelProblem) -> float:
-    """Gradient evaluations without which the study's method cannot begin.
-
-    Raises:
-        ValueError: the method refuses the task.
-    """
-    if spec.is_black_box and not hasattr(spec.method, "least_budget"):
-        return spec.full_run  # a hybrid may refuse the task, as a descent may
-    return cast(HypergradientMethod, spec.method).least_budget(spec.task, problem)
 
 
 def make_plan(
@@ -282,11 +273,10 @@ def _as_task(task: str | Task) -> Task:
 def _as_method(method: str | Method) -> Method:
     if isinstance(method, str):
         return get_method(method)
-    family = getattr(method, "family", None)
-    if family not in (BLACK_BOX, HYPERGRADIENT, HYBRID):
+    if not isinstance(method, SearchMethod | DescentMethod):
         raise ValueError(
-            f"methods must be names or objects of family {BLACK_BOX!r}, "
-            f"{HYPERGRADIENT!r} or {HYBRID!r}, but got {method!r}"
+            "methods must be names, or objects of classes that inherit from "
+            f"SearchMethod or DescentMethod, but got {said(method)}"
         )
     return method
 

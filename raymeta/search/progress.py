@@ -80,7 +80,7 @@ def evidence_lines(
     )
     tests = {cell["tests"] for cell in spending}
     looks = "one look" if tests == {1} else f"{min(tests)} to {max(tests)} looks"
-    tuned = [m.name for m in methods if getattr(m, "hyper_lr", None) is not None]
+    tuned = [m.name for m in methods if m.hyper_lr is not None]
     return [
         f"{INVALID}: {'; '.join(unfair)}: {REMEDY}" if unfair else same,
         *(

@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
-from raymeta.search.methods import BLACK_BOX, BlackBoxMethod, Method
+from raymeta.search.methods import BLACK_BOX, Method, SearchMethod
 from raymeta.search.tune.space import Coded
 from raymeta.tasks.base import Task
 
@@ -54,8 +54,8 @@ class StudySpec:
     def rest_of_run(self, steps: int) -> float:
         """Gradient evaluations of a training after some steps, reports included."""
         rungs: tuple[int, ...] = (self.task.horizon,)
-        if self.searches:
-            rungs = cast(BlackBoxMethod, self.method).rungs(self.task)
+        if isinstance(self.method, SearchMethod):
+            rungs = self.method.rungs(self.task)
         if self._charges:
             each = zip(rungs, self._charges, strict=True)
             return math.fsum(charge for rung, charge in each if rung > steps)
@@ -65,7 +65,7 @@ class StudySpec:
     @property
     def searches(self) -> bool:
         """Whether its trials train at, or from, what a searcher suggests."""
-        return hasattr(self.method, "tune_config")
+        return isinstance(self.method, SearchMethod)
 
     @property
     def looks_at_start(self) -> bool:
@@ -86,11 +86,11 @@ class StudySpec:
     @cached_property
     def _charges(self) -> tuple[float, ...]:
         """What a hybrid is charged from rung to rung; () for plain training."""
-        if not self.searches or self.is_black_box:
+        if not isinstance(self.method, SearchMethod) or self.is_black_box:
             return ()
         # What an estimate costs is a property of the task, not of the seed.
         problem = self.task.sample(self.seed)
-        return cast(Any, self.method).charges(self.task, problem)
+        return self.method.charges(self.task, problem)
 
 
 class Segment(NamedTuple):

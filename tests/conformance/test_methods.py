@@ -20,8 +20,9 @@ from raymeta.search.methods import (
     HYBRID,
     HYPERGRADIENT,
     METHODS,
+    DescentMethod,
+    SearchMethod,
     missing,
-    summary,
 )
 from raymeta.search.plan import make_plan
 from raymeta.search.spec import StudyKey, TrialSpec
@@ -57,7 +58,7 @@ def parameters(names):
 
 
 #: Black-box search, and hybrids whose trials a searcher of Tune suggests.
-SEARCHES = parameters(n for n, m in METHODS.items() if hasattr(m, "tune_config"))
+SEARCHES = parameters(n for n, m in METHODS.items() if isinstance(m, SearchMethod))
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ class TestEveryMethod:
 
     def test_it_says_what_it_does_and_where_it_is_from(self, name):
         others = [m for m in METHODS.values() if m.family != METHODS[name].family]
-        assert summary(METHODS[name]).endswith(".")
-        assert summary(METHODS[name]) not in map(summary, others)
+        assert METHODS[name].summary.endswith(".")
+        assert METHODS[name].summary not in [method.summary for method in others]
         if METHODS[name].family in (BLACK_BOX, HYBRID):
             assert "Source: " in type(METHODS[name]).__doc__
 
@@ -251,7 +252,7 @@ class TestOnTheQuadratic:
         run = 30.0
         if METHODS[name].family == HYBRID:
             task = Quadratic()
-            run = METHODS[name].least_budget(task, task.sample(0))
+            run = METHODS[name].min_budget(task, task.sample(0))
         assert budget - run < frame.gradient_evals.max() <= budget
 
     def test_the_final_run_finds_the_recorded_value_again(self, results, name):
@@ -273,7 +274,7 @@ class TestOnTheQuadratic:
 
 
 #: Methods that are one trial, each on a network, or on the task that it is for.
-DESCENTS = [name for name, m in METHODS.items() if not hasattr(m, "tune_config")]
+DESCENTS = [name for name, m in METHODS.items() if isinstance(m, DescentMethod)]
 TASKS = {name: Digits(horizon=6) for name in DESCENTS} | {"implicit": Ridge()}
 
 
@@ -283,7 +284,7 @@ def test_a_descent_that_is_killed_again_and_again_computes_nothing_twice(
 ):
     """Killed after every evaluation, or a few; the states of the best run included."""
     task, method = TASKS[name], METHODS[name]
-    least = method.least_budget(task, task.sample(0))
+    least = method.min_budget(task, task.sample(0))
     budget = 3.4 * getattr(method, "size", 1) * least + 6 * task.horizon
     computed, cell = Computed(monkeypatch), StudyKey(task.name, name, 0)
     run = TrialSpec(study=cell, number=0, kind="descent", budget=budget)

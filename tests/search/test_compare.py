@@ -61,7 +61,7 @@ def test_unknown_names_are_refused_with_the_one_that_was_meant(refused):
         ({"seeds": [0.5]}, "integers from 0 to .* but got 0.5"),
         ({"tasks": [Bowl(), Bowl(horizon=5)]}, "tasks .* differ, but got 'bowl'"),
         ({"methods": ["tpe", "tpe"]}, "methods .* differ, but got 'tpe'"),
-        ({"methods": [Bowl()]}, "methods must be names or objects of family"),
+        ({"methods": [Bowl()]}, "methods must be names, or objects of classes"),
         ({"tasks": [Walk()]}, "a task needs name, space, horizon, budget and sample"),
         ({"name": "a/b"}, "a name must consist of letters, .* got 'a/b'"),
         ({"name": ".."}, "a name must consist of letters"),
@@ -242,7 +242,7 @@ def test_what_older_versions_left_goes_on_under_the_names_of_today(bench, tmp_pa
     record, texts = plan.settings() | {"runs": []}, plan.settings()["methods"]
     record["methods"] = {
         then.get(name, name): text.replace(
-            f"(name='{name}", f"(name='{then.get(name, name)}"
+            f"HypergradientDescent(name='{name}'", f"Descent(name='{then.get(name)}'"
         )
         for name, text in texts.items()
     }

@@ -116,7 +116,7 @@ def suggested(method, task, seed=0):
 def test_a_grid_has_the_levels_of_what_is_used():
     task = Either(declared=True)
     grid = get("grid").sized(21)
-    assert grid.least_budget(task, task.sample(0)) == 21 * (9 + 1 / 3)
+    assert grid.min_budget(task, task.sample(0)) == 21 * (9 + 1 / 3)
     points = list(itertools.islice(suggested(grid, task), 21))[1:]
     coded = [tuple(sorted(encode(task.space, point).items())) for point in points]
     assert len(set(coded)) == 20

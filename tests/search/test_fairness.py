@@ -15,7 +15,7 @@ from raymeta.optim import sgd
 from raymeta.outer.flops import step_flops
 from raymeta.results.validity import REMEDY, reasons_of
 from raymeta.search.fairness import evidence_of, fingerprint, mismatches, spending_of
-from raymeta.search.methods.gradient import Descent
+from raymeta.search.methods.gradient import HypergradientDescent
 from raymeta.search.progress import evidence_lines
 from raymeta.space import Positive, Space
 from raymeta.tasks import Digits, Quadratic, Throw
@@ -92,7 +92,7 @@ class Unseeded(Linear):
 
 
 def test_one_process_finds_out_that_a_seed_is_another_problem_when_sampled_again(bench):
-    done = bench(Unseeded(), Descent("d", "reverse")).run()
+    done = bench(Unseeded(), HypergradientDescent("d", "reverse")).run()
 
     found = evidence_of(done.studies)
 
@@ -144,7 +144,7 @@ def test_a_step_that_raises_has_no_count():
 
 
 def test_a_frame_charges_the_operations_of_its_gradient_evaluations(bench):
-    frame = bench(Linear(), Descent("d", "reverse"), seeds=1).run().frame()
+    frame = bench(Linear(), HypergradientDescent("d", "reverse"), seeds=1).run().frame()
     assert (frame.flops == 61 * frame.gradient_evals).all()
     assert frame.flops.iloc[-1] > 0
 
@@ -221,7 +221,10 @@ def test_spending_is_counted_cell_by_cell(bench):
 
 
 def test_tuned_hyper_learning_rates_are_methods_of_their_own(bench):
-    methods = (Descent("slow", "reverse", 0.01), Descent("fast", "reverse", 1.0))
+    methods = (
+        HypergradientDescent("slow", "reverse", 0.01),
+        HypergradientDescent("fast", "reverse", 1.0),
+    )
     done = bench(Linear(), methods, seeds=1).run()
     found, spending = evidence_of(done.studies), spending_of(done.studies)
 

@@ -12,14 +12,14 @@ from search_toys import Bowl
 from raymeta import optimize
 from raymeta.outer.budget import plain_cost
 from raymeta.outer.report import plain_run
-from raymeta.search.methods import HYBRID, HYPERGRADIENT, METHODS
+from raymeta.search.methods import HYBRID, HYPERGRADIENT, METHODS, SearchMethod
 from raymeta.search.plan import make_plan
 from raymeta.search.tune.space import initial_point
 from tests.support.ridge import Well
 
 TASK = Well(horizon=16, momentum=0.1)
 HYBRIDS = [name for name, m in METHODS.items() if m.family == HYBRID]
-SEARCHES = [name for name in HYBRIDS if hasattr(METHODS[name], "tune_config")]
+SEARCHES = [name for name in HYBRIDS if isinstance(METHODS[name], SearchMethod)]
 DESCENTS = [name for name, m in METHODS.items() if m.family == HYPERGRADIENT]
 
 
@@ -107,7 +107,7 @@ def test_a_worker_that_dies_at_the_start_runs_it_again(bench):
 WITHOUT = [
     n
     for n in HYBRIDS + DESCENTS
-    if sure(n) > METHODS[n].least_budget(TASK, TASK.sample(0))
+    if sure(n) > METHODS[n].min_budget(TASK, TASK.sample(0))
 ]
 
 

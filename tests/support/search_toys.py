@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from ray.tune import TuneConfig
@@ -21,7 +20,7 @@ from raymeta.optim import sgd
 from raymeta.outer import descend
 from raymeta.outer.report import Report
 from raymeta.problem import BilevelProblem, descent
-from raymeta.search.methods import HYPERGRADIENT, BlackBox
+from raymeta.search.methods import DescentMethod, SearchMethod
 from raymeta.space import Choice, Positive, Space
 
 
@@ -139,7 +138,7 @@ class Unsendable(str):
 
 
 @dataclass(frozen=True)
-class Walk:
+class Walk(DescentMethod):
     """A descent along given learning rates, one full run each.
 
     A None raises RuntimeError.
@@ -147,9 +146,8 @@ class Walk:
 
     rates: tuple[float | None, ...] = (0.1, 0.2, 0.3)
     name: str = "walk"
-    family: ClassVar[str] = HYPERGRADIENT
 
-    def least_budget(self, task: Bowl, problem: BilevelProblem) -> float:
+    def min_budget(self, task: Bowl, problem: BilevelProblem) -> float:
         return task.horizon + problem.outer_cost / 3
 
     def reports(
@@ -192,7 +190,7 @@ class ListSearcher(Searcher):
 
 
 @dataclass(frozen=True)
-class Listed(BlackBox):
+class Listed(SearchMethod):
     """Black-box trials at given learning rates, with or without halving at a rung."""
 
     rates: tuple[float, ...]

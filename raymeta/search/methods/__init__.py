@@ -1,6 +1,5 @@
 """The methods of a comparison, one a file and one line each here."""
 
-import inspect
 from importlib import metadata
 
 from packaging.requirements import Requirement
@@ -12,17 +11,16 @@ from raymeta.search.methods.base import (
     BLACK_BOX,
     HYBRID,
     HYPERGRADIENT,
-    BlackBox,
-    BlackBoxMethod,
-    HypergradientMethod,
+    DescentMethod,
     Method,
+    SearchMethod,
 )
 from raymeta.search.methods.bayesopt import BayesOpt
 from raymeta.search.methods.bohb import Bohb
 from raymeta.search.methods.cmaes import CmaEs
 from raymeta.search.methods.evolution import Evolution
 from raymeta.search.methods.gp import Gp
-from raymeta.search.methods.gradient import Descent
+from raymeta.search.methods.gradient import HypergradientDescent
 from raymeta.search.methods.grid import Grid
 from raymeta.search.methods.hyperband import HyperBand
 from raymeta.search.methods.hyperopt import HyperOpt
@@ -44,13 +42,11 @@ __all__ = [
     "HYBRID",
     "HYPERGRADIENT",
     "METHODS",
-    "BlackBox",
-    "BlackBoxMethod",
-    "HypergradientMethod",
+    "DescentMethod",
     "Method",
+    "SearchMethod",
     "get",
     "missing",
-    "summary",
 ]
 
 METHODS: dict[str, Method] = {
@@ -69,24 +65,24 @@ METHODS: dict[str, Method] = {
     "hyperopt": HyperOpt(),
     "nevergrad": Nevergrad(),
     "bayesopt": BayesOpt(),
-    "short_term": Descent("short_term", "short_term"),
-    "long_term": Descent("long_term", "reverse"),
-    "forward": Descent("forward", "forward"),
-    "forward_online": Descent("forward_online", "forward_online"),
+    "short_term": HypergradientDescent("short_term", "short_term"),
+    "long_term": HypergradientDescent("long_term", "reverse"),
+    "forward": HypergradientDescent("forward", "forward"),
+    "forward_online": HypergradientDescent("forward_online", "forward_online"),
     "tpe_descent": TpeDescent(),
     "pbt_descent": PbtDescent(),
     "restarts": Restarts("restarts", hyper_steps=20),
     "random_batch": Restarts("random_batch", hyper_steps=0),
-    "truncated": Descent("truncated", "truncated"),
-    "checkpointed": Descent("checkpointed", "checkpointed"),
-    "reversible": Descent("reversible", "reversible"),
-    "implicit": Descent("implicit", "implicit"),
+    "truncated": HypergradientDescent("truncated", "truncated"),
+    "checkpointed": HypergradientDescent("checkpointed", "checkpointed"),
+    "reversible": HypergradientDescent("reversible", "reversible"),
+    "implicit": HypergradientDescent("implicit", "implicit"),
     "es": Evolution("es", persistent=False),
     "pes": Evolution("pes", persistent=True),
 }
 
 #: The full unroll under its estimator's name, too: it is `long_term`.
-ALIASES: dict[str, Method] = {"reverse": Descent("reverse", "reverse")}
+ALIASES: dict[str, Method] = {"reverse": HypergradientDescent("reverse", "reverse")}
 
 #: What a comparison runs unless told otherwise.
 DEFAULT = (
@@ -109,19 +105,7 @@ def get(name: str) -> Method:
 
 def missing(method: Method) -> tuple[str, ...]:
     """The packages that a method requires and that are not here, as pip takes them."""
-    requires = getattr(method, "requires", ())  # a descent needs none
-    return tuple(line for line in requires if not _is_met(Requirement(line)))
-
-
-def summary(method: Method) -> str:
-    """What a method does, in one line."""
-    if isinstance(method, Descent | Evolution | Restarts):
-        return method.summary
-    return _first_line(method)
-
-
-def _first_line(thing: object) -> str:
-    return inspect.getdoc(thing).splitlines()[0]  # type: ignore[union-attr]
+    return tuple(line for line in method.requires if not _is_met(Requirement(line)))
 
 
 def _is_met(requirement: Requirement) -> bool:

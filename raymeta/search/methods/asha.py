@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from ray.tune import TuneConfig
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
-from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR, BlackBox
+from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR, SearchMethod
 from raymeta.search.methods.random import RandomSearch
 from raymeta.search.tune.space import initial_point
 from raymeta.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Asha(BlackBox):
+class Asha(SearchMethod):
     """Random search that stops a run which is not among the best of its rung.
 
     Rungs lie at g, g·η, g·η², … training steps; of the runs that reached a rung, the

@@ -5,14 +5,14 @@ from typing import ClassVar
 
 from ray.tune import TuneConfig
 
-from raymeta.search.methods.base import METRIC, MODE, BlackBox
+from raymeta.search.methods.base import METRIC, MODE, SearchMethod
 from raymeta.search.tune.clipped_loss import ClippedLossSearcher
 from raymeta.search.tune.unit_cube import UnitCubeSearcher, first_units
 from raymeta.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class BayesOpt(BlackBox):
+class BayesOpt(SearchMethod):
     """Full runs at upper confidence bounds of a Gaussian process, by bayes_opt.
 
     In the unit cube of the space's sampled coordinates, where an option of a `Choice`

@@ -43,6 +43,6 @@ class Bohb(HyperBand):
             scheduler=_bohb.InTrainingUnits(self.units(task), self.reduction_factor),
         )
 
-    def cohort(self, task: Task, runs: float) -> int:
+    def batch_size(self, task: Task, runs: float) -> int:
         """Every trial on its own: a later one shall know more."""
         return 1

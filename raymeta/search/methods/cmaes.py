@@ -6,13 +6,13 @@ from typing import ClassVar
 from optuna.samplers import CmaEsSampler
 from ray.tune import TuneConfig
 
-from raymeta.search.methods.base import METRIC, MODE, BlackBox
+from raymeta.search.methods.base import METRIC, MODE, SearchMethod
 from raymeta.search.tune.optuna_searcher import OptunaSearcher
 from raymeta.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class CmaEs(BlackBox):
+class CmaEs(SearchMethod):
     """Full runs at samples of a normal distribution that adapts, by Optuna's CMA-ES.
 
     After the initial point it starts at the centre of the space, a sixth of each range

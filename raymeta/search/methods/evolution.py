@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 
@@ -14,7 +13,7 @@ from raymeta.outer.coordinates import device_of, place, unit_of
 from raymeta.outer.evaluator import DIRECT, Evaluator
 from raymeta.outer.report import Report
 from raymeta.problem import BilevelProblem
-from raymeta.search.methods.base import HYPERGRADIENT
+from raymeta.search.methods.base import DescentMethod
 from raymeta.space import Space
 from raymeta.tasks.base import Task
 from raymeta.types import Hparams, Tensors
@@ -110,7 +109,7 @@ class Perturbed:
 
 
 @dataclass(frozen=True)
-class Evolution:
+class Evolution(DescentMethod):
     """Descends by an evolution strategy; where `vmap` refuses, run by run.
 
     Attributes:
@@ -123,7 +122,6 @@ class Evolution:
 
     name: str
     persistent: bool
-    family: ClassVar[str] = HYPERGRADIENT
 
     @property
     def summary(self) -> str:
@@ -131,7 +129,7 @@ class Evolution:
         strategy = PES if self.persistent else ES
         return inspect.cleandoc(strategy.__doc__ or "").splitlines()[0]
 
-    def least_budget(self, task: Task, problem: BilevelProblem) -> float:
+    def min_budget(self, task: Task, problem: BilevelProblem) -> float:
         """Gradient evaluations of one full training run, and those beside it."""
         return descend.run_cost(task, problem, self._estimator(task))
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from optuna.samplers import GPSampler
 from ray.tune import TuneConfig
 
-from raymeta.search.methods.base import METRIC, MODE, BlackBox
+from raymeta.search.methods.base import METRIC, MODE, SearchMethod
 from raymeta.search.tune.clipped_loss import ClippedLossSearcher
 from raymeta.search.tune.optuna_searcher import OptunaSearcher
 from raymeta.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Gp(BlackBox):
+class Gp(SearchMethod):
     """Full runs where a Gaussian process expects most improvement, by Optuna.
 
     A Matérn kernel with a length scale per hyperparameter, log λ for `Positive`. Losses

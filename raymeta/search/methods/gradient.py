@@ -3,19 +3,18 @@
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 from raymeta.hypergrad.registry import by_name
 from raymeta.outer import descend
 from raymeta.outer.evaluator import DIRECT, Evaluator
 from raymeta.outer.report import Report
 from raymeta.problem import BilevelProblem
-from raymeta.search.methods.base import HYPERGRADIENT
+from raymeta.search.methods.base import DescentMethod
 from raymeta.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Descent:
+class HypergradientDescent(DescentMethod):
     """Descends from the space's initial point.
 
     Attributes:
@@ -27,7 +26,6 @@ class Descent:
     name: str
     estimator: str
     hyper_lr: float | None = None
-    family: ClassVar[str] = HYPERGRADIENT
 
     @property
     def summary(self) -> str:
@@ -35,7 +33,7 @@ class Descent:
         estimator = by_name(self.estimator, horizon=100)
         return inspect.cleandoc(type(estimator).__doc__ or "").splitlines()[0]
 
-    def least_budget(self, task: Task, problem: BilevelProblem) -> float:
+    def min_budget(self, task: Task, problem: BilevelProblem) -> float:
         """Gradient evaluations of one full training run.
 
         Raises:

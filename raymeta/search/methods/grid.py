@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 
 from raymeta.outer.budget import plain_cost
 from raymeta.problem import BilevelProblem
-from raymeta.search.methods.base import METRIC, MODE, BlackBox
+from raymeta.search.methods.base import METRIC, MODE, SearchMethod
 from raymeta.search.tune.space import initial_point
 from raymeta.search.tune.unit_cube import UnitCube
 from raymeta.space import Choice, Space
@@ -23,7 +23,7 @@ MOST = 1_000_000
 
 
 @dataclass(frozen=True)
-class Grid(BlackBox):
+class Grid(SearchMethod):
     """Full runs at the largest full-factorial grid that the budget affords.
 
     A hyperparameter with n levels is tried in the middles (i + 1/2) / n of n equal
@@ -44,7 +44,7 @@ class Grid(BlackBox):
     name: str = "grid"
     runs: float = 0.0
 
-    def least_budget(self, task: Task, problem: BilevelProblem) -> float:
+    def min_budget(self, task: Task, problem: BilevelProblem) -> float:
         """Gradient evaluations of the initial point and two levels of everything."""
         points = 1 + _size(task.space, _least_levels(task.space))
         return points * plain_cost(problem, task.horizon)
@@ -61,6 +61,10 @@ class Grid(BlackBox):
         """
         searcher = GridSearch(task.space, seed, self.runs)
         return TuneConfig(metric=METRIC, mode=MODE, search_alg=searcher)
+
+    def ahead(self, task: Task, runs: float) -> float:
+        """All: no suggestion depends on a result."""
+        return math.inf
 
 
 class GridSearch(Searcher):

@@ -1,8 +1,8 @@
-"""What the hybrids share: trials that descend while they train."""
+"""Base class of the hybrids: searches whose trials descend while they train."""
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -15,7 +15,7 @@ from raymeta.outer.coordinates import Coordinates, device_of
 from raymeta.outer.online_run import OnlineRun, OnlineState
 from raymeta.outer.report import Report
 from raymeta.problem import BilevelProblem
-from raymeta.search.methods.base import HYBRID, BlackBox
+from raymeta.search.methods.base import HYBRID, SearchMethod
 from raymeta.space import Space
 from raymeta.tasks.base import Task
 
@@ -23,7 +23,7 @@ from raymeta.tasks.base import Task
 HYPER_LR_FACTOR = "hyper_lr_factor"
 
 
-class Descending(BlackBox):
+class HybridMethod(SearchMethod):
     """A search of starting values and choices, whose trials learn the rest themselves.
 
     A trial is one training run. What the searcher suggests is where its continuous
@@ -36,10 +36,14 @@ class Descending(BlackBox):
             ahead T / hyper_steps training steps.
     """
 
-    family: ClassVar[str] = HYBRID
     hyper_steps: int
 
-    def least_budget(self, task: Task, problem: BilevelProblem) -> float:
+    @property
+    def family(self) -> str:
+        """The string "hybrid"."""
+        return HYBRID
+
+    def min_budget(self, task: Task, problem: BilevelProblem) -> float:
         """Gradient evaluations of one full training run.
 
         Raises:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from ray.tune import TuneConfig
 from ray.tune.schedulers import HyperBandScheduler
 
-from raymeta.search.methods.base import METRIC, MODE, BlackBox
+from raymeta.search.methods.base import METRIC, MODE, SearchMethod
 from raymeta.search.methods.random import RandomSearch
 from raymeta.search.methods.rung_schedules import UNITS, geometric, in_units
 from raymeta.search.tune.space import initial_point
@@ -14,7 +14,7 @@ from raymeta.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class HyperBand(BlackBox):
+class HyperBand(SearchMethod):
     """Random search in brackets that weigh many short runs against few full ones.
 
     With R = η^k units of training to the horizon, bracket s = 0, …, k begins with
@@ -48,7 +48,7 @@ class HyperBand(BlackBox):
         """T η^-k, …, T/η, T."""
         return tuple(self.units(task))
 
-    def cohort(self, task: Task, runs: float) -> int:
+    def batch_size(self, task: Task, runs: float) -> int:
         """The trials of a band."""
         scheduler = _InTrainingUnits(self.units(task), self.reduction_factor)
         return sum(scheduler._get_n0(s) for s in range(scheduler._s_max_1))

@@ -5,13 +5,13 @@ from typing import ClassVar
 
 from ray.tune import TuneConfig
 
-from raymeta.search.methods.base import METRIC, MODE, BlackBox
+from raymeta.search.methods.base import METRIC, MODE, SearchMethod
 from raymeta.search.tune.unit_cube import UnitCubeSearcher, first_units
 from raymeta.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class HyperOpt(BlackBox):
+class HyperOpt(SearchMethod):
     """Full runs where the density of good hyperparameters is high, by HyperOpt's TPE.
 
     Source: Bergstra et al. 2011; Bergstra et al. 2013 for the implementation.

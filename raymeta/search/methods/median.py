@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ray.tune import TuneConfig
 from ray.tune.schedulers import MedianStoppingRule
 
-from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR, BlackBox
+from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR, SearchMethod
 from raymeta.search.methods.random import RandomSearch
 from raymeta.search.methods.rung_schedules import even
 from raymeta.search.tune.space import initial_point
@@ -13,7 +13,7 @@ from raymeta.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Median(BlackBox):
+class Median(SearchMethod):
     """Random search that stops a run which is worse than the median run so far.
 
     At a rung, a run ends when its best outer loss is above the median of the means

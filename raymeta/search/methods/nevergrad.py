@@ -5,14 +5,14 @@ from typing import ClassVar
 
 from ray.tune import TuneConfig
 
-from raymeta.search.methods.base import METRIC, MODE, BlackBox
+from raymeta.search.methods.base import METRIC, MODE, SearchMethod
 from raymeta.search.tune.isolated_rng import IsolatedGlobalRNG
 from raymeta.search.tune.unit_cube import UnitCubeSearcher, first_units
 from raymeta.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Nevergrad(BlackBox):
+class Nevergrad(SearchMethod):
     """Full runs at mutations of the best point so far, by Nevergrad's (1+1)-ES.
 
     The mutations get wider after a success and narrower otherwise, in the unit cube of

@@ -9,7 +9,7 @@ from ray import tune
 from ray.tune import TuneConfig
 from ray.tune.schedulers import PopulationBasedTraining
 
-from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR, BlackBox
+from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR, SearchMethod
 from raymeta.search.methods.random import RandomSearch
 from raymeta.search.methods.rung_schedules import even
 from raymeta.search.tune.space import initial_point
@@ -23,7 +23,7 @@ RATIO = 1000.0
 
 
 @dataclass(frozen=True)
-class Pbt(BlackBox):
+class Pbt(SearchMethod):
     """A population whose poor members copy good ones, then perturb their λ.
 
     After each interval, all members having come as far, the worst quarter copies the
@@ -78,7 +78,7 @@ class Pbt(BlackBox):
         """The ends of the intervals."""
         return equal_intervals(task, self.intervals)
 
-    def cohort(self, task: Task, runs: float) -> int:
+    def batch_size(self, task: Task, runs: float) -> int:
         """A population, of which every member may train to the end."""
         return max(1, min(self.population, int(runs)))
 

@@ -7,7 +7,7 @@ from ray.tune import TuneConfig
 from ray.tune.schedulers import PopulationBasedTraining
 
 from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR
-from raymeta.search.methods.hybrid import HYPER_LR_FACTOR, Descending
+from raymeta.search.methods.hybrid import HYPER_LR_FACTOR, HybridMethod
 from raymeta.search.methods.pbt import equal_intervals, require_continuous
 from raymeta.search.methods.random import RandomSearch
 from raymeta.search.tune.space import initial_point
@@ -15,7 +15,7 @@ from raymeta.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class PbtDescent(Descending):
+class PbtDescent(HybridMethod):
     """A population whose members descend, and whose poor members copy good ones.
 
     After each interval, all members having come as far, the worst quarter copies
@@ -26,7 +26,7 @@ class PbtDescent(Descending):
     begins elsewhere, as large as the budget still allows.
 
     Attributes:
-        hyper_steps: see `Descending`.
+        hyper_steps: see `HybridMethod`.
         population: members, at most.
         intervals: of a run.
         quantile: the share that is copied, and that copies.
@@ -75,7 +75,7 @@ class PbtDescent(Descending):
         """The ends of the intervals."""
         return equal_intervals(task, self.intervals)
 
-    def cohort(self, task: Task, runs: float) -> int:
+    def batch_size(self, task: Task, runs: float) -> int:
         """A population, of which every member may train to the end."""
         return max(1, min(self.population, int(runs)))
 

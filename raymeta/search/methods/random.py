@@ -1,5 +1,6 @@
 """Random search."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +9,13 @@ from ray.tune import TuneConfig
 from ray.tune.search import Searcher
 from ray.tune.search.sample import Categorical, Domain
 
-from raymeta.search.methods.base import METRIC, MODE, BlackBox
+from raymeta.search.methods.base import METRIC, MODE, SearchMethod
 from raymeta.search.tune.space import initial_point
 from raymeta.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Random(BlackBox):
+class Random(SearchMethod):
     """Full runs at hyperparameters drawn uniformly in the coordinates of the space.
 
     Source: Bergstra & Bengio 2012.
@@ -26,6 +27,10 @@ class Random(BlackBox):
         """The initial point, then samples."""
         searcher = RandomSearch(seed, first=initial_point(task.space))
         return TuneConfig(metric=METRIC, mode=MODE, search_alg=searcher)
+
+    def ahead(self, task: Task, runs: float) -> float:
+        """All: no suggestion depends on a result."""
+        return math.inf
 
 
 class RandomSearch(Searcher):

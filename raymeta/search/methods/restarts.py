@@ -15,14 +15,14 @@ from raymeta.outer.online_run import OnlineRun
 from raymeta.outer.report import Report
 from raymeta.outer.vectorized import RunOutcome, at_constants, descending
 from raymeta.problem import BilevelProblem
-from raymeta.search.methods.base import BLACK_BOX, HYBRID, METRIC, MODE
+from raymeta.search.methods.base import BLACK_BOX, HYBRID, METRIC, MODE, DescentMethod
 from raymeta.search.methods.random import RandomSearch
 from raymeta.search.tune.space import initial_point, to_tune
 from raymeta.tasks.base import Task, sample_problem
 
 
 @dataclass(frozen=True)
-class Restarts:
+class Restarts(DescentMethod):
     """Random points, several at a time: their runs are one vectorized program.
 
     The first point is the initial one; where runs descend, a plain run there comes
@@ -34,7 +34,7 @@ class Restarts:
 
     Attributes:
         name: of the method.
-        hyper_steps: estimates of a run, see `Descending`; 0 for none.
+        hyper_steps: estimates of a run, see `HybridMethod`; 0 for none.
         size: runs of a batch, at most; the last one is as large as the budget allows.
 
     Source: Bergstra & Bengio 2012 for random search; Franceschi et al. 2017 (RTHO) for
@@ -58,7 +58,7 @@ class Restarts:
         """The string "hybrid" where runs descend, else "black-box"."""
         return HYBRID if self.hyper_steps else BLACK_BOX
 
-    def least_budget(self, task: Task, problem: BilevelProblem) -> float:
+    def min_budget(self, task: Task, problem: BilevelProblem) -> float:
         """Gradient evaluations of one full training run.
 
         Raises:

@@ -1,5 +1,6 @@
 """Quasi-random search."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ from ray.tune import TuneConfig
 from ray.tune.search import Searcher
 from scipy.stats import qmc
 
-from raymeta.search.methods.base import METRIC, MODE, BlackBox
+from raymeta.search.methods.base import METRIC, MODE, SearchMethod
 from raymeta.search.tune.space import initial_point
 from raymeta.search.tune.unit_cube import UnitCube
 from raymeta.space import Space
@@ -15,7 +16,7 @@ from raymeta.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Sobol(BlackBox):
+class Sobol(SearchMethod):
     """Full runs at the points of a scrambled Sobol' sequence.
 
     The sequence fills the unit cube of the space's sampled coordinates; an option of a
@@ -37,6 +38,10 @@ class Sobol(BlackBox):
         """
         searcher = SobolSearch(task.space, seed)
         return TuneConfig(metric=METRIC, mode=MODE, search_alg=searcher)
+
+    def ahead(self, task: Task, runs: float) -> float:
+        """All: no suggestion depends on a result."""
+        return math.inf
 
 
 class SobolSearch(Searcher):

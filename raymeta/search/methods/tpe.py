@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from optuna.samplers import TPESampler
 from ray.tune import TuneConfig
 
-from raymeta.search.methods.base import METRIC, MODE, BlackBox
+from raymeta.search.methods.base import METRIC, MODE, SearchMethod
 from raymeta.search.tune.optuna_searcher import OptunaSearcher
 from raymeta.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class Tpe(BlackBox):
+class Tpe(SearchMethod):
     """Full runs where the density of good hyperparameters is high, by Optuna's TPE.
 
     Where options say which hyperparameters are used, those that are used together are

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from ray.tune import TuneConfig
 
 from raymeta.search.methods.asha import Asha
-from raymeta.search.methods.hybrid import Descending
+from raymeta.search.methods.hybrid import HybridMethod
 from raymeta.search.methods.tpe import Tpe
 from raymeta.tasks.base import Task
 
 
 @dataclass(frozen=True)
-class TpeDescent(Descending):
+class TpeDescent(HybridMethod):
     """TPE picks choices and starting values, trials descend, and ASHA stops the poor.
 
     TPE's model is told what training from a starting point came to, not what that point
@@ -19,7 +19,7 @@ class TpeDescent(Descending):
     what it did not use.
 
     Attributes:
-        hyper_steps: see `Descending`.
+        hyper_steps: see `HybridMethod`.
         reduction_factor: see `Asha`.
 
     Source: Bergstra et al. 2011; Li et al. 2020; Franceschi et al. 2017 (RTHO). Their

@@ -5,12 +5,12 @@ in the order in which Tune would call them, with `group` in the place of its con
 """
 
 import math
-from typing import Any, cast
+from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from raymeta.search.methods import BlackBoxMethod
+from raymeta.search.methods import SearchMethod
 from raymeta.search.spec import Segment, StudySpec, TrialReport, TrialSpec, broken
 from raymeta.search.study.study import DescentStudy, Study, non_finite
 from raymeta.search.tune.controller import (
@@ -61,12 +61,13 @@ class SearchStudy(Study):
         self._final_asked = False
 
     @property
-    def _method(self) -> BlackBoxMethod:
-        return cast(BlackBoxMethod, self.spec.method)
+    def _method(self) -> SearchMethod:
+        assert isinstance(self.spec.method, SearchMethod)
+        return self.spec.method
 
     def disused(self) -> list[int]:
-        """Trials that are over; of a cohort, when all are."""
-        together = self._cohort() > 1 and self._controller.trials
+        """Trials that are over; of a batch, when all are."""
+        together = self._batch_size() > 1 and self._controller.trials
         if together or not self._method.pauses:
             return []
         over = (
@@ -155,29 +156,29 @@ class SearchStudy(Study):
         """Whether a run after these steps can go on to its end."""
         return self._remaining() >= self.spec.rest_of_run(steps) * ROUNDING
 
-    def _cohort(self) -> int:
+    def _batch_size(self) -> int:
         runs = self.spec.budget / self.spec.full_run
-        return self._method.cohort(self.spec.task, runs)
+        return self._method.batch_size(self.spec.task, runs)
 
     def _may_grow(self) -> bool:
-        together = self._cohort() > 1
+        together = self._batch_size() > 1
         waits = (
             bool(self._controller.trials) if together else self._controller.pending()
         )
         return not self._exhausted and not waits and self._covers(0)
 
     def _grow(self) -> None:
-        """Let the searcher suggest the next trial, or the next cohort."""
+        """Let the searcher suggest the next trial, or the next batch."""
         if not self._may_grow():
             return
-        if self._cohort() == 1:
+        if self._batch_size() == 1:
             self._suggest()
             return
         if self._controller.numbers:
             _, scheduler, _ = _inner(self.spec)
             self._controller = ControllerAdapter(self._searcher, scheduler)
         runs = int(self._remaining() / self.spec.full_run / ROUNDING)
-        for _ in range(self._method.cohort(self.spec.task, runs)):
+        for _ in range(self._method.batch_size(self.spec.task, runs)):
             if not self._exhausted:
                 self._suggest()
 
@@ -277,9 +278,8 @@ def _point_of(spec: StudySpec, config: dict[str, Any]) -> Coded:
 
 def _inner(spec: StudySpec) -> tuple[Searcher, Any, int]:
     """The method's searcher and scheduler, set up as Tune would do it."""
-    method = cast(BlackBoxMethod, spec.method)
-    if hasattr(method, "sized"):
-        method = method.sized(spec.budget / spec.full_run)
+    assert isinstance(spec.method, SearchMethod)
+    method = spec.method.sized(spec.budget / spec.full_run)
     space = to_tune(spec.task.space)
     config = method.tune_config(spec.task, spec.seed)
     searcher, scheduler = config.search_alg, config.scheduler or FIFOScheduler()

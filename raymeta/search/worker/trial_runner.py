@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from ray import tune
@@ -18,11 +18,11 @@ from raymeta.runtime.serialization import Parcel
 from raymeta.search.fairness import fingerprint
 from raymeta.search.methods import (
     BLACK_BOX,
-    BlackBox,
-    BlackBoxMethod,
-    HypergradientMethod,
+    DescentMethod,
     Method,
+    SearchMethod,
 )
+from raymeta.search.methods.random import Random
 from raymeta.search.spec import Segment, TrialReport, TrialSpec, broken
 from raymeta.search.tune.space import Coded, decode, encode
 from raymeta.search.worker.replay import (
@@ -43,7 +43,7 @@ POST_EVERY_S = 0.5
 CACHED_PROBLEMS = 8
 
 #: Training at constant hyperparameters to the horizon.
-PLAIN = BlackBox()
+PLAIN = Random()
 
 #: Characters of an exception that the frame keeps.
 MAX_REASON = 300
@@ -137,10 +137,12 @@ class _Trial:
 
     def descent(self) -> Iterator[TrialReport]:
         """Let the method descend, then look at the test set where it was best."""
-        method = cast(HypergradientMethod, self.method)
+        assert isinstance(self.method, DescentMethod)
         seed, budget = self.run.study.seed, self.run.budget
         evaluator = self._evaluator()
-        reports = method.reports(self.task, self._problem(), seed, budget, evaluator)
+        reports = self.method.reports(
+            self.task, self._problem(), seed, budget, evaluator
+        )
         best: Report | None = None
         try:
             for report in self.stopwatch.over(reports):
@@ -189,9 +191,12 @@ class _Trial:
         return method.train(self.task, self._problem(), config, start, tuple(rungs))
 
     @property
-    def _training(self) -> BlackBoxMethod | BlackBox:
+    def _training(self) -> SearchMethod:
         """How it trains: as its method does, or at constant hyperparameters."""
-        return PLAIN if self.run.constant else cast(BlackBoxMethod, self.method)
+        if self.run.constant:
+            return PLAIN
+        assert isinstance(self.method, SearchMethod)
+        return self.method
 
     def _begin(self, coded: Coded) -> State:
         return self._training.begin(self.task, self._problem(), self._natural(coded))

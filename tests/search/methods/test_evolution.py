@@ -62,7 +62,7 @@ def test_a_run_is_charged_for_all_that_runs_beside_it(name, estimates):
     task = Quadratic(budget=2000.0)
     problem = task.sample(0)
     runs = 2 * PAIRS + 1
-    least = get(name).least_budget(task, problem)
+    least = get(name).min_budget(task, problem)
     assert least == pytest.approx(
         runs * (task.horizon + estimates * problem.outer_cost / 3)
     )

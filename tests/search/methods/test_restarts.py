@@ -203,4 +203,4 @@ def test_an_unbounded_space_is_refused(method):
             return space
 
     with pytest.raises(ValueError, match="finite bounds"):
-        method.least_budget(Unbounded(), task.sample(0))
+        method.min_budget(Unbounded(), task.sample(0))

@@ -52,7 +52,7 @@ def test_a_band_halves_every_bracket_and_costs_what_was_trained(bench):
     method = HyperBand()
     task = Bowl(horizon=18)
     assert method.rungs(task) == (2, 6, 18)
-    assert method.cohort(task, runs=100) == 3 + 5 + 9
+    assert method.batch_size(task, runs=100) == 3 + 5 + 9
     # 3 full runs; 5 to a third and 2 of them on; 9 to a ninth, 3 of them on, then 1.
     steps = 3 * 18 + 5 * 6 + 2 * 12 + 9 * 2 + 3 * 4 + 1 * 12
     reports = 3 * 3 + (5 * 2 + 2) + (9 + 3 + 1)

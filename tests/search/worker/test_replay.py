@@ -13,7 +13,7 @@ from search_toys import Bowl
 
 from raymeta.search.frame import to_frame
 from raymeta.search.methods import METHODS
-from raymeta.search.methods.gradient import Descent
+from raymeta.search.methods.gradient import HypergradientDescent
 from raymeta.search.spec import StudyKey, TrialSpec
 from raymeta.search.worker import evaluation_log, trial_runner
 from raymeta.search.worker.evaluation_log import EvaluationLog, LogRecord
@@ -129,8 +129,10 @@ def test_what_was_added_after_it_was_saved_last_does_not_count(
 
 
 OTHERS = {
-    "another path": {"method": Descent("short_term", "short_term", hyper_lr=0.01)},
-    "another estimator": {"method": Descent("short_term", "reverse")},
+    "another path": {
+        "method": HypergradientDescent("short_term", "short_term", hyper_lr=0.01)
+    },
+    "another estimator": {"method": HypergradientDescent("short_term", "reverse")},
     "less": {"budget": 40.0},
 }
 
