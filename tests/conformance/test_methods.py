@@ -81,7 +81,7 @@ class EveryDomain:
 TASK = EveryDomain()
 
 
-def suggestions(name, seed, task=TASK, count=TRIALS):
+def suggestions(name, seed, task=TASK, count=TRIALS, told=True):
     """What the method tries when the loss is the distance of `shift` from 1."""
     points = []
     with quiet_tune(), IsolatedGlobalRNG(seed):
@@ -91,6 +91,8 @@ def suggestions(name, seed, task=TASK, count=TRIALS):
         assert searcher.set_search_properties(config.metric, config.mode, space)
         for trial in map(str, range(count)):
             points.append(searcher.suggest(trial))
+            if not told:
+                continue
             loss = abs(points[-1]["shift"] - 1)
             result = {"outer_loss": loss, "hyperband_info": {"budget": 9}}
             searcher.on_trial_complete(trial, result)
@@ -133,6 +135,14 @@ class TestSearch:
         assert list(rungs) == sorted(set(rungs))
         assert rungs[0] >= 1
         assert rungs[-1] == horizon
+
+    def test_what_is_in_flight_together_depends_on_no_result(self, name):
+        ahead = METHODS[name].ahead(TASK, runs=30.0)
+        assert ahead == math.inf or type(ahead) is int
+        count = int(min(ahead, TRIALS))
+        assert count >= 1
+        alone = suggestions(name, seed=0, count=count)
+        assert suggestions(name, seed=0, count=count, told=False) == alone
 
     def test_the_initial_point_comes_first(self, name):
         assert suggestions(name, seed=0, count=1)[0] == initial_point(TASK.space)
