@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 from raymeta.process import preserved
 
 if TYPE_CHECKING:
-    from raymeta import analysis, hypergrad, meta, modules, optim, tasks, train
+    from raymeta import (
+        analysis,
+        data,
+        hypergrad,
+        meta,
+        modules,
+        optim,
+        search,
+        tasks,
+        train,
+    )
     from raymeta.hypergrad import hypergradient
     from raymeta.hypergrad.tower import tower
     from raymeta.modules import module_problem
@@ -35,6 +45,7 @@ __all__ = [
     "Unit",
     "analysis",
     "compare",
+    "data",
     "descent",
     "hypergrad",
     "hypergradient",
@@ -43,6 +54,7 @@ __all__ = [
     "modules",
     "optim",
     "optimize",
+    "search",
     "tasks",
     "tower",
     "train",
@@ -88,4 +100,5 @@ def _imported(name: str) -> ModuleType:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    special = [name for name in globals() if name.startswith("__")]
+    return sorted([*special, *__all__])

@@ -8,7 +8,8 @@ from typing import Any, Self
 
 from torch import Tensor, UntypedStorage
 from torch.autograd.profiler import profile
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from raymeta.compile.dispatch import TorchDispatchMode
 
 # The profiler prints two lines each time it runs.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")

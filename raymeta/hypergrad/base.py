@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from raymeta._tree import detach, is_differentiable
-from raymeta.hypergrad.checks import recording
-from raymeta.hypergrad.compiled import Compiled
-from raymeta.hypergrad.operators import (
+from raymeta.autograd.double_backward import (
     require_twice_differentiable as require_twice_differentiable,
 )
+from raymeta.hypergrad.checks import recording
+from raymeta.hypergrad.compiled import Compiled
 from raymeta.optim import Optimizer
 from raymeta.problem import BilevelProblem, known, require_scalar
 from raymeta.types import Hparams, State, Tensors

@@ -16,14 +16,18 @@ from raymeta._tree import (
     partition,
     tree_leaves,
 )
-from raymeta.hypergrad.collectives import collectives_in, require_no_lost_derivative
-from raymeta.hypergrad.operators import (
+from raymeta.autograd.double_backward import (
     REMEDY,
     marked_backward_passes,
     not_twice,
     require_twice_differentiable,
 )
-from raymeta.hypergrad.surrogates import arguments_of, users_own, warn_of_surrogates
+from raymeta.autograd.surrogate_gradients import (
+    arguments_of,
+    users_own,
+    warn_of_surrogates,
+)
+from raymeta.hypergrad.collectives import collectives_in, require_no_lost_derivative
 from raymeta.problem import BilevelProblem, Descent, known, require_scalar
 from raymeta.types import Batch, Hparams, State
 

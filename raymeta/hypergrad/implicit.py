@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from raymeta._tree import detach
+from raymeta.autograd.double_backward import marked_backward_passes
 from raymeta.autograd.stop_gradient import inner_gradient
 from raymeta.hypergrad.base import (
     Hypergradient,
@@ -25,7 +26,6 @@ from raymeta.hypergrad.checks import (
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.linear_solvers import ConjugateGradient, Solver
-from raymeta.hypergrad.operators import marked_backward_passes
 from raymeta.optim.base import as_real, like
 from raymeta.problem import BilevelProblem, TrainState
 from raymeta.types import Hparams, Tensors

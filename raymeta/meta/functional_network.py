@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from raymeta._tree import in_transform, tree_map
 from raymeta.autograd.stop_gradient import hooked
 from raymeta.meta.task_rng import TaskNoise
-from raymeta.modules.batch_norm import Policy
 from raymeta.modules.copies import require_module
 from raymeta.modules.counter_rng import Noise
 from raymeta.modules.functional import Needs, Network
-from raymeta.modules.gradient_hooks import gradient_hooks
 from raymeta.modules.module_problem import mode_copies
+from raymeta.modules.overrides.batch_norm import Policy
+from raymeta.modules.overrides.gradient_hooks import gradient_hooks
 from raymeta.modules.purity import survey
 from raymeta.types import Tensors
 

@@ -78,6 +78,7 @@ class MetaModule(nn.Module):
         for name, value in learner.meta.items():
             parameter = nn.Parameter(value.detach().clone())
             self.register_parameter(_registered(name), parameter)
+        self.register_load_state_dict_pre_hook(_rename)
         self._prepare()
 
     def theta(self) -> Tensors:
@@ -142,16 +143,6 @@ class MetaModule(nn.Module):
             grads = torch.func.vmap(learner.transform)(grads)
         return _with_gradients(losses.detach(), grads, theta), metrics
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *others: Any
-    ) -> None:
-        """θ by its own names as well: those of `theta()` and of a run's result."""
-        for name in self.learner.meta:
-            if prefix + name in state_dict:
-                value = state_dict.pop(prefix + name)
-                state_dict[prefix + _registered(name)] = value
-        super()._load_from_state_dict(state_dict, prefix, *others)
-
     def _prepare(self) -> None:
         higher = self.engine == "higher"
         alone = WithHigher(self.learner) if higher else TaskByTask(self.learner)
@@ -168,6 +159,15 @@ class MetaModule(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._prepare()
+
+
+def _rename(
+    module: MetaModule, state_dict: dict[str, Any], prefix: str, *_: Any
+) -> None:
+    """Load θ by its own names as well: those of `theta()` and of a run's result."""
+    for name in module.learner.meta:
+        if prefix + name in state_dict:
+            state_dict[prefix + _registered(name)] = state_dict.pop(prefix + name)
 
 
 def _with_gradients(losses: Tensor, grads: Tensors, theta: Tensors) -> Tensor:

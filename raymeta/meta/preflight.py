@@ -3,12 +3,12 @@
 import torch
 
 from raymeta._tree import tree_map
-from raymeta.data.episodes import Episode
-from raymeta.hypergrad.operators import (
+from raymeta.autograd.double_backward import (
     marked_backward_passes,
     not_twice,
     require_twice_differentiable,
 )
+from raymeta.data.episodes import Episode
 from raymeta.meta.learner import Learner
 from raymeta.meta.per_task import TaskByTask
 from raymeta.meta.weighted import is_weighted

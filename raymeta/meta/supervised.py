@@ -23,7 +23,7 @@ from raymeta.meta.weighted import (
     require_examples_apart,
     without_padding,
 )
-from raymeta.modules.batch_norm import Policy
+from raymeta.modules.overrides.batch_norm import Policy
 from raymeta.modules.user_functions import require_function
 from raymeta.optim import Optimizer, from_torch
 from raymeta.problem import BilevelProblem, Descent, TrainState

@@ -7,12 +7,12 @@ training differentiable where torch's own functions are not (`smoothed_cross_ent
 """
 
 from raymeta.modules.augment import random_affine
-from raymeta.modules.batch_norm import PerStep
 from raymeta.modules.batches import Examples
 from raymeta.modules.counter_rng import Noise
 from raymeta.modules.dropout import ConcreteDropout
 from raymeta.modules.losses import smoothed_cross_entropy
 from raymeta.modules.module_problem import module_problem
+from raymeta.modules.overrides.batch_norm import PerStep
 
 __all__ = [
     "ConcreteDropout",

@@ -12,6 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raymeta.modules.overrides.internals import (
+    ATTRIBUTES,
+    buffers,
+    forward_hooks,
+    sublayers,
+)
+
 #: They draw numbers that no seed of a step reaches.
 GENERATORS = (
     random.Random,
@@ -23,12 +30,9 @@ GENERATORS = (
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _CONTAINERS = (list, tuple, dict, set, frozenset, deque)
 _ITERATORS = (itertools.count, itertools.cycle)
-#: Of a module, what torch itself keeps; its hooks are looked at.
-_OF_TORCH = frozenset(vars(nn.Module())) - {"training"}
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 #: So many values of a module are compared at most.
 _LIMIT = 20_000
-#: The layer's name, which dictionary of hooks, and the key in it.
+#: The layer's name, when its hook runs, and the hook's number.
 Hook = tuple[str, str, int]
 
 
@@ -89,8 +93,7 @@ def acting_hooks(module: nn.Module) -> set[Hook]:
         return noted
 
     for name, layer in module.named_modules():
-        for kind in _HOOKS:
-            hooks = getattr(layer, kind)
+        for kind, hooks in forward_hooks(layer).items():
             for number, hook in hooks.items():
                 hooks[number] = noting((name, kind, number), hook)
     return acting
@@ -112,16 +115,16 @@ def _places(
     for name, layer in module.named_modules():
         kind = type(layer).__name__
         for key, value in vars(layer).items():
-            if key not in _OF_TORCH:
+            if key not in ATTRIBUTES:
                 for path, leaf in walk(value):
                     yield Place(name, f"{kind}.{key}", path), leaf
-        for key, value in layer._buffers.items():
+        for key, value in buffers(layer).items():
             if (f"{name}.{key}" if name else key) not in known:
                 for path, leaf in walk(value):
                     yield Place(name, f"{kind}.{key}", path), leaf
-        for hook in _HOOKS:
-            for number, function in getattr(layer, hook).items():
-                if (name, hook, number) in hooks:
+        for when, given in forward_hooks(layer).items():
+            for number, function in given.items():
+                if (name, when, number) in hooks:
                     for path, leaf in walk(function):
                         yield Place(None, f"a hook of {kind}", f"{path}"), leaf
         for cls in type(layer).__mro__:
@@ -171,8 +174,8 @@ class Walk:
         elif isinstance(x, partial):
             yield from self((x.func, x.args, x.keywords), path)
         elif isinstance(x, nn.Module):  # one that is not registered
-            own = {key: v for key, v in vars(x).items() if key not in _OF_TORCH}
-            yield from self((own, x._buffers, x._modules), path)
+            own = {key: v for key, v in vars(x).items() if key not in ATTRIBUTES}
+            yield from self((own, buffers(x), sublayers(x)), path)
         elif not isinstance(x, type):
             yield from self._object(x, path)
 

@@ -14,6 +14,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
+from raymeta.modules.overrides.internals import forward_hooks, memory, sublayers
 from raymeta.types import Tensors
 
 #: They compute a weight from others before each call, and keep it, with its graph.
@@ -71,7 +72,7 @@ def _uncopied(module: nn.Module) -> str | None:
     """The attribute that has no copy, as Class.attribute."""
     for layer in module.modules():
         for name, value in vars(layer).items():
-            if name == "_modules":
+            if value is sublayers(layer):
                 continue
             try:
                 deepcopy(value)
@@ -142,14 +143,14 @@ def _require_own_memory(module: nn.Module, caller: str) -> None:
     spans = []
     buffers = {name for name, _ in module.named_buffers()}
     for name, tensor in chain(module.named_parameters(), module.named_buffers()):
-        if tensor.layout == torch.strided and tensor.numel() > 0:
+        if (home := memory(tensor)) is not None:
             last = sum(
                 (n - 1) * by
                 for n, by in zip(tensor.shape, tensor.stride(), strict=True)
             )
             start = tensor.storage_offset() * tensor.element_size()
             end = start + (last + 1) * tensor.element_size()
-            spans.append((tensor.untyped_storage()._cdata, start, end, name))
+            spans.append((home, start, end, name))
     spans.sort()
     for (one, _, end, name), (other, start, _, second) in pairwise(spans):
         # Buffers may: tables are views of one another, and no optimizer moves them.
@@ -173,7 +174,7 @@ def with_tensors(module: nn.Module, tensors: Tensors) -> nn.Module:
             if name in tensors:
                 own.data = tensors[name].detach().clone()
         for layer in module.modules():
-            for hook in layer._forward_pre_hooks.values():
+            for hook in forward_hooks(layer)["before"].values():
                 if isinstance(hook, _REPARAMETRIZED):
                     hook(layer, ())
     return module

@@ -15,6 +15,7 @@ from raymeta.autograd.stop_gradient import innermost
 from raymeta.modules.copies import copied
 from raymeta.modules.counter_rng import Noise, mix
 from raymeta.modules.generators import restored, seed_all, states
+from raymeta.modules.overrides.internals import ATTRIBUTES
 from raymeta.modules.overrides.modes import Inspection, Substitutes
 from raymeta.types import Tensors
 
@@ -181,7 +182,7 @@ def _autocast(run: Run, device: torch.device, dtype: torch.dtype) -> Run:
 def _contents(home: dict[str, Any]) -> list[tuple[Any, Any]]:
     """Containers of a layer's plain attributes, itself first, and what is in them."""
     found: list[tuple[Any, Any]] = [(home, dict(home))]
-    queue = [value for key, value in home.items() if key not in _OF_EVERY_LAYER]
+    queue = [value for key, value in home.items() if key not in ATTRIBUTES]
     while queue:
         value = queue.pop()
         if isinstance(value, list | dict | set | deque):
@@ -196,10 +197,6 @@ def _restore(home: dict[str, Any], contents: list[tuple[Any, Any]]) -> None:
         container.clear()
         ordered = isinstance(container, list | deque)
         (container.extend if ordered else container.update)(before)
-
-
-#: Attributes of an `nn.Module` as such.
-_OF_EVERY_LAYER = frozenset(vars(nn.Module())) - {"training"}
 
 
 @contextmanager

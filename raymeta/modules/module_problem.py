@@ -12,14 +12,14 @@ from torch.utils.data import Dataset
 from raymeta._tree import tree_map
 from raymeta.autograd.stop_gradient import hooked
 from raymeta.autograd.through_stops import ThroughStops
-from raymeta.modules.batch_norm import Policy, apply_policy, tuned_norms
 from raymeta.modules.batches import Examples, Source, batch_indices
 from raymeta.modules.copies import copied, require_module, with_tensors
 from raymeta.modules.counter_rng import Noise, mix
 from raymeta.modules.datasets import data_set, length
 from raymeta.modules.functional import Network
 from raymeta.modules.generators import restored, seed_all
-from raymeta.modules.gradient_hooks import gradient_hooks
+from raymeta.modules.overrides.batch_norm import Policy, apply_policy, tuned_norms
+from raymeta.modules.overrides.gradient_hooks import gradient_hooks
 from raymeta.modules.preflight import first_look, functions
 from raymeta.modules.purity import survey
 from raymeta.modules.user_functions import require_function

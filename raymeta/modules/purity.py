@@ -23,7 +23,7 @@ from raymeta.modules.attributes import (
 )
 from raymeta.modules.counter_rng import Noise
 from raymeta.modules.functional import Needs, Network
-from raymeta.modules.parameter_access import Access
+from raymeta.modules.overrides.parameter_access import Access
 from raymeta.types import Tensors
 
 

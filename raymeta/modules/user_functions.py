@@ -20,6 +20,7 @@ from raymeta.autograd.stop_gradient import inner_gradient
 from raymeta.modules.collate import same
 from raymeta.modules.counter_rng import Noise, mix
 from raymeta.modules.generators import restored, seed_all, states
+from raymeta.modules.overrides.internals import versions
 from raymeta.modules.overrides.modes import Inspection, Substitutes
 
 PACKAGE = Path(__file__).parents[1]
@@ -122,7 +123,7 @@ class UserFunction:
             Inspection(),
         )
         arguments = tree_map(_leaf, given)
-        versions = _versions(arguments)
+        before_writes = versions(arguments)
         watch = _Watch(self._name, arguments[:2], self._module)
         shapes = shapes_of(self._takes, arguments)
         with inner_gradient() as inner:
@@ -131,7 +132,7 @@ class UserFunction:
                 with rules, watch, operators:
                     value = self._function(*map(_own_noise, arguments))
                 drew = operators.random or states(device) != before
-            writes = _versions(arguments) != versions
+            writes = versions(arguments) != before_writes
             self._check(self._name, value)
             if self._trains:
                 failing = told(f"{self._name} has no gradient for {shapes}")
@@ -168,12 +169,6 @@ def _leaf(x: Any) -> Any:
     if not isinstance(x, Tensor):
         return x
     return x.detach().clone().requires_grad_(x.requires_grad).clone()
-
-
-def _versions(arguments: tuple) -> list[int]:
-    """How often tensors were written into."""
-    tensors = [x for x in tree_leaves(arguments) if isinstance(x, Tensor)]
-    return [x._version for x in tensors if not x.is_inference()]
 
 
 def _alike(one: Any, other: Any) -> bool:

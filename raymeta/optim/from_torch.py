@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.hooks import RemovableHandle
 
 from raymeta.optim.adadelta import adadelta
 from raymeta.optim.adagrad import adagrad
@@ -18,7 +19,12 @@ from raymeta.optim.nadam import nadam
 from raymeta.optim.radam import radam
 from raymeta.optim.rmsprop import rmsprop
 from raymeta.optim.sgd import sgd
-from raymeta.optim.torch_schedulers import followed, is_scheduled, number
+from raymeta.optim.torch_schedulers import (
+    followed,
+    is_scheduled,
+    number,
+    wrapped_by_scheduler,
+)
 
 TorchFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -121,19 +127,24 @@ def _require_as_made(optimizer: torch.optim.Optimizer) -> None:
             f"from_torch needs an optimizer that has taken no step, as only settings "
             f"are read, but this {name} has memory: make a new one"
         )
-    own = vars(optimizer)
-    hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
-    if any(own.get(kind) for kind in hooks):
+    registers = optimizer.register_step_pre_hook, optimizer.register_step_post_hook
+    if any(map(_has_hooks, registers)):
         raise ValueError(
             f"from_torch reads settings alone, but this {name} has hooks on its step, "
             "which may change anything: write what they do around the rule"
         )
-    step = own.get("step")
-    if step is not None and not getattr(step, "_wrapped_by_lr_sched", False):
+    step = vars(optimizer).get("step")
+    if step is not None and not wrapped_by_scheduler(step):
         raise ValueError(
             f"from_torch reads settings alone, but the step of this {name} was "
             "replaced: use a rule of raymeta.optim"
         )
+
+
+def _has_hooks(register: Callable[..., RemovableHandle]) -> bool:
+    handle = register(lambda *_: None)
+    handle.remove()
+    return bool(handle.hooks_dict_ref())
 
 
 def _named(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

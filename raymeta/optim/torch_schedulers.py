@@ -6,9 +6,11 @@ import copy
 import gc
 import warnings
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
 import torch
+from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from raymeta.optim.settings import Schedule
@@ -20,9 +22,14 @@ def is_scheduled(optimizer: torch.optim.Optimizer) -> bool:
     It wraps `step` then. One that follows a metric (`ReduceLROnPlateau`) leaves no
     mark: it is looked for among what holds the optimizer.
     """
-    wrapped = getattr(vars(optimizer).get("step"), "_wrapped_by_lr_sched", False)
+    wrapped = wrapped_by_scheduler(vars(optimizer).get("step"))
     moved = any(g.get("initial_lr", g["lr"]) != g["lr"] for g in optimizer.param_groups)
     return wrapped or moved or _follows_a_metric(optimizer)
+
+
+def wrapped_by_scheduler(step: Any) -> bool:
+    """Whether the step of an optimizer is one that a scheduler made of it."""
+    return isinstance(step, FunctionType) and step.__globals__ is vars(lr_scheduler)
 
 
 def _follows_a_metric(optimizer: torch.optim.Optimizer) -> bool:

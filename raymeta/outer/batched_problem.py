@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils import _pytree
 
+from raymeta._tree import tree_map
 from raymeta.problem import BilevelProblem
 from raymeta.types import Batch, Hparams, State
 
@@ -68,7 +68,7 @@ def stack(runs: list[Hparams]) -> Hparams:
 def unstack(tree: Any, count: int) -> Iterator[Any]:
     """A stacked pytree as N, one for each run."""
     for index in range(count):
-        yield _pytree.tree_map(lambda leaf, i=index: leaf[i], tree)
+        yield tree_map(lambda leaf, i=index: leaf[i], tree)
 
 
 def stackable(problem: BilevelProblem, runs: list[Hparams]) -> bool:

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from raymeta.compile.dispatch import TorchDispatchMode
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams
 

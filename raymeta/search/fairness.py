@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree
 
+from raymeta._tree import tree_leaves
 from raymeta.problem import BilevelProblem
 from raymeta.tasks.base import Task
 from raymeta.types import Hparams
@@ -64,8 +64,9 @@ def _data_of(problem: BilevelProblem) -> Iterator[Tensor | np.ndarray]:
 def _moving(problem: BilevelProblem, task: Task) -> tuple[str, str]:
     """Digests of s_0 and of all batches."""
     state = problem.init(task.space.initial())
-    batches = (leaf for t in range(task.horizon) for leaf in _leaves(problem.batch(t)))
-    return _digest(_leaves(state)), _digest(batches)
+    batches = map(problem.batch, range(task.horizon))
+    leaves = (leaf for batch in batches for leaf in tree_leaves(batch))
+    return _digest(tree_leaves(state)), _digest(leaves)
 
 
 def first_values(problem: BilevelProblem, hparams: Hparams) -> list[float]:
@@ -85,7 +86,7 @@ def first_values(problem: BilevelProblem, hparams: Hparams) -> list[float]:
 
 def _distance(one: Any, other: Any) -> float:
     """Euclidean, over all floating-point leaves."""
-    pairs = zip(_leaves(one), _leaves(other), strict=True)
+    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
     squares = [
         float((b.detach() - a.detach()).double().square().sum())
         for a, b in pairs
@@ -103,10 +104,6 @@ def same_values(then: Iterable[float], now: Iterable[float]) -> bool:
         a == b or (math.isnan(a) and math.isnan(b)) or math.isclose(a, b, rel_tol=1e-3)
         for a, b in zip(then, now, strict=True)
     )
-
-
-def _leaves(tree: Any) -> list[Any]:
-    return _pytree.tree_leaves(tree)
 
 
 def _digest(items: Iterable[Any]) -> str:

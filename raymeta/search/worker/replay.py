@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from ray import cloudpickle
 from torch import Tensor
-from torch.utils import _pytree
 
-from raymeta._tree import is_differentiable
+from raymeta._tree import flatten, is_differentiable, tree_leaves, tree_map, unflatten
 from raymeta.hypergrad import Estimator, Hypergradient, Rollout
 from raymeta.outer.evaluator import Evaluator, Trained
 from raymeta.problem import BilevelProblem
@@ -117,8 +116,8 @@ class ReplayingEvaluator(Evaluator):
         """
         if self._best is not None:
             return self._best
-        structure = _pytree.tree_structure(like())
-        return _pytree.tree_unflatten(self._log.snapshot.best or [], structure)
+        structure = flatten(like())[1]
+        return unflatten(self._log.snapshot.best or [], structure)
 
     def end(self) -> None:
         """The descent has come to its end.
@@ -139,7 +138,7 @@ class ReplayingEvaluator(Evaluator):
     ) -> tuple[Hypergradient, Rollout]:
         """The next estimate on the log."""
         if rollout.state is not None:
-            self._structure = _pytree.tree_structure(rollout.state)
+            self._structure = flatten(rollout.state)[1]
         found = self._next(asked)
         if not found.values:
             raise OverflowError("it overflowed when it was computed")
@@ -158,10 +157,10 @@ class ReplayingEvaluator(Evaluator):
         """Where training stands at the end of the log."""
         snapshot = self._log.snapshot
         self._log.snapshot = snapshot._replace(rollout=None, carry=None)
-        state = _pytree.tree_unflatten(snapshot.rollout or [], self._structure)
+        state = unflatten(snapshot.rollout or [], self._structure)
         zeros = cloudpickle.loads(bytes.fromhex(snapshot.carried))
-        structure = _pytree.tree_structure(zeros)
-        carry = _pytree.tree_unflatten(snapshot.carry or [], structure)
+        structure = flatten(zeros)[1]
+        carry = unflatten(snapshot.carry or [], structure)
         return Rollout(state, step, carry)
 
     def _next(self, asked: int) -> LogRecord:
@@ -184,12 +183,12 @@ class ReplayingEvaluator(Evaluator):
         if self._log.due:
             states: dict[str, Any] = {"best": self._log.snapshot.best}
             if self._best is not None:
-                states["best"] = _pytree.tree_leaves(self._best)
+                states["best"] = tree_leaves(self._best)
             if rollout is not None and rollout is self._last:
-                states["rollout"] = _pytree.tree_leaves(rollout.state)
+                states["rollout"] = tree_leaves(rollout.state)
                 # Not that of the first rollout: an estimator may begin with nothing.
-                states["carry"] = _pytree.tree_leaves(rollout.carry)
-                zeros = _pytree.tree_map(lambda leaf: 0, rollout.carry)
+                states["carry"] = tree_leaves(rollout.carry)
+                zeros = tree_map(lambda leaf: 0, rollout.carry)
                 states["carried"] = cloudpickle.dumps(zeros).hex()
             self._log.save(**states)
 

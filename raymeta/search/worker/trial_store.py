@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import torch
-from torch.utils import _pytree
 
+from raymeta._tree import flatten, unflatten
 from raymeta.search.spec import StudyKey
 from raymeta.search.worker.evaluation_log import EvaluationLog
 from raymeta.types import State
@@ -33,7 +33,7 @@ class TrialStore:
             return
         path = self._path(study, number, steps)
         path.parent.mkdir(parents=True, exist_ok=True)
-        leaves, _ = _pytree.tree_flatten(state)
+        leaves, _ = flatten(state)
         half = path.with_suffix(f".{os.getpid()}")
         torch.save(leaves, half)
         half.replace(path)
@@ -55,8 +55,8 @@ class TrialStore:
             leaves = torch.load(self._path(study, number, steps))
         except FileNotFoundError:
             return None
-        _, structure = _pytree.tree_flatten(like)
-        return _pytree.tree_unflatten(leaves, structure)
+        _, structure = flatten(like)
+        return unflatten(leaves, structure)
 
     def log(self, study: StudyKey, number: int, signature: str) -> EvaluationLog:
         """What a descent has evaluated so far; see `EvaluationLog`."""

@@ -4,11 +4,12 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raymeta._tree import tree_leaves
 from raymeta.modules.attributes import kept_tensors
+from raymeta.modules.overrides.internals import memory
 from raymeta.types import Tensors
 
 
@@ -42,7 +43,7 @@ class Access(TorchDispatchMode):
         super().__init__()
         self._name = type(original).__name__
         self._params = params
-        self._inputs = {_memory(x) for x in tree_leaves(inputs)} - {None}
+        self._inputs = {memory(x) for x in tree_leaves(inputs)} - {None}
         self.writes_inputs = False
         self._given = _by_memory(params.items())
         given = self._given | _by_memory(buffers.items())
@@ -56,16 +57,16 @@ class Access(TorchDispatchMode):
         # Views that it made earlier; its copies of them are no views.
         self._views = kept_tensors(module)  # kept, for memory is that of a live tensor
         for one, other in zip(kept_tensors(original), self._views, strict=False):
-            name = hidden.get(_memory(one))
+            name = hidden.get(memory(one))
             if name is not None and not isinstance(one, nn.Parameter):
-                hidden[_memory(other)] = name
+                hidden[memory(other)] = name
         self._hidden = {key: hidden[key] for key in hidden.keys() - given.keys()}
         module.register_forward_hook(self._require_own)
 
     def _require_own(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
         now = dict(module.named_parameters())
-        for memory, name in self._given.items():
-            if now.get(name) is not self._params[name] or _memory(now[name]) != memory:
+        for home, name in self._given.items():
+            if now.get(name) is not self._params[name] or memory(now[name]) != home:
                 raise self._writes(name)
         others = sorted(now.keys() - self._params.keys())
         if others:
@@ -81,7 +82,7 @@ class Access(TorchDispatchMode):
         kwargs = kwargs or {}
         _require_derivative(func, args)
         for x in tree_leaves((args, kwargs)):
-            name = self._hidden.get(_memory(x))
+            name = self._hidden.get(memory(x))
             if name is not None:
                 raise ValueError(
                     f"raymeta cannot replace {name} of {self._name}, which is read by "
@@ -90,10 +91,10 @@ class Access(TorchDispatchMode):
                 )
         for argument, x in zip(func._schema.arguments, args, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write:
-                memory = _memory(x)
-                self.writes_inputs |= memory in self._inputs
-                if memory in self._given:
-                    raise self._writes(self._given[memory])
+                home = memory(x)
+                self.writes_inputs |= home in self._inputs
+                if home in self._given:
+                    raise self._writes(self._given[home])
         return func(*args, **kwargs)
 
     def _writes(self, name: str) -> ValueError:
@@ -127,13 +128,6 @@ def _require_derivative(func: Any, args: tuple) -> None:
 
 
 def _by_memory(named: Any) -> dict[Any, str]:
-    found = {_memory(x): name for name, x in named}
+    found = {memory(x): name for name, x in named}
     found.pop(None, None)
     return found
-
-
-def _memory(x: Any) -> Any:
-    """What two tensors share if they share memory."""
-    if not isinstance(x, Tensor) or x.layout != torch.strided or x.numel() == 0:
-        return None
-    return x.untyped_storage()._cdata

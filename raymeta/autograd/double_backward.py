@@ -36,18 +36,18 @@ def marked_backward_passes() -> Iterator[dict[type[Function], bool]]:
     pulled: dict[type[Function], bool] = {}
     plain = BackwardCFunction.apply
 
-    def apply(self: Any, *grads: Any) -> Any:
-        cls, again = self._forward_cls, torch.is_grad_enabled()
+    def apply(node: Any, *grads: Any) -> Any:
+        cls, again = node._forward_cls, torch.is_grad_enabled()
         pulled[cls] = pulled.get(cls, False) or again
         if not again:
-            return plain(self, *grads)
-        results = plain(self, *map(_requiring_grad, grads))
+            return plain(node, *grads)
+        results = plain(node, *map(_requiring_grad, grads))
         for x in results if isinstance(results, tuple) else (results,):
-            node: Any = x.grad_fn if isinstance(x, Tensor) else None
-            if node is not None and _is_dead(node):
-                node.metadata[OWNER] = cls.__name__
-                kept = (grads, self.saved_tensors, vars(self))
-                node.metadata[SOURCES] = _live(kept)
+            end: Any = x.grad_fn if isinstance(x, Tensor) else None
+            if end is not None and _is_dead(end):
+                end.metadata[OWNER] = cls.__name__
+                kept = (grads, node.saved_tensors, vars(node))
+                end.metadata[SOURCES] = _live(kept)
         return results
 
     BackwardCFunction.apply = apply  # type: ignore[method-assign]

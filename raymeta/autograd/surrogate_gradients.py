@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.autograd import Function
 
 from raymeta._tree import in_transform, is_differentiable, partition, tree_map
-from raymeta.autograd.stop_gradient import StopGradients
-from raymeta.hypergrad.operators import (
+from raymeta.autograd.double_backward import (
     marked_backward_passes,
     require_twice_differentiable,
 )
+from raymeta.autograd.stop_gradient import StopGradients
 from raymeta.optim.base import as_real
 
 Values = Callable[[Sequence[Tensor]], list[Tensor]]

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from raymeta import hypergrad, optim
+from raymeta.autograd.double_backward import marked_backward_passes
 from raymeta.hypergrad.base import require_twice_differentiable
-from raymeta.hypergrad.operators import marked_backward_passes
 from raymeta.problem import BilevelProblem, descent
 
 

@@ -1,0 +1,28 @@
+"""The names of the package itself."""
+
+import ast
+from pathlib import Path
+
+import raymeta
+
+
+def test_the_package_lists_its_public_names_and_no_others():
+    listed = {name for name in dir(raymeta) if not name.startswith("__")}
+    assert listed == set(raymeta.__all__)
+    assert "__version__" in dir(raymeta)
+
+
+def test_every_public_name_is_there_and_type_checkers_see_it():
+    for name in raymeta.__all__:
+        getattr(raymeta, name)
+    tree = ast.parse(Path(raymeta.__file__).read_text())
+    checked = next(node for node in tree.body if isinstance(node, ast.If))
+    names = {a.name for n in checked.body for a in n.names}
+    assert names == set(raymeta.__all__)
+
+
+def test_every_room_that_a_user_imports_is_a_public_name():
+    inner = {"autograd", "cli", "compile", "outer", "results", "runtime", "space"}
+    root = Path(raymeta.__file__).parent
+    rooms = {path.parent.name for path in root.glob("*/__init__.py")}
+    assert rooms - inner == rooms & set(raymeta.__all__)
