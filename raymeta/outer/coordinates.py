@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raymeta.outer.batched_problem import stack, unstack
 from raymeta.problem import BilevelProblem
 from raymeta.space import Real, Space
 from raymeta.types import Hparams, Tensors
@@ -23,7 +24,8 @@ class Coordinates:
     for a `Real` between two bounds it is an eighth of the way from one to the other, so
     that the units in which such a λ is measured make no difference.
 
-    x stays on the CPU: it is small, and not every device has float64.
+    x stays on the CPU: it is small, and not every device has float64. It may have a row
+    for each of N runs, of which each has, to the last bit, what it has alone.
 
     Args:
         space: whose continuous hyperparameters are walked in, those that the initial
@@ -70,6 +72,8 @@ class Coordinates:
 
     def hparams(self, x: Tensor) -> Hparams:
         """Natural values at x, on the device, in torch's default dtype."""
+        if x.dim() > 1:
+            return stack([self.hparams(row) for row in x])
         natural = self._space.natural(self._split(x))
         # In this order: on the device there may be no float64.
         values = {k: v.to(torch.get_default_dtype()) for k, v in natural.items()}
@@ -84,6 +88,9 @@ class Coordinates:
 
         Non-finite entries, the mark of a diverged run, become 0: they say nothing.
         """
+        if x.dim() > 1:
+            each = zip(x, unstack(grads, len(x)), strict=True)
+            return torch.stack([self.gradient(row, own) for row, own in each])
         x = x.detach().requires_grad_()
         natural = self._space.natural(self._split(x))
         cotangents = [grads[name].cpu().to(x.dtype) for name in natural]
@@ -92,6 +99,8 @@ class Coordinates:
 
     def project(self, x: Tensor) -> Tensor:
         """The nearest x within the space's bounds."""
+        if x.dim() > 1:
+            return torch.stack([self.project(row) for row in x])
         return self._join(self._space.project(self._split(x))) / self._units
 
     def _initial(self) -> Hparams:

@@ -10,7 +10,7 @@ from raymeta.hypergrad import Estimator
 from raymeta.hypergrad.base import with_steps
 from raymeta.outer.base import Evaluated, HyperDescent
 from raymeta.outer.report import Report
-from raymeta.outer.steps.curvature import Curvature
+from raymeta.outer.steps.lbfgs import LBFGS
 from raymeta.outer.steps.line_search import LineSearch
 from raymeta.outer.steps.rprop import Rprop
 
@@ -34,7 +34,7 @@ class OfflineDescent(HyperDescent):
        and one step of `Rprop` each. The point that the last one was taken at is looked
        at over T. Where the budget does not cover all this, 2 begins at the start.
     2. Over T, from the step of T/2 on, or from the start where that is the better
-       point: each step of `Rprop`, corrected by `Curvature` as soon as two
+       point: each step of `Rprop`, corrected by `LBFGS` as soon as two
        hypergradients tell of it, ends in a hypergradient. If E fell, the next step
        starts there. If not, lengths shrink where signs changed on the way, and a
        `LineSearch` tries the shorter step by plain runs, which cost a third of a
@@ -48,6 +48,12 @@ class OfflineDescent(HyperDescent):
     that diverges is followed by shorter ones, until one has a gradient that leads away.
     """
 
+    def __post_init__(self) -> None:
+        """Begin with steps of the first length."""
+        super().__post_init__()
+        self._length = self.hyper_lr or STEP
+        self._begin(self._length)
+
     @property
     def run_cost(self) -> float:
         """Charge for one complete estimate."""
@@ -55,42 +61,44 @@ class OfflineDescent(HyperDescent):
 
     def reports(self) -> Iterator[Report]:
         """Descend until nothing more is covered by the budget."""
-        first = self.hyper_lr or STEP
-        rprop = self._rprop(first)
         best: Evaluated | None = Evaluated(self.coordinates.start(), math.inf, None)
         if halvings := self._first_halvings():
             yield from self._plain(self.coordinates.start(), self.horizon)
             start = self._best
-            best = yield from self._approach(rprop, halvings)
+            best = yield from self._approach(halvings)
             if best is not None and start.value < best.value:
-                best, rprop = start, self._rprop(AGAIN * first)
+                best = start
+                self._begin(AGAIN * self._length)
         fruitless = 0
         while best is not None:
             before = best.value
-            yield from self._descend(best, rprop)
+            yield from self._descend(best)
             fruitless = 0 if self._best.value < before else fruitless + 1
             for _ in range(2**fruitless):
                 best = yield from self._local_search()
-            rprop = self._rprop(AGAIN * first)
+            self._begin(AGAIN * self._length)
+
+    def _begin(self, length: float) -> None:
+        """Forget all steps, and begin with steps of this length."""
+        self._rprop = Rprop(length, self.coordinates.tensors)
+        self._signs = self._rprop.init(self._best.x)
+        self._lbfgs = LBFGS(Rprop.LONGEST)
+        self._curvature = self._lbfgs.init()
 
     # -------------------------------------------------------------- 1. short horizons
 
-    def _approach(
-        self, rprop: Rprop, halvings: int
-    ) -> Generator[Report, None, Evaluated | None]:
+    def _approach(self, halvings: int) -> Generator[Report, None, Evaluated | None]:
         """A point whose run over T is finite; None if the budget ends before."""
         ahead = self.coordinates.start()
         while self._meter.covers(self._plain_cost(self.horizon)):
-            last = yield from self._double(ahead, rprop, halvings)
+            last = yield from self._double(ahead, halvings)
             value = yield from self._plain(last.x, self.horizon)
             if value < math.inf:
                 return last._replace(value=value)
-            ahead, halvings = self._ahead(last.x, rprop), 1
+            ahead, halvings = self._ahead(last.x), 1
         return None
 
-    def _double(
-        self, x: Tensor, rprop: Rprop, halvings: int
-    ) -> Generator[Report, None, Evaluated]:
+    def _double(self, x: Tensor, halvings: int) -> Generator[Report, None, Evaluated]:
         """Follow short horizons, each twice the one before; the last point, over T/2.
 
         A diverged estimate has no gradient to follow: the horizon is halved instead,
@@ -105,8 +113,8 @@ class OfflineDescent(HyperDescent):
             value, gradient = yield from self._estimate(x, horizon)
             if value < math.inf:
                 last = Evaluated(x, value, gradient)
-                rprop.turn(gradient)
-                x, halvings = self._ahead(x, rprop), halvings - 1
+                self._turn(gradient)
+                x, halvings = self._ahead(x), halvings - 1
             elif horizon > 1:
                 halvings += 1
             else:
@@ -123,14 +131,13 @@ class OfflineDescent(HyperDescent):
 
     # ------------------------------------------------------------- 2. the whole horizon
 
-    def _descend(self, best: Evaluated, rprop: Rprop) -> Generator[Report, None, None]:
+    def _descend(self, best: Evaluated) -> Generator[Report, None, None]:
         """Step until no step leads to a better point.
 
         The first step is that of the last short horizon, where there was one.
         """
-        curvature = Curvature(Rprop.LONGEST)
         known = False  # whether the gradient at the best point is that over T
-        trial = best.x if best.gradient is None else self._ahead(best.x, rprop)
+        trial = best.x if best.gradient is None else self._ahead(best.x)
         while self._meter.covers(self._cost(self.horizon)):
             value, gradient = yield from self._estimate(trial, self.horizon)
             if value < math.inf:
@@ -138,52 +145,56 @@ class OfflineDescent(HyperDescent):
             if known:
                 assert best.gradient is not None
                 rise = value - best.value
-                curvature.learn(trial - best.x, rise, best.gradient, gradient)
+                step = trial - best.x
+                self._curvature = self._lbfgs.update(
+                    step, rise, best.gradient, gradient, self._curvature
+                )
             if value < best.value or trial is best.x:
-                rprop.turn(gradient)
+                self._turn(gradient)
                 best, known = Evaluated(trial, value, gradient), True
-                trial = best.x + self._step(best, rprop, curvature)
+                trial = best.x + self._step(best)
                 if value == math.inf or _near(trial, best.x):
                     return
             else:
                 failed = Evaluated(trial, value, gradient)
                 tries = math.inf if known else 1
-                found = yield from self._search(best, failed, rprop, curvature, tries)
+                found = yield from self._search(best, failed, tries)
                 if found is None and known:
                     return
                 trial = best.x if found is None else found
 
     def _search(
-        self,
-        best: Evaluated,
-        failed: Evaluated,
-        rprop: Rprop,
-        curvature: Curvature,
-        tries: float,
+        self, best: Evaluated, failed: Evaluated, tries: float
     ) -> Generator[Report, None, Tensor | None]:
         """A point better than the best one, on a better or shorter step than failed."""
         assert failed.gradient is not None
-        rprop.retreat(failed.gradient)
-        step = self._step(best, rprop, curvature)
+        self._signs = self._rprop.retreat(failed.gradient, self._signs)
+        step = self._step(best)
         assert best.gradient is not None
         slope = min(float(best.gradient @ step), 0.0)
         shortest = SHORTEST / max(float(step.abs().max()), SHORTEST)
         search, tried = LineSearch(best.value, slope, shortest=shortest), 1.0
+        state = search.init()
         if _near(best.x + step, failed.x):
-            search.observe(failed.value)
-        while search.length and not search.best and tries:
+            state = search.update(failed.value, state)
+        while state.length and not state.best and tries:
             if not self._meter.covers(self._plain_cost(self.horizon)):
                 return None
-            tries, tried = tries - 1, search.length
-            trial = best.x + tried * step
-            search.observe((yield from self._plain(trial, self.horizon)))
-        rprop.scale(search.best or tried)
-        return best.x + search.best * step if search.best else None
+            tries, tried = tries - 1, state.length
+            value = yield from self._plain(best.x + tried * step, self.horizon)
+            state = search.update(value, state)
+        self._signs = self._rprop.scale(state.best or tried, self._signs)
+        return best.x + state.best * step if state.best else None
 
-    def _step(self, best: Evaluated, rprop: Rprop, curvature: Curvature) -> Tensor:
+    def _turn(self, gradient: Tensor) -> None:
+        """Take in dE/dx where to step from."""
+        self._signs = self._rprop.update(gradient, self._signs)
+
+    def _step(self, best: Evaluated) -> Tensor:
         """From the best point to the next trial, within the bounds."""
         assert best.gradient is not None
-        step = curvature.step(best.gradient, rprop.step())
+        signs = self._rprop.step(self._signs)
+        step = self._lbfgs.step(best.gradient, signs, self._curvature)
         return self.coordinates.project(best.x + step) - best.x
 
     # ---------------------------------------------------------------------- evaluations
@@ -209,11 +220,8 @@ class OfflineDescent(HyperDescent):
         gradient = self.coordinates.gradient(x, hyper.grads)
         return self._finite(x, value, horizon), gradient
 
-    def _ahead(self, x: Tensor, rprop: Rprop) -> Tensor:
-        return self.coordinates.project(x + rprop.step())
-
-    def _rprop(self, length: float) -> Rprop:
-        return Rprop(length, self.coordinates.tensors)
+    def _ahead(self, x: Tensor) -> Tensor:
+        return self.coordinates.project(x + self._rprop.step(self._signs))
 
     def _at(self, horizon: int) -> Estimator:
         return with_steps(self.estimator, horizon)

@@ -1,9 +1,9 @@
-"""Hypergradient descent within one training run, to be left and taken up again."""
+"""Hypergradient descent within one training run: the loop of all online descents."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -13,28 +13,44 @@ from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.evaluator import DIRECT, Evaluator
 from raymeta.outer.report import Report
-from raymeta.outer.steps.adam import HYPER_LR, ClippedAdam
+from raymeta.outer.steps.adam import AdamState, ClippedAdam
 from raymeta.problem import BilevelProblem
-from raymeta.types import Hparams
 
 
 class OnlineState(NamedTuple):
     """Where a run that learns its own hyperparameters stands: all that it goes on from.
 
     Attributes:
-        rollout: of the training, (s_t, t).
-        x: λ, in coordinates.
-        adam: what the hyper-optimizer remembers.
+        rollout: training, (s_t, t).
+        x: λ, in coordinates, shape (n,).
+        adam: the state of the hyper-optimizer.
     """
 
     rollout: Rollout
     x: Tensor
-    adam: dict[str, Any]
+    adam: AdamState
+
+
+class OnlineStep(NamedTuple):
+    """Some training steps, the estimate after them, and a hyper-step.
+
+    Attributes:
+        x: λ of these training steps, in coordinates.
+        value: E at their end.
+        gradient_evals: what the estimate cost.
+        state: where the run stands after the hyper-step; there is none where it has
+            diverged.
+    """
+
+    x: Tensor
+    value: float
+    gradient_evals: float
+    state: OnlineState
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineRun:
-    """One training run, each estimate on the way followed by one step of `ClippedAdam`.
+    """One training run, each estimate on the way followed by one hyper-step.
 
     Attributes:
         problem: what is trained.
@@ -42,6 +58,10 @@ class OnlineRun:
         estimator: one that looks ahead while training goes on.
         horizon: T, the training steps of a full run.
         evaluator: compute what is evaluated, or remember it.
+        adam: how λ steps.
+
+    Several runs are one where x has a row for each, shape (N, n), and the problem is
+    `batched_problem.stacked`: they end together, diverged or not.
 
     Source: Franceschi et al. 2017 (RTHO); Baydin et al. 2018.
     """
@@ -51,60 +71,68 @@ class OnlineRun:
     estimator: Estimator
     horizon: int
     evaluator: Evaluator = DIRECT
+    adam: ClippedAdam = field(default_factory=ClippedAdam)
 
-    def begin(self, hparams: Hparams) -> OnlineState:
-        """At s_0(λ), before the first step."""
-        x = self.coordinates.at(hparams)
-        rollout = self.estimator.init(self.problem, self.coordinates.hparams(x))
-        return OnlineState(rollout, x, _memory(ClippedAdam(HYPER_LR)))
-
-    def go_on(
-        self, standing: OnlineState, rungs: tuple[int, ...], factor: float = 1.0
-    ) -> Iterator[tuple[Report, OnlineState]]:
-        """Train on, and descend; a report at each rung, or where the run diverges.
+    def begin(self, x: Tensor, adam: AdamState | None = None) -> OnlineState:
+        """At s_0(λ), before the first step.
 
         Args:
-            standing: where to start, below all rungs.
+            x: λ, in coordinates.
+            adam: what the hyper-optimizer goes on from; by default from nothing.
+        """
+        rollout = self.estimator.init(self.problem, self.coordinates.hparams(x))
+        return OnlineState(rollout, x, adam or self.adam.init(x))
+
+    def steps(self, state: OnlineState, end: int) -> Iterator[OnlineStep]:
+        """Train and descend until step `end`, or until the run diverges."""
+        finite = True
+        while state.rollout.step < end and finite:
+            x = state.x
+            estimator = self._at(end - state.rollout.step)
+            hyper, rollout = self.evaluator.estimate(
+                estimator, self.problem, self.coordinates.hparams(x), state.rollout
+            )
+            state = state._replace(rollout=rollout)
+            value = float(hyper.outer_loss)
+            finite = math.isfinite(value) or x.dim() > 1
+            if finite:
+                gradient = self.coordinates.gradient(x, hyper.grads)
+                moved, adam = self.adam.update(gradient, state.adam, x)
+                state = OnlineState(rollout, self.coordinates.project(moved), adam)
+            yield OnlineStep(x, value, hyper.gradient_evals, state)
+
+    def reports(
+        self, state: OnlineState, rungs: tuple[int, ...], factor: float = 1.0
+    ) -> Iterator[tuple[Report, OnlineState]]:
+        """Train and descend; a report at each rung, or where the run diverges.
+
+        Args:
+            state: where to start, below all rungs.
             rungs: increasing numbers of training steps; estimates are cut at each.
-            factor: by which the hyper learning rate is multiplied.
+            factor: multiplies the hyper learning rate.
 
         Yields:
             (report, where the run stands). The report of step T is complete; its loss
             is that of the schedule of λ that led there, its λ the schedule's last.
         """
-        rollout, x = standing.rollout, standing.x
-        adam = ClippedAdam(HYPER_LR)
-        for name, value in standing.adam.items():
-            setattr(adam, name, value)
-        adam.lr = HYPER_LR * factor
+        lr = self.adam.lr * factor
+        state = state._replace(adam=state.adam._replace(lr=lr))
         meter = BudgetMeter(math.inf)
         for rung in rungs:
-            value = math.nan
-            flat: dict[str, Any] = {}
-            while rollout.step < rung:
-                hparams, flat = self.coordinates.hparams(x), self.coordinates.flat(x)
-                estimator = self._at(rung - rollout.step)
-                hyper, rollout = self.evaluator.estimate(
-                    estimator, self.problem, hparams, rollout
-                )
-                meter.charge(hyper.gradient_evals)
-                value = float(hyper.outer_loss)
-                if not math.isfinite(value):
-                    break
-                gradient = self.coordinates.gradient(x, hyper.grads)
-                x = self.coordinates.project(adam.step(x, gradient))
-            report = meter.report(rollout.step, value, flat)._replace(
-                complete=rollout.step == self.horizon, state=rollout.state
-            )
-            yield report, OnlineState(rollout, x, _memory(adam))
-            if not math.isfinite(value):
+            for step in self.steps(state, rung):
+                meter.charge(step.gradient_evals)
+            t, state = step.state.rollout.step, step.state
+            report = meter.report(t, step.value, self.coordinates.flat(step.x))
+            complete = t == self.horizon
+            yield report._replace(complete=complete, state=state.rollout.state), state
+            if not math.isfinite(step.value):
                 return
 
     def charges(self, rungs: tuple[int, ...]) -> tuple[float, ...]:
         """Gradient evaluations up to the first rung, from there to the second, ….
 
         Args:
-            rungs: see `go_on`.
+            rungs: see `reports`.
         """
         hparams = self.coordinates.hparams(self.coordinates.start())
         charges = []
@@ -117,8 +145,5 @@ class OnlineRun:
         return tuple(charges)
 
     def _at(self, left: int) -> Estimator:
+        """The estimator, cut to what is left of the run."""
         return with_steps(self.estimator, min(self.estimator.steps, left))
-
-
-def _memory(adam: ClippedAdam) -> dict[str, Any]:
-    return {field.name: getattr(adam, field.name) for field in fields(adam)}

@@ -1,11 +1,12 @@
 """Many runs of a problem side by side, as one program where `vmap` can."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 
-from raymeta.hypergrad.base import advance, with_steps
+from raymeta.hypergrad.base import advance
 from raymeta.outer.batched_problem import (
     outer_losses,
     stack,
@@ -15,7 +16,6 @@ from raymeta.outer.batched_problem import (
 )
 from raymeta.outer.evaluator import DIRECT, Evaluator, Trained
 from raymeta.outer.online_run import OnlineRun
-from raymeta.outer.steps.adam import HYPER_LR, ClippedAdam
 from raymeta.problem import BilevelProblem
 from raymeta.space import Space
 from raymeta.types import Hparams, State
@@ -74,33 +74,22 @@ def descending(one: OnlineRun, starts: list[Hparams]) -> Iterator[RunOutcome]:
         starts: λ where each begins, of the same choices, in double precision.
     """
     coordinates, problem = one.coordinates, one.problem
-    xs = [coordinates.at(start) for start in starts]
-    runs = [coordinates.hparams(x) for x in xs]
-    if not stackable(problem, runs):
-        for start in starts:
-            ((report, _),) = one.go_on(one.begin(start), (one.horizon,))
+    xs = torch.stack([coordinates.at(start) for start in starts])
+    if not stackable(problem, [coordinates.hparams(x) for x in xs]):
+        for x in xs:
+            ((report, _),) = one.reports(one.begin(x), (one.horizon,))
             yield RunOutcome(report.outer_loss, report.hparams, report.state)
         return
-    many, hparams = stacked(problem), stack(runs)
-    flats: list[dict[str, Any]] = []
-    adams = [ClippedAdam(HYPER_LR) for _ in runs]
-    rollout = one.estimator.init(many, hparams)
-    while rollout.step < one.horizon:
-        flats = [coordinates.flat(x) for x in xs]
-        hparams = stack([coordinates.hparams(x) for x in xs])
-        left = min(one.estimator.steps, one.horizon - rollout.step)
-        estimator = with_steps(one.estimator, left)
-        hyper, rollout = one.evaluator.estimate(estimator, many, hparams, rollout)
-        each = unstack(hyper.grads, len(runs))
-        for i, (adam, grads) in enumerate(zip(adams, each, strict=True)):
-            gradient = coordinates.gradient(xs[i], grads)
-            xs[i] = coordinates.project(adam.step(xs[i], gradient))
+    many = replace(one, problem=stacked(problem))
+    for step in many.steps(many.begin(xs), one.horizon):
+        last = step
+    hparams, rollout = coordinates.hparams(last.x), last.state.rollout
 
     def evaluate() -> Trained:
         return rollout.state, _values(problem, rollout.state, hparams)
 
     ended = one.evaluator.run(hparams, one.horizon, evaluate, rollout)
-    yield from _apart(flats, *ended)
+    yield from _apart([coordinates.flat(x) for x in last.x], *ended)
 
 
 def _values(problem: BilevelProblem, state: State, hparams: Hparams) -> list[float]:

@@ -1,14 +1,18 @@
-"""Hypergradient descent spends its budget, and no more."""
+"""The meter, what things cost, and descents that spend no more than their budget."""
 
 import itertools
 import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from raymeta import optimize
 from raymeta.hypergrad import Reverse, ShortTerm
+from raymeta.optim import sgd
+from raymeta.outer.budget import BudgetMeter, evaluation_cost, plain_cost
 from raymeta.outer.descend import descend
+from raymeta.problem import descent
 from raymeta.tasks import Quadratic
 from tests.support.small_tasks import (
     Diverging,
@@ -19,6 +23,43 @@ from tests.support.small_tasks import (
 )
 
 pytestmark = pytest.mark.usefixtures("float64")
+
+
+def test_the_meter_covers_what_is_left_up_to_rounding():
+    meter = BudgetMeter(1.0)
+    for _ in range(9):
+        assert meter.covers(0.1)
+        meter.charge(0.1)
+    assert meter.spent + 0.1 != 1.0
+    assert meter.covers(0.1)
+    meter.charge(0.1)
+    assert not meter.covers(1e-6)
+    assert meter.covers(0.0)
+
+
+def test_reports_are_numbered_and_know_what_is_spent():
+    meter = BudgetMeter(10.0)
+    meter.charge(1.5)
+    first = meter.report(3, 0.5, {"x": 1.0})
+    meter.charge(2.0)
+    second = meter.report(5, 0.4, {"x": 1.0}, ("state", [(5, {"x": 1.0})]))
+    assert (first.outer_step, second.outer_step) == (1, 2)
+    assert (first.gradient_evals, second.gradient_evals) == (1.5, 3.5)
+    assert (first.complete, first.state, first.schedule) == (False, None, None)
+    assert (second.complete, second.state) == (True, "state")
+    assert second.schedule == [(5, {"x": 1.0})]
+
+
+def test_an_outer_loss_without_gradient_is_a_third_of_a_pass():
+    problem = descent(
+        init_params=lambda hparams: {"w": torch.ones(1)},
+        inner_loss=lambda params, hparams, batch: params["w"].square().sum(),
+        outer_loss=lambda params, hparams: params["w"].square().sum(),
+        optimizer=lambda hparams: sgd(0.1),
+        outer_cost=6.0,
+    )
+    assert evaluation_cost(problem) == 2.0
+    assert plain_cost(problem, 7) == 9.0
 
 
 @every_estimator

@@ -15,7 +15,6 @@ from raymeta.outer.base import Evaluated, HyperDescent
 from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.offline import OfflineDescent
 from raymeta.outer.report import Report, plain_run
-from raymeta.outer.steps.rprop import Rprop
 from raymeta.problem import BilevelProblem, no_data
 from raymeta.space import Positive, Real, Space
 from raymeta.tasks import Quadratic, Task
@@ -187,7 +186,7 @@ def test_the_gradient_of_a_diverged_run_does_not_say_where_e_is_flat():
 
     descent = made(OfflineDescent, Broken(speed=1.0), Reverse(16), budget=100)
     best = Evaluated(descent.coordinates.start(), math.inf, None)
-    (report,) = descent._descend(best, descent._rprop(1.0))
+    (report,) = descent._descend(best)
     assert report.outer_loss == -math.inf
     assert descent._shares.tolist() == [1.0, 1.0, 1.0]
 
@@ -198,7 +197,7 @@ class Listed(OfflineDescent):
     gain: float
     begun: list[int]
 
-    def _descend(self, best: Evaluated, rprop: Rprop) -> Iterator[Report]:
+    def _descend(self, best: Evaluated) -> Iterator[Report]:
         self.begun.append(self._found)
         self._best = self._best._replace(value=self._best.value - self.gain)
         return

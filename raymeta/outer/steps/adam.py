@@ -1,15 +1,39 @@
 """Adam with clipped gradients, for hypergradients while training goes on."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 #: Length of a hyper-step in each coordinate, while training goes on.
 HYPER_LR = 0.2
+#: A hyper-step that begins shorter than the longest grows to it by exp(GROW c) a step,
+#: where c > 0 is the cosine of a gradient with those before.
+GROW = 0.5
 
 
-@dataclass
+class AdamState(NamedTuple):
+    """What `ClippedAdam` remembers between steps.
+
+    Attributes:
+        lr: η, the length of the next step in each coordinate; may be replaced.
+        agreement: cosine, in [-1, 1], between the last gradient and the m before it,
+            both divided by √v̂; 0 before the second step. Shape () or (N,).
+        m: first-moment estimate, of the shape of x.
+        v: second-moment estimate, likewise.
+        taken: how many steps were taken.
+    """
+
+    lr: float
+    agreement: Tensor
+    m: Tensor
+    v: Tensor
+    taken: int
+
+
+@dataclass(frozen=True)
 class ClippedAdam:
     r"""Adam whose gradient may exceed its running scale by a bounded factor only.
 
@@ -21,42 +45,54 @@ class ClippedAdam:
     One step into divergence has a gradient larger by orders of magnitude: unclipped, it
     would freeze v, and with it x, for a thousand steps.
 
-    Attributes:
-        lr: η, the length of a step in each coordinate; may be changed between steps.
-        agreement: cosine, in [-1, 1], between the last gradient and the m before it,
-            both divided by √v̂; 0 before the second step.
+    With a longest step, η grows to it while gradients agree,
 
-    Source: Kingma & Ba 2015, Algorithm 1.
+    $$ \eta \leftarrow
+       \min(\eta\, e^{\max(0, \cos(g_t, m_{t-1})) / 2},\ \eta_{\max}) $$
+
+    Attributes:
+        lr: η of the first step.
+        longest: η_max; None for a constant η.
+
+    Source: Kingma & Ba 2015, Algorithm 1. That η grows by the agreement of gradients is
+    the rule of Baydin et al. 2018, applied to η itself.
     """
 
-    lr: float
-    agreement: float = field(default=0.0, init=False)
-    _m: Tensor | None = field(default=None, init=False)
-    _v: Tensor | None = field(default=None, init=False)
-    _count: int = field(default=0, init=False)
+    lr: float = HYPER_LR
+    longest: float | None = None
 
     BETA1, BETA2, CLIP = 0.9, 0.99, 10.0
 
-    def step(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """The next x."""
-        if self._m is None or self._v is None:
-            self._m, self._v = torch.zeros_like(x), torch.zeros_like(x)
-        else:
-            scale = (self._v / (1 - self.BETA2**self._count)).sqrt() * self.CLIP
+    def init(self, x: Tensor) -> AdamState:
+        """The state before the first step from x, shape (n,), or (N, n) for N runs."""
+        still = torch.zeros_like(x)
+        return AdamState(self.lr, still.new_zeros(x.shape[:-1]), still, still, 0)
+
+    def update(
+        self, gradient: Tensor, state: AdamState, x: Tensor
+    ) -> tuple[Tensor, AdamState]:
+        """The next x, and the next state."""
+        lr, _, before, v, taken = state
+        if taken:
+            scale = (v / (1 - self.BETA2**taken)).sqrt() * self.CLIP
             clipped = gradient.clamp(-scale, scale)
             gradient = torch.where(scale > 0, clipped, gradient)
-        self._count += 1
-        before = self._m
-        self._m = self.BETA1 * self._m + (1 - self.BETA1) * gradient
-        self._v = self.BETA2 * self._v + (1 - self.BETA2) * gradient.square()
-        m_hat = self._m / (1 - self.BETA1**self._count)
-        v_hat = self._v / (1 - self.BETA2**self._count)
+        taken += 1
+        m = self.BETA1 * before + (1 - self.BETA1) * gradient
+        v = self.BETA2 * v + (1 - self.BETA2) * gradient.square()
+        m_hat = m / (1 - self.BETA1**taken)
+        v_hat = v / (1 - self.BETA2**taken)
         moving = v_hat > 0
         inverse = torch.where(moving, v_hat, 1.0).rsqrt() * moving
-        self.agreement = _cosine(gradient * inverse, before * inverse)
-        return x - self.lr * m_hat * inverse
+        x = x - lr * m_hat * inverse
+        agreement = _cosine(gradient * inverse, before * inverse)
+        if self.longest is not None:
+            longer = lr * math.exp(GROW * max(float(agreement), 0.0))
+            lr = min(longer, self.longest)
+        return x, AdamState(lr, agreement, m, v, taken)
 
 
-def _cosine(a: Tensor, b: Tensor) -> float:
-    lengths = float(a.norm() * b.norm())
-    return float(a @ b) / lengths if lengths else 0.0
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    lengths = a.norm(dim=-1) * b.norm(dim=-1)
+    cosine = torch.linalg.vecdot(a, b) / lengths
+    return torch.where(lengths > 0, cosine, 0.0)

@@ -1,10 +1,25 @@
 """How far to go along a step, by values alone."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass
+class LineSearchState(NamedTuple):
+    """How far a line search has come.
+
+    Attributes:
+        length: the t to try next; None when the search is over.
+        best: the best t tried, 0 if none was better than x.
+        value: φ(best).
+    """
+
+    length: float | None
+    best: float
+    value: float
+
+
+@dataclass(frozen=True)
 class LineSearch:
     r"""Finds $t$ with $\phi(t) = E(x + t s) < \phi(0)$, asking for one value at a time.
 
@@ -21,8 +36,6 @@ class LineSearch:
         value: φ(0).
         slope: φ'(0); not positive.
         shortest: t is not tried below it.
-        length: the t to try next; None when the search is over.
-        best: the best t tried, 0 if none was better than x.
 
     Source: Nocedal & Wright 2006, section 3.5 (interpolation).
     """
@@ -30,24 +43,24 @@ class LineSearch:
     value: float
     slope: float
     shortest: float = 0.0
-    length: float | None = field(default=1.0, init=False)
-    best: float = field(default=0.0, init=False)
 
     NARROWEST, WIDEST, UNKNOWN = 0.15, 0.6, 0.25
 
-    def observe(self, value: float) -> None:
-        """Take in φ(length), which may be non-finite."""
-        assert self.length is not None, "the search is over"
-        t = self.length
-        if value < self.value:
-            self.best, self.value = t, value
+    def init(self) -> LineSearchState:
+        """The state before the first trial."""
+        return LineSearchState(1.0, 0.0, self.value)
+
+    def update(self, value: float, state: LineSearchState) -> LineSearchState:
+        """The next state from φ(state.length), which may be non-finite."""
+        t, best, lowest = state
+        assert t is not None, "the search is over"
+        if value < lowest:
             # A step that had to be shortened is not lengthened again.
-            self.length = 2 * t if t >= 1 else None
-        elif self.best:
-            self.length = None
-        else:
-            shorter = t * self._shrink(value, t)
-            self.length = shorter if shorter >= self.shortest else None
+            return LineSearchState(2 * t if t >= 1 else None, t, value)
+        if best:
+            return state._replace(length=None)
+        shorter = t * self._shrink(value, t)
+        return state._replace(length=shorter if shorter >= self.shortest else None)
 
     def _shrink(self, value: float, t: float) -> float:
         if not math.isfinite(value):

@@ -1,13 +1,28 @@
 """Resilient propagation: steps by the signs of the hypergradient."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass
+class RpropState(NamedTuple):
+    """What `Rprop` remembers between points.
+
+    Attributes:
+        lengths: Δ, of the next step along each of the k directions, shape (k,).
+        slopes: q at the last point, shape (k,).
+        taken: how many gradients were taken in.
+    """
+
+    lengths: Tensor
+    slopes: Tensor
+    taken: int
+
+
+@dataclass(frozen=True)
 class Rprop:
     r"""Steps against the signs of a gradient, with a length for every direction.
 
@@ -25,7 +40,7 @@ class Rprop:
     Attributes:
         length: how far the first step moves every coordinate. Elements of a tensor go
             half of it by themselves, half of it together.
-        tensors: which coordinates are elements of one tensor.
+        tensors: slices of coordinates that are the elements of one tensor.
 
     Source: Riedmiller & Braun 1993, with a larger growth, for a point costs a whole
     training run. The shared directions are raymeta's own.
@@ -33,55 +48,51 @@ class Rprop:
 
     length: float
     tensors: Sequence[slice] = ()
-    _lengths: Tensor | None = field(default=None, init=False)
-    _slopes: Tensor = field(default_factory=lambda: torch.empty(0), init=False)
 
     GROW, SHRINK, RETREAT = 1.5, 0.5, 0.35
     #: A step is grown to this at most: a factor of 4.5 in a positive hyperparameter.
     LONGEST = 1.5
 
-    def turn(self, gradient: Tensor) -> None:
-        """Take in dE/dx where to step from, shape (n,)."""
-        slopes = self._along(gradient)
-        if self._lengths is None:
-            self._lengths = self._first(slopes)
-        else:
-            grown = torch.minimum(
-                self._lengths * self.GROW, self._lengths.clamp(min=self.LONGEST)
-            )
-            flipped = slopes * self._slopes < 0
-            self._lengths = torch.where(flipped, self._lengths * self.SHRINK, grown)
-        self._slopes = slopes
+    def init(self, x: Tensor) -> RpropState:
+        """The state before the first gradient, for steps from x, shape (n,)."""
+        lengths = x.new_full((len(x) + len(self.tensors),), self.length)
+        for part in (*self.tensors, slice(len(x), None)):
+            lengths[part] = self.length / 2
+        return RpropState(lengths, torch.zeros_like(lengths), 0)
 
-    def retreat(self, gradient: Tensor) -> None:
-        """Shrink what changed its sign at the end of a step."""
-        assert self._lengths is not None, "turn to a gradient first"
-        flipped = self._along(gradient) * self._slopes < 0
-        shrunk = self._lengths * self.RETREAT
-        self._lengths = torch.where(flipped, shrunk, self._lengths)
+    def update(self, gradient: Tensor, state: RpropState) -> RpropState:
+        """The state at a new point, to step from.
 
-    def step(self) -> Tensor:
+        Args:
+            gradient: dE/dx there, shape (n,).
+            state: the one at the point before.
+        """
+        lengths, slopes = state.lengths, self._along(gradient)
+        if state.taken:
+            grown = torch.minimum(lengths * self.GROW, lengths.clamp(min=self.LONGEST))
+            flipped = slopes * state.slopes < 0
+            lengths = torch.where(flipped, lengths * self.SHRINK, grown)
+        return RpropState(lengths, slopes, state.taken + 1)
+
+    def retreat(self, gradient: Tensor, state: RpropState) -> RpropState:
+        """The state whose step is shorter where a step's end has another sign."""
+        flipped = self._along(gradient) * state.slopes < 0
+        shrunk = state.lengths * self.RETREAT
+        return state._replace(lengths=torch.where(flipped, shrunk, state.lengths))
+
+    def scale(self, factor: float, state: RpropState) -> RpropState:
+        """The state of other lengths: a line search went another way than one step."""
+        return state._replace(lengths=state.lengths * factor)
+
+    def step(self, state: RpropState) -> Tensor:
         """What to add to x, shape (n,)."""
-        assert self._lengths is not None, "turn to a gradient first"
-        moves = -self._lengths * self._slopes.sign()
+        moves = -state.lengths * state.slopes.sign()
         n = len(moves) - len(self.tensors)
         step = moves[:n].clone()
         for part, move in zip(self.tensors, moves[n:], strict=True):
             step[part] += move
         return step
 
-    def scale(self, factor: float) -> None:
-        """Change all lengths: a line search went another way than one step."""
-        assert self._lengths is not None, "turn to a gradient first"
-        self._lengths = self._lengths * factor
-
     def _along(self, gradient: Tensor) -> Tensor:
         shared = [gradient[part].sum() for part in self.tensors]
         return torch.cat([gradient, gradient.new_tensor(shared)])
-
-    def _first(self, slopes: Tensor) -> Tensor:
-        lengths = torch.full_like(slopes, self.length)
-        for part in self.tensors:
-            lengths[part] = self.length / 2
-        lengths[len(slopes) - len(self.tensors) :] = self.length / 2
-        return lengths

@@ -80,7 +80,8 @@ class HybridMethod(SearchMethod):
         """Before the first step, at the suggested hyperparameters."""
         flat = {name: config[name] for name in task.space.used(config)}
         hparams = task.space.unflatten(flat, torch.float64)
-        return self._at(task, problem, config).begin(hparams)
+        run = self._at(task, problem, config)
+        return run.begin(run.coordinates.at(hparams))
 
     def train(
         self,
@@ -92,7 +93,7 @@ class HybridMethod(SearchMethod):
     ) -> Iterator[tuple[Report, OnlineState]]:
         """Train and descend; a report at each rung, and where the run stands then."""
         factor = config.get(HYPER_LR_FACTOR, 1.0)
-        return self._at(task, problem, config).go_on(start[1], rungs, factor)
+        return self._at(task, problem, config).reports(start[1], rungs, factor)
 
     def _at(
         self, task: Task, problem: BilevelProblem, config: Mapping[str, Any]

@@ -44,9 +44,9 @@ class TestWithinRun:
     def test_without_hyper_steps_it_is_plain_training(self):
         task = Bowl()
         run = within(task)
-        start = run.begin(task.space.initial(torch.float64))
+        start = run.begin(run.coordinates.start())
 
-        reports = [r for r, _ in run.go_on(start, (4, 9), factor=0.0)]
+        reports = [r for r, _ in run.reports(start, (4, 9), factor=0.0)]
 
         for report, steps in zip(reports, (4, 9), strict=True):
             exact = task.outer(0.1, 0, steps)
@@ -61,9 +61,9 @@ class TestWithinRun:
         """Adam's first step is η sign(g), and a larger lr lowers the loss."""
         task = Bowl()
         run = within(task)
-        start = run.begin(task.space.initial(torch.float64))
+        start = run.begin(run.coordinates.start())
 
-        (_, standing), (report, _) = run.go_on(start, (1, 2), factor=factor)
+        (_, standing), (report, _) = run.reports(start, (1, 2), factor=factor)
 
         second = 0.1 * math.exp(factor * HYPER_LR)
         assert float(standing.x.exp()) == pytest.approx(second, rel=1e-6)
@@ -73,13 +73,13 @@ class TestWithinRun:
     def test_left_and_taken_up_it_is_the_same_run_to_the_last_bit(self):
         task = Quadratic()
         run = within(task, steps=3)
-        start = run.begin(task.space.initial(torch.float64))
+        start = run.begin(run.coordinates.start())
         rungs = (5, 11, 20)
-        whole = list(run.go_on(start, rungs))
+        whole = list(run.reports(start, rungs))
 
         standing, pieces = start, []
         for rung in rungs:
-            ((report, standing),) = run.go_on(standing, (rung,))
+            ((report, standing),) = run.reports(standing, (rung,))
             pieces.append(report)
 
         for (report, _), piece in zip(whole, pieces, strict=True):
@@ -91,11 +91,11 @@ class TestWithinRun:
     def test_it_charges_what_it_said(self):
         task = Quadratic()
         run = within(task, steps=3)
-        start = run.begin(task.space.initial(torch.float64))
+        start = run.begin(run.coordinates.start())
         rungs = (5, 11, 20)
         total = 0.0
         charges = run.charges(rungs)
-        for (report, _), charge in zip(run.go_on(start, rungs), charges, strict=True):
+        for (report, _), charge in zip(run.reports(start, rungs), charges, strict=True):
             total += charge
             assert report.gradient_evals == pytest.approx(total)
 
@@ -167,7 +167,7 @@ def test_saved_states_spare_training_and_change_nothing(bench, tmp_path):
     cell = one.studies[0].spec.key
     like = POPULATION.begin(Bowl(), Bowl().sample(0), {"lr": 0.1, "kind": "plain"})
     saved = states.load(cell, 1, 6, like)
-    assert (saved.rollout.step, saved.adam["_count"]) == (6, 6)
+    assert (saved.rollout.step, saved.adam.taken) == (6, 6)
     assert (frames[1].parent != frames[1].trial).any()
 
 

@@ -1,7 +1,7 @@
-"""Curvature of E, from the hypergradients along a descent."""
+"""Limited-memory BFGS: the curvature of E, from the hypergradients of a descent."""
 
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,8 +10,18 @@ from torch import Tensor
 MEMORY = 10
 
 
-@dataclass
-class Curvature:
+class LBFGSState(NamedTuple):
+    """What `LBFGS` remembers between steps.
+
+    Attributes:
+        pairs: (s, y), the latest last; s and y have the shape of x.
+    """
+
+    pairs: tuple[tuple[Tensor, Tensor], ...] = ()
+
+
+@dataclass(frozen=True)
+class LBFGS:
     r"""Steps by limited-memory BFGS, whose first inverse Hessian is that of another.
 
     $$ p = -H \nabla E,\qquad
@@ -39,36 +49,53 @@ class Curvature:
     """
 
     longest: float
-    _pairs: deque[tuple[Tensor, Tensor]] = field(
-        default_factory=lambda: deque(maxlen=MEMORY), init=False
-    )
 
     #: What gradients may miss of the change in E; the least |∇_i E| over the largest
     #: that H_0 believes.
     MISSED, LEAST = 0.4, 0.1
 
-    def learn(self, step: Tensor, rise: float, before: Tensor, after: Tensor) -> None:
-        """Take in a step, by how much E rose over it, and dE/dx before and after it."""
-        change = after - before
+    def init(self) -> LBFGSState:
+        """The state that knows nothing about the curvature."""
+        return LBFGSState()
+
+    def update(
+        self,
+        step: Tensor,
+        rise: float,
+        before: Tensor,
+        after: Tensor,
+        state: LBFGSState,
+    ) -> LBFGSState:
+        """The next state, from a step that was taken.
+
+        Args:
+            step: s.
+            rise: E(x + s) - E(x).
+            before: dE/dx at x.
+            after: dE/dx at x + s.
+            state: the one before.
+        """
         slopes = float(before @ step), float(after @ step)
         missed = abs(rise - sum(slopes) / 2)
         agree = missed <= self.MISSED * (abs(slopes[0]) + abs(slopes[1]))
-        if agree and slopes[1] > slopes[0]:
-            self._pairs.append((step, change))
+        if not (agree and slopes[1] > slopes[0]):
+            return state
+        return LBFGSState((*state.pairs, (step, after - before))[-MEMORY:])
 
-    def step(self, gradient: Tensor, otherwise: Tensor) -> Tensor:
+    def step(self, gradient: Tensor, otherwise: Tensor, state: LBFGSState) -> Tensor:
         """What to add to x, shape (n,).
 
         Args:
             gradient: dE/dx.
             otherwise: the step where no pair is known; it descends.
+            state: what is known.
         """
-        if not self._pairs or not gradient.any():
+        if not state.pairs or not gradient.any():
             return otherwise
         least = self.LEAST * gradient.abs().max()
         first = otherwise.abs() / torch.maximum(gradient.abs(), least)
         q, used = gradient, []
-        for s, y in reversed(self._pairs):
+        for s, y in reversed(state.pairs):
             share = (s @ q) / (s @ y)
             q = q - share * y
             used.append((share, s, y))

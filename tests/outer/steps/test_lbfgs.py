@@ -1,4 +1,4 @@
-"""The curvature that hypergradients tell of: L-BFGS where E is smooth."""
+"""Limited-memory BFGS: dense BFGS where E is smooth, and what is not learnt from."""
 
 import math
 
@@ -6,9 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from raymeta.outer import Curvature
+from raymeta.outer import LBFGS
+from raymeta.outer.steps.lbfgs import LBFGSState
 
 pytestmark = pytest.mark.usefixtures("float64")
+
+
+#: One that is bound by no longest step, and one that is.
+LONG, SHORT = LBFGS(100.0), LBFGS(1.5)
 
 
 def vector(*values: float) -> Tensor:
@@ -24,15 +29,15 @@ def a_parabola(n: int = 3) -> tuple[Tensor, Tensor]:
 
 def walked(
     hessian: Tensor, gradient: Tensor, steps: Tensor, scale: float = 1.0
-) -> tuple[Curvature, Tensor]:
+) -> tuple[LBFGSState, Tensor]:
     """What steps along a parabola teach, and the gradient at their end."""
-    curvature = Curvature(100.0)
+    state = LONG.init()
     for step in steps:
         after = gradient + hessian @ step
         rise = float((gradient + after) @ step) / 2
-        curvature.learn(step, scale * rise, scale * gradient, scale * after)
+        state = LONG.update(step, scale * rise, scale * gradient, scale * after, state)
         gradient = after
-    return curvature, gradient
+    return state, gradient
 
 
 def bfgs(hessian: Tensor, steps: Tensor, first: Tensor) -> Tensor:
@@ -45,41 +50,44 @@ def bfgs(hessian: Tensor, steps: Tensor, first: Tensor) -> Tensor:
     return inverse
 
 
-def test_curvature_steps_as_dense_bfgs_does():
+def test_it_steps_as_dense_bfgs_does():
     hessian, gradient = a_parabola()
     steps = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
-    curvature, end = walked(hessian, gradient, steps)
+    state, end = walked(hessian, gradient, steps)
     otherwise = vector(0.3, -0.2, 0.1)
     first = otherwise.abs() / end.abs().clamp(min=float(end.abs().max()) / 10)
     truth = -bfgs(hessian, steps, first) @ end
-    torch.testing.assert_close(curvature.step(end, otherwise), truth)
-    along = curvature.step(hessian @ steps[-1], otherwise)
+    torch.testing.assert_close(LONG.step(end, otherwise, state), truth)
+    along = LONG.step(hessian @ steps[-1], otherwise, state)
     torch.testing.assert_close(along, -steps[-1])  # the secant equation H y = s
 
 
-def test_curvature_finds_the_minimum_after_steps_in_every_conjugate_direction():
+def test_it_finds_the_minimum_after_steps_in_every_conjugate_direction():
     hessian, gradient = a_parabola()
     conjugate = torch.linalg.eigh(hessian).eigenvectors.T
-    curvature, end = walked(hessian, gradient, conjugate)
+    state, end = walked(hessian, gradient, conjugate)
     newton = -torch.linalg.solve(hessian, end)
-    torch.testing.assert_close(curvature.step(end, vector(1.0, 1.0, 1.0)), newton)
+    found = LONG.step(end, vector(1.0, 1.0, 1.0), state)
+    torch.testing.assert_close(found, newton)
 
 
-def test_curvature_is_the_other_step_until_it_knows_better():
-    curvature, otherwise = Curvature(1.5), vector(3.0, -1.0)
-    assert curvature.step(vector(-1.0, 1.0), otherwise) is otherwise
-    # Along one axis of a parabola with h = 2: then Newton's step there, s^0 elsewhere.
-    curvature.learn(vector(1.0, 0.0), -5.0, vector(-6.0, 0.0), vector(-4.0, 0.0))
-    step = curvature.step(vector(-2.0, 1.0), vector(0.7, -0.4))
+def knowing() -> LBFGSState:
+    """After a step along one axis of a parabola with h = 2."""
+    before, after = vector(-6.0, 0.0), vector(-4.0, 0.0)
+    return SHORT.update(vector(1.0, 0.0), -5.0, before, after, SHORT.init())
+
+
+def test_it_is_the_other_step_until_it_knows_better():
+    otherwise = vector(3.0, -1.0)
+    assert SHORT.step(vector(-1.0, 1.0), otherwise, SHORT.init()) is otherwise
+    # Then Newton's step along that axis, s^0 elsewhere.
+    step = SHORT.step(vector(-2.0, 1.0), vector(0.7, -0.4), knowing())
     assert step.tolist() == pytest.approx([1.0, -0.4])
-    nothing = vector(0.0, 0.0)
-    assert curvature.step(nothing, otherwise) is otherwise
+    assert SHORT.step(vector(0.0, 0.0), otherwise, knowing()) is otherwise
 
 
-def test_curvature_moves_no_coordinate_by_more_than_the_longest():
-    curvature = Curvature(1.5)
-    curvature.learn(vector(1.0, 0.0), -5.0, vector(-6.0, 0.0), vector(-4.0, 0.0))
-    step = curvature.step(vector(-12.0, 1.0), vector(0.7, -0.4))
+def test_it_moves_no_coordinate_by_more_than_the_longest():
+    step = SHORT.step(vector(-12.0, 1.0), vector(0.7, -0.4), knowing())
     # Newton's step is 6; a tenth of the largest gradient is 1.2, for H_0 = 0.4 / 1.2.
     assert step.tolist() == pytest.approx([1.5, -0.4 / 1.2 / 4])
 
@@ -94,17 +102,25 @@ def test_curvature_moves_no_coordinate_by_more_than_the_longest():
         (0.5, math.nan, 1.0),
     ],
 )
-def test_curvature_does_not_learn_from_what_is_no_parabola(rise, before, after):
-    curvature, otherwise = Curvature(1.5), vector(0.5)
-    curvature.learn(vector(1.0), rise, vector(before), vector(after))
-    assert curvature.step(vector(1.0), otherwise) is otherwise
+def test_it_does_not_learn_from_what_is_no_parabola(rise, before, after):
+    empty = SHORT.init()
+    assert (
+        SHORT.update(vector(1.0), rise, vector(before), vector(after), empty) == empty
+    )
+
+
+def test_it_forgets_all_but_the_latest_pairs():
+    hessian, gradient = a_parabola()
+    steps = torch.randn(13, 3, generator=torch.Generator().manual_seed(1))
+    state, _ = walked(hessian, gradient, steps)
+    assert [pair[0].tolist() for pair in state.pairs] == steps[3:].tolist()
 
 
 @pytest.mark.parametrize("scale", [2.0**-40, 2.0**60])
-def test_curvature_does_not_see_the_scale_of_e(scale):
+def test_it_does_not_see_the_scale_of_e(scale):
     hessian, gradient = a_parabola()
     steps = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
     (one, end), (other, _) = (walked(hessian, gradient, steps, a) for a in (1.0, scale))
     otherwise = vector(0.3, -0.2, 0.1)
-    scaled = other.step(scale * end, otherwise)
-    assert torch.equal(one.step(end, otherwise), scaled)
+    scaled = LONG.step(scale * end, otherwise, other)
+    assert torch.equal(LONG.step(end, otherwise, one), scaled)
