@@ -55,7 +55,7 @@ def extrapolated(
     """What communication takes of a step, if nothing of it overlaps with computing.
 
     Args:
-        model: of an all-reduce.
+        model: the time of an all-reduce.
         size: bytes of a gradient.
         computing: seconds of a worker's step without it; every worker has its own
             tasks, as many as that takes.

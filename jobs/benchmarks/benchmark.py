@@ -12,16 +12,12 @@ import argparse
 import gc
 import os
 import re
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
-
-# `jobs` is found however this is started.
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import pandas as pd
 import torch

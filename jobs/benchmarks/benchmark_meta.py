@@ -13,13 +13,8 @@ model fitted to it says what share of a step communication would take on more wo
 
 import argparse
 import gc
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-
-# `jobs` is found however this is started.
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import pandas as pd
 import torch

@@ -59,7 +59,7 @@ class Driver(NamedTuple):
     Attributes:
         measured: how many there were.
         trial_s: seconds of the driver for one, on average.
-        trial_bytes: of its memory that stay.
+        trial_bytes: bytes of its memory that stay.
         trial_disk: bytes of journal and frame.
         growth_s: seconds by which a trial costs more than the one before, in a cell.
         save_s: seconds to write the frame of all of them.
@@ -73,7 +73,7 @@ class Driver(NamedTuple):
     save_s: float
 
     def seconds(self, trials: int) -> float:
-        """Of the driver for so many trials in one cell."""
+        """Seconds of the driver for so many trials in one study."""
         first = self.trial_s - self.growth_s * self.measured / 2
         return trials * (max(first, 0.0) + self.growth_s * trials / 2)
 
@@ -154,8 +154,8 @@ class Training(NamedTuple):
 
     Attributes:
         task_s: seconds of one task of the step, here.
-        gradient_bytes: that all workers average.
-        checkpoint_bytes: of one file.
+        gradient_bytes: bytes that all workers average.
+        checkpoint_bytes: bytes of a checkpoint's file.
     """
 
     task_s: float

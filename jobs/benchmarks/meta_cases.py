@@ -20,13 +20,13 @@ class Case(NamedTuple):
     """Second-order MAML on a family of tasks.
 
     Attributes:
-        name: by which the tables know it.
-        family: of the tasks.
-        network: makes it, with the same weights every time.
+        name: the name in the tables.
+        family: makes the family of tasks.
+        network: makes the network, with the same weights every time.
         loss: the mean over a batch's examples.
-        lr: of the inner SGD.
+        lr: learning rate of the inner SGD.
         inner_steps: T.
-        tasks: of an outer step.
+        tasks: number of tasks of an outer step.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Case(NamedTuple):
         )
 
     def learner(self) -> Learner:
-        """As raymeta's users write it."""
+        """The learner as raymeta's users write it."""
         return maml(
             self.network(),
             loss=self.loss,

@@ -30,7 +30,7 @@ class Method(NamedTuple):
     """A row of the time table.
 
     Attributes:
-        name: by which the tables know it.
+        name: the name in the tables.
         run: a whole run by it.
         exact: whether its gradient is the whole run's.
         learned: the λ to differentiate by, a key of `LEARNED`.

@@ -30,7 +30,7 @@ class Target(NamedTuple):
     """A figure to reach.
 
     Attributes:
-        name: of the figure.
+        name: the figure's name.
         of: all that was measured -> the figure, by model and steps.
         most: what it may be at most.
     """

@@ -39,7 +39,7 @@ def table(frame: pd.DataFrame, counts: dict[str, int]) -> pd.DataFrame:
     """One row per task that black-box search and gradients were run on.
 
     Args:
-        frame: of a comparison.
+        frame: a comparison's, one row per report.
         counts: continuous hyperparameters by task.
 
     Returns:

@@ -7,7 +7,7 @@ with the workers' draws averaged; real workers, processes on Ray, must then lear
 same points to 1e-5.
 
 Run by hand this starts an embedded Ray. `ray job submit --working-dir . -- python
-jobs/experiments/scaling.py --out /shared/scaling` uses the cluster, which needs a CPU
+-m jobs.experiments.scaling --out /shared/scaling` uses the cluster, which needs a CPU
 for each real worker; the folder must be one that all nodes see and that outlives the
 job.
 
@@ -15,12 +15,8 @@ Source: Grefenstette et al. 2019, the authors' distributed example.
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
-
-# `jobs` is found however this is started.
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import pandas as pd
 import torch

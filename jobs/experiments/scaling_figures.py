@@ -1,6 +1,6 @@
 """Figures of a data set that is learnt by more and more workers.
 
-They are drawn from what `jobs/experiments/scaling.py` writes: its frame, with one row
+They are drawn from what `jobs.experiments.scaling` writes: its frame, with one row
 per `inner_lr`, `workers`, `seed` and `outer_step`, and the tables beside it.
 """
 

@@ -97,7 +97,7 @@ class Measure:
     """Judges points by the same fresh classifiers in every run.
 
     Args:
-        family: of the classifiers.
+        family: the family that classifiers are drawn from.
         fresh: how many.
     """
 

@@ -20,7 +20,7 @@ def interval(frame: pd.DataFrame, by: list[str], column: str) -> pd.DataFrame:
     Args:
         frame: one row per `by` and seed.
         by: columns.
-        column: of the values.
+        column: the values' column.
 
     Returns:
         Columns `by`, `mean`, `half` (half the interval's width; NaN for one seed).

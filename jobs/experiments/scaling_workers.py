@@ -30,8 +30,8 @@ def compare_workers(
 
     Args:
         configs: what to learn; `tasks_per_step` is the number of workers.
-        points: of the averaged draws, see `scaling_runs.Tables`.
-        folder: that all nodes see; what is written there is removed.
+        points: those of the averaged draws, see `scaling_runs.Tables`.
+        folder: scratch space that all nodes see; it is left empty.
         say: takes lines.
 
     Returns:

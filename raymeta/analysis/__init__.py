@@ -8,7 +8,7 @@ It needs pandas and matplotlib only, so a run can be read after its cluster is g
     analysis.write_report("runs/digits")
 """
 
-from raymeta.analysis.figures.anytime import anytime, draw_anytime
+from raymeta.analysis.figures.anytime import draw_anytime
 from raymeta.analysis.figures.comparison import write_figures
 from raymeta.analysis.figures.critical_difference import draw_ranks
 from raymeta.analysis.figures.loss_animation import write_loss_animation
@@ -21,6 +21,7 @@ from raymeta.analysis.figures.surfaces import draw_surface
 from raymeta.analysis.figures.training import write_training_figures
 from raymeta.analysis.figures.trajectories import draw_trajectories
 from raymeta.analysis.report import write_report
+from raymeta.analysis.tables.anytime import anytime
 from raymeta.analysis.tables.area import area_under_curve
 from raymeta.analysis.tables.bootstrap import bootstrap_mean, final_differences
 from raymeta.analysis.tables.frames import REQUIRED_COLUMNS, blackbox_target, read

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raymeta.meta import Siren
+from raymeta.tasks.networks import accuracy
 from raymeta.train import figure_data
 from raymeta.train.config import Pictures
 
@@ -88,11 +89,6 @@ def small_network(context: int, seed: int) -> nn.Sequential:
         return nn.Sequential(
             nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
         )
-
-
-def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Share of the examples whose largest output is the target's."""
-    return (outputs.argmax(-1) == targets).to(outputs.dtype).mean()
 
 
 def sinusoids() -> Domain:

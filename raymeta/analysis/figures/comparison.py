@@ -7,13 +7,14 @@ from pathlib import Path
 import pandas as pd
 
 from raymeta.analysis.figures import style
-from raymeta.analysis.figures.anytime import UNITS, draw_anytime
+from raymeta.analysis.figures.anytime import draw_anytime
 from raymeta.analysis.figures.critical_difference import draw_ranks
 from raymeta.analysis.figures.loss_animation import write_loss_animation
 from raymeta.analysis.figures.loss_curves import draw_loss_curves
 from raymeta.analysis.figures.loss_rows_3d import draw_curve_row
 from raymeta.analysis.figures.surfaces import draw_surface
 from raymeta.analysis.figures.trajectories import draw_trajectories
+from raymeta.analysis.tables.anytime import UNITS
 from raymeta.analysis.tables.frames import check
 from raymeta.results.validity import reasons_of
 
@@ -56,7 +57,7 @@ def write_surface_figures(frame: pd.DataFrame, folder: str | Path) -> list[Path]
 
     Args:
         frame: One row per report.
-        folder: Of the comparison, perhaps with `surface.parquet` and `curves.parquet`
+        folder: The comparison's, perhaps with `surface.parquet` and `curves.parquet`
             (see `raymeta.outer.landscape`).
 
     Returns:

@@ -41,8 +41,8 @@ def draw_mean_ranks(
     """Draw `mean_ranks`: the best on the left, bars over groups not told apart.
 
     Args:
-        ranks: Of `mean_ranks`.
-        families: Of the methods, for the lines' dashes.
+        ranks: See `mean_ranks`.
+        families: Family by method, for the lines' dashes.
         level: The α that the ranks were computed with.
     """
     count = len(ranks.mean)

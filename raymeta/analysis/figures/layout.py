@@ -35,8 +35,8 @@ def panels(
     Args:
         count: How many panels.
         across: The most in one row.
-        width: Of one panel, inches.
-        height: Of one panel, inches.
+        width: One panel's, inches.
+        height: One panel's, inches.
         below: Room for a legend under all panels, inches.
 
     Returns:
@@ -188,7 +188,7 @@ def label_ends(axes: Axes, labels: Iterable[EndLabel], *, height: float) -> None
     Args:
         axes: The panel, its limits and scales set.
         labels: One per line.
-        height: Of the panel, inches.
+        height: The panel's, inches.
     """
     labels, top = list(labels), axes.get_ylim()[1]
     to_share = axes.transScale + axes.transLimits

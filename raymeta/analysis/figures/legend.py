@@ -6,7 +6,7 @@ from raymeta.analysis.tables.frames import (
     BLACKBOX,
     HYBRID,
     HYPERGRADIENT,
-    seed_quantile,
+    seed_median,
 )
 
 MOST = 10  # methods that a panel names
@@ -17,7 +17,7 @@ def methods_to_label(cells: pd.DataFrame) -> list[str]:
     """Return the methods to name, the lowest median final loss first.
 
     Args:
-        cells: Of one task, as `frames.cells` returns them.
+        cells: One task's, as `frames.cells` returns them.
 
     Returns:
         All methods, or ten of more: the best of each family first (`OF_EACH`), so that
@@ -25,7 +25,7 @@ def methods_to_label(cells: pd.DataFrame) -> list[str]:
         seeds is last.
     """
     losses = cells.groupby(["family", "method"])["best_outer_loss"]
-    medians = losses.agg(lambda v: float(seed_quantile(v, 0.5)))
+    medians = losses.agg(seed_median)
     order = medians.sort_values(kind="stable")  # NaN last
     ranked = [(str(family), str(method)) for family, method in order.index]
     if len(ranked) <= MOST:

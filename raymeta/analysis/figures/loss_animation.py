@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.ticker import MaxNLocator
 
 from raymeta.analysis.figures import layout, style
-from raymeta.analysis.figures.loss_curves import loss_curves, y_range
-from raymeta.analysis.tables.hparams import PREFIX
+from raymeta.analysis.figures.loss_curves import y_range
+from raymeta.analysis.tables.frames import PREFIX
+from raymeta.analysis.tables.loss_curves import loss_curves
 from raymeta.analysis.tables.text import number
 
 FPS = 2

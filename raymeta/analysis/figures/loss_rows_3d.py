@@ -10,35 +10,13 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from mpl_toolkits.mplot3d import Axes3D
 
 from raymeta.analysis.figures import layout, style
-from raymeta.analysis.figures.surfaces import Surface, is_logarithmic, surface_of
-from raymeta.analysis.tables.frames import HYPERGRADIENT
-from raymeta.analysis.tables.hparams import PREFIX, incumbents
+from raymeta.analysis.tables.frames import HYPERGRADIENT, PREFIX
+from raymeta.analysis.tables.incumbents import ONLINE, best_run
+from raymeta.analysis.tables.surfaces import Surface, is_logarithmic, surface_of
 from raymeta.analysis.tables.text import number
 
 DECADES = 100.0  # losses that span more are shown as logarithms
-ONLINE = 4  # reports of one run: more say that λ changed while training went on
 WAYS = 2  # of each kind that are drawn: more could not be followed
-
-
-def best_run(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the reports of the training run that ended with a cell's lowest loss.
-
-    Args:
-        rows: The reports of one hypergradient cell.
-
-    Returns:
-        The reports from the run's first to its complete one, in order; none when no run
-        was completed. Where runs have more than four reports, of those: between them, a
-        descent looks around by plain runs.
-    """
-    rows = rows.sort_values("gradient_evals", kind="stable").reset_index(drop=True)
-    run = (rows["inner_steps"] <= rows["inner_steps"].shift(fill_value=0)).cumsum()
-    within = run.map(run.value_counts()) > ONLINE
-    best = incumbents(rows[within]) if within.any() else incumbents(rows)
-    if not len(best):
-        return rows.iloc[:0]
-    end = best.index[-1]
-    return rows[(run == run[end]) & (rows.index <= end)]
 
 
 def draw_curve_row(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
@@ -50,7 +28,7 @@ def draw_curve_row(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
     kind are drawn.
 
     Args:
-        rows: Of `raymeta.outer.landscape.loss_surface`, one task.
+        rows: One task's, as `raymeta.outer.landscape.loss_surface` returns them.
         frame: The comparison's, one row per report.
 
     Returns:
@@ -115,8 +93,8 @@ class Scales(NamedTuple):
     """Which axes show logarithms: 3-D axes have no logarithmic scale of their own.
 
     Attributes:
-        depth: of the hyperparameter.
-        height: of the loss.
+        depth: whether the hyperparameter's does.
+        height: whether the loss's does.
         top: the highest loss that is shown.
     """
 

@@ -24,8 +24,8 @@ def draw_meta_loss(
     Below it each metric likewise.
 
     Args:
-        frame: Of `read_training`.
-        published: Of `read_published`, for a line and a mark beside the losses.
+        frame: See `read_training`.
+        published: See `read_published`; for a line and a mark beside the losses.
 
     Returns:
         A figure; `style.save` writes it.

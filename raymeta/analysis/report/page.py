@@ -19,7 +19,7 @@ def write_report(path: str | Path) -> list[Path]:
     The page, `report.html`, loads nothing from anywhere: it can be mailed.
 
     Args:
-        path: Of a comparison or a training: its folder, or the frame in it.
+        path: The folder of a comparison or a training, or the frame in it.
 
     Returns:
         The files that were written, the page last.

@@ -33,11 +33,11 @@ def bootstrap_mean(
 
     Args:
         values: [n] float.
-        level: Of confidence. Few values make the interval too narrow: of n normal
+        level: Confidence level. Few values make the interval too narrow: of n normal
             values, one of 95 % covers the mean in about 93 % of cases for n = 20, in 84
             % for n = 5, in 75 % for n = 3.
         method: `BCa` (bias-corrected and accelerated) or `percentile`.
-        seed: Of the resampling, so that the same values give the same interval.
+        seed: Seeds the resampling: the same values have the same interval.
 
     Returns:
         The mean and its interval: a point when all values are equal, NaN to NaN for

@@ -14,6 +14,7 @@ import pyarrow as pa
 from raymeta.results.schema import current_frame
 from raymeta.results.validity import COLUMN, mark, recorded
 
+PREFIX = "hp/"  # before a hyperparameter's name
 CELL = ["task", "method", "seed"]
 HYPERGRADIENT, HYBRID, BLACKBOX = "hypergradient", "hybrid", "black-box"
 REQUIRED_COLUMNS = (
@@ -159,6 +160,11 @@ def seed_quantile(values: np.ndarray, q: float) -> np.ndarray:
     return low + (rank % 1) * (high - low)
 
 
+def seed_median(values: np.ndarray) -> float:
+    """Take the median over seeds, see `seed_quantile`."""
+    return float(seed_quantile(values, 0.5))
+
+
 def blackbox_target(frame: pd.DataFrame) -> pd.DataFrame:
     """Find, per task and seed, the loss that the best black-box method ended at.
 
@@ -184,7 +190,7 @@ def target_of(cells: pd.DataFrame) -> pd.DataFrame:
     found = []
     for _, group in blackbox.groupby("task"):
         losses = group.groupby("method")["best_outer_loss"]
-        medians = losses.apply(lambda v: float(seed_quantile(v, 0.5))).dropna()
+        medians = losses.agg(seed_median).dropna()
         if len(medians):
             best = group[group["method"] == medians.idxmin()]
             found.append(best.dropna(subset=["best_outer_loss"]))

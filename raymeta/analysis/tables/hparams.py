@@ -12,12 +12,14 @@ import pandas as pd
 from raymeta.analysis.tables.frames import (
     CELL,
     HYPERGRADIENT,
+    PREFIX,
     cells,
     check,
+    seed_median,
     seed_quantile,
 )
+from raymeta.analysis.tables.incumbents import incumbents
 
-PREFIX = "hp/"
 MANY = 12  # more entries of one base name than this are summarised
 TRIAL = ["method", "family", "seed", "trial"]
 QUANTILES = {"q10": 0.1, "median": 0.5, "q90": 0.9}
@@ -99,21 +101,6 @@ def hparam_bands(frame: pd.DataFrame, task: str) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def incumbents(cell: pd.DataFrame) -> pd.DataFrame:
-    """Return the reports of one cell, in order, that set a new best full-horizon loss.
-
-    Args:
-        cell: The rows of one cell.
-
-    Returns:
-        The rows with status `complete` whose `outer_loss` is below all before.
-    """
-    rows = cell[cell["status"] == "complete"].dropna(subset=["outer_loss"])
-    rows = rows.sort_values("gradient_evals", kind="stable")
-    before = rows["outer_loss"].cummin().shift(fill_value=np.inf)
-    return rows[rows["outer_loss"] < before]
-
-
 def _walks(frame: pd.DataFrame, task: str) -> pd.DataFrame:
     """Return the rows that `hparam_paths` shows, its `hp/` columns side by side."""
     check(frame)
@@ -154,7 +141,7 @@ def _representatives(rows: pd.DataFrame) -> dict[str, int]:
     chosen = {}
     for method, group in cells(rows).groupby("method"):
         losses = group["best_outer_loss"]
-        away = (losses - float(seed_quantile(losses, 0.5))).abs().fillna(np.inf)
+        away = (losses - seed_median(losses)).abs().fillna(np.inf)
         chosen[method] = group["seed"].iloc[int(away.argmin())]
     return chosen
 

@@ -3,10 +3,46 @@
 import numpy as np
 import pandas as pd
 
-from raymeta.analysis.tables.frames import BLACKBOX, CELL, HYBRID, cells
-from raymeta.analysis.tables.hparams import PREFIX, incumbents
+from raymeta.analysis.tables.frames import BLACKBOX, CELL, HYBRID, PREFIX, cells
 
 MOST = 24  # runs
+ONLINE = 4  # reports of one run: more say that λ changed while training went on
+
+
+def incumbents(cell: pd.DataFrame) -> pd.DataFrame:
+    """Return the reports of one cell, in order, that set a new best full-horizon loss.
+
+    Args:
+        cell: The rows of one cell.
+
+    Returns:
+        The rows with status `complete` whose `outer_loss` is below all before.
+    """
+    rows = cell[cell["status"] == "complete"].dropna(subset=["outer_loss"])
+    rows = rows.sort_values("gradient_evals", kind="stable")
+    before = rows["outer_loss"].cummin().shift(fill_value=np.inf)
+    return rows[rows["outer_loss"] < before]
+
+
+def best_run(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the reports of the training run that ended with a cell's lowest loss.
+
+    Args:
+        rows: The reports of one hypergradient cell.
+
+    Returns:
+        The reports from the run's first to its complete one, in order; none when no run
+        was completed. Where runs have more than four reports, of those: between them, a
+        descent looks around by plain runs.
+    """
+    rows = rows.sort_values("gradient_evals", kind="stable").reset_index(drop=True)
+    run = (rows["inner_steps"] <= rows["inner_steps"].shift(fill_value=0)).cumsum()
+    within = run.map(run.value_counts()) > ONLINE
+    best = incumbents(rows[within]) if within.any() else incumbents(rows)
+    if not len(best):
+        return rows.iloc[:0]
+    end = best.index[-1]
+    return rows[(run == run[end]) & (rows.index <= end)]
 
 
 def best_hparams(frame: pd.DataFrame, task: str, seed: int) -> dict[str, object]:

@@ -11,6 +11,7 @@ from raymeta.analysis.tables.frames import (
     HYBRID,
     HYPERGRADIENT,
     cells,
+    seed_median,
     seed_quantile,
     target_of,
 )
@@ -107,7 +108,7 @@ def _over_seeds(group: pd.DataFrame) -> dict[str, float]:
         "seeds": len(group),
         "valued": int((~np.isnan(losses)).sum()),
         "finished": sum(steps.finished for steps in group["staircase"]),
-        "best_outer_loss": float(seed_quantile(losses, 0.5)),
+        "best_outer_loss": seed_median(losses),
         "best_outer_loss_q25": float(seed_quantile(losses, 0.25)),
         "best_outer_loss_q75": float(seed_quantile(losses, 0.75)),
         "gradient_evals": float(np.median([s.end for s in group["staircase"]])),
@@ -125,7 +126,7 @@ def _task_target(group: pd.DataFrame) -> dict[str, str | float]:
     losses = group.loc[group["method"] == method, "best_outer_loss"]
     return {
         "target_method": method,
-        "target": float(seed_quantile(losses, 0.5)) if len(own) else math.nan,
+        "target": seed_median(losses) if len(own) else math.nan,
     }
 
 

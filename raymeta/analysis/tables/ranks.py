@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from raymeta.analysis.tables.frames import cells, seed_quantile
+from raymeta.analysis.tables.frames import cells, seed_median
 
 
 class Ranks(NamedTuple):
@@ -50,7 +50,7 @@ def task_scores(frame: pd.DataFrame) -> pd.DataFrame:
         ValueError: A required column is missing.
     """
     losses = cells(frame).groupby(["task", "method"])["best_outer_loss"]
-    medians = losses.agg(lambda v: float(seed_quantile(v, 0.5))).fillna(math.inf)
+    medians = losses.agg(seed_median).fillna(math.inf)
     return medians.unstack("method").dropna(axis="columns")
 
 
@@ -96,17 +96,6 @@ def critical_difference(methods: int, tasks: int, *, level: float = 0.05) -> flo
         return math.nan
     q = stats.studentized_range.ppf(1 - level, methods, np.inf) / math.sqrt(2)
     return float(q * math.sqrt(methods * (methods + 1) / (6 * tasks)))
-
-
-def iman_davenport(statistic: float, methods: int, tasks: int) -> float:
-    r"""Iman and Davenport's less conservative F (Demšar 2006, section 3.2.2).
-
-    $$ F_F = \frac{(N - 1) \chi_F^2}{N (k - 1) - \chi_F^2} $$
-
-    of k - 1 and (k - 1)(N - 1) degrees of freedom; inf when all tasks agree.
-    """
-    rest = tasks * (methods - 1) - statistic
-    return math.inf if rest <= 0 else (tasks - 1) * statistic / rest
 
 
 def cliques(mean: pd.Series, difference: float) -> list[list[str]]:

@@ -61,7 +61,7 @@ def target_summary(reached: pd.DataFrame) -> pd.DataFrame:
        {\#\,\text{seeds that arrive}} $$
 
     Args:
-        reached: Of `to_target`.
+        reached: The table of `to_target`.
 
     Returns:
         One row per (task, method): `family`, `target` (median over seeds), `reached`,

@@ -28,7 +28,7 @@ def read_training(folder: str | Path) -> pd.DataFrame:
     """Read the frame of a meta-training run.
 
     Args:
-        folder: Of the run.
+        folder: The run's folder.
 
     Returns:
         One row per seed, outer step and rank, and per evaluation; see
@@ -63,7 +63,7 @@ def read_published(folder: str | Path) -> list[dict[str, Any]]:
     """Read what papers report of a run.
 
     Args:
-        folder: Of the run.
+        folder: The run's folder.
 
     Returns:
         Of each figure `value`, `ci95`, `inner_steps`, `outer_steps` and `source`; see
@@ -77,7 +77,7 @@ def training_curve(frame: pd.DataFrame, metric: str = "outer_loss") -> pd.DataFr
     """Average the training loss over neighbouring outer steps, which differ in tasks.
 
     Args:
-        frame: Of `read_training`.
+        frame: See `read_training`.
         metric: What to average in place of the loss.
 
     Returns:
@@ -111,7 +111,7 @@ def held_out(
     """Average held-out losses over seeds.
 
     Args:
-        frame: Of `read_training`.
+        frame: See `read_training`.
         split: "val" or "test".
         metric: What to average in place of the loss.
 
@@ -142,8 +142,8 @@ def format_evaluation(
     """The final evaluation as a table, and how many updates were skipped.
 
     Args:
-        frame: Of `read_training`.
-        published: Of `read_published`.
+        frame: See `read_training`.
+        published: See `read_published`.
     """
     table = held_out(frame, "test")
     if table.empty:

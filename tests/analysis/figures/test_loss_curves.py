@@ -1,37 +1,12 @@
+"""None"""
+
 import numpy as np
-import pandas as pd
 import pytest
 
 from raymeta.analysis import draw_loss_curves
-from raymeta.analysis.figures.loss_curves import loss_curves, y_range
+from raymeta.analysis.figures.loss_curves import y_range
 
 NAN = np.nan
-
-
-@pytest.fixture
-def curves():
-    """Three hyper-steps, shuffled; the second diverges after its first report."""
-    rows = [
-        (2, 0, 1.0),
-        (0, 10, 0.8),
-        (0, 0, 1.0),
-        (1, 0, 1.0),
-        (1, 10, NAN),
-        (2, 10, 0.4),
-        (1, 20, np.inf),
-        (3, 0, NAN),
-    ]
-    return pd.DataFrame(rows, columns=["outer_step", "inner_steps", "outer_loss"])
-
-
-def test_curves_are_split_sorted_and_finite(curves):
-    split = {step: line.tolist() for step, line in loss_curves(curves).items()}
-    assert split == {
-        0: [[0, 1.0], [10, 0.8]],
-        1: [[0, 1.0]],
-        2: [[0, 1.0], [10, 0.4]],
-        3: [],
-    }
 
 
 def test_the_figure_has_a_line_per_hyper_step_coloured_in_order(curves):
@@ -61,13 +36,6 @@ def test_nothing_finite_is_said(curves, kept):
     figure = draw_loss_curves(curves[curves["outer_step"].isin(kept)])
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts == ["no finite loss was reported"]
-
-
-def test_missing_columns_are_named(curves):
-    with pytest.raises(
-        ValueError, match=r"got outer_step, inner_steps: add outer_loss"
-    ):
-        draw_loss_curves(curves.drop(columns="outer_loss"))
 
 
 def test_one_diverging_curve_does_not_set_the_limits():

@@ -5,21 +5,13 @@ import json
 import re
 from html.parser import HTMLParser
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from raymeta.analysis import write_report
-from raymeta.analysis.report.record import domains
 from raymeta.analysis.report.rendering import (
-    LARGE,
-    command_line,
-    drawing,
-    is_numeric,
     slug,
 )
-from raymeta.analysis.report.results import signed
-from raymeta.space import Choice, Positive, Space, Unit
 from tests.support.browser import chromium, executable
 
 VOID = {"meta", "link", "img", "source"}
@@ -205,46 +197,6 @@ def test_the_same_folder_has_the_same_page(folder):
     assert write_report(folder)[-1].read_bytes() == first
 
 
-def test_columns_of_numbers_are_told_from_text():
-    assert is_numeric(["1,000", "–", ""])
-    assert is_numeric(["−0.5 to +0.2", "∞"])
-    assert not is_numeric(["b", "2"])
-    assert not is_numeric(["", ""])
-
-
-def test_a_large_drawing_is_shown_as_pixels(tmp_path):
-    (tmp_path / "a.svg").write_bytes(b"<" * (LARGE + 1))
-    (tmp_path / "a.png").write_bytes(b"PNG")
-    assert drawing(tmp_path / "a").startswith("data:image/png;base64,")
-    (tmp_path / "a.svg").write_bytes(b"<" * LARGE)
-    assert drawing(tmp_path / "a").startswith("data:image/svg+xml;base64,")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["/x/bin/raymeta", "compare"], "raymeta compare"),
-        (["jobs/compare.py", "--name", "a b"], "python jobs/compare.py --name 'a b'"),
-    ],
-)
-def test_commands_are_written_as_typed(arguments, line):
-    assert command_line(arguments) == line
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.5, "+0.5000"),
-        (-0.5, "−0.5000"),
-        (0.0, "0"),
-        (np.nan, "–"),
-        (-1e-6, "−1.0e-6"),
-    ],
-)
-def test_differences_have_signs(value, text):
-    assert signed(value) == text
-
-
 @pytest.mark.skipif(executable() is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 400)])
 def test_a_browser_shows_the_page(folder, tmp_path_factory, scheme, width):
@@ -278,17 +230,6 @@ def test_a_browser_shows_the_page(folder, tmp_path_factory, scheme, width):
         png = shown.screenshot()
     assert png.startswith(b"\x89PNG")
     assert len(png) > 50_000
-
-
-def test_kinds_of_domains_are_read_from_a_space_with_any_names():
-    space = {
-        "lr": Positive(0.1, low=0.01, high=1.0, shape=(2,)),
-        "layers.0.rate": Unit(0.5),
-        "kind": Choice(["a", "b"]),
-    }
-    record = {"tasks": {"mine": {"space": repr(Space(**space))}}}
-    kinds = {name: type(domain).__name__ for name, domain in space.items()}
-    assert domains(record) == {"mine": kinds}
 
 
 def test_the_page_of_an_optimization_says_what_was_asked(frame, tmp_path):
