@@ -1,10 +1,10 @@
 """All tasks: what hypergradients need to reach what black-box search ends with.
 
-`python jobs/experiments/compare_all.py --seeds 5` reproduces the README's table: for
-every task, in each seed, the gradient evaluations until the final validation loss of
-the best black-box method; medians over seeds, of the best pure hypergradient method and
-of the best hybrid. It prints a markdown table and writes it as table.parquet beside the
-frame. The same --name resumes.
+`python -m jobs.experiments.compare_all --seeds 5` reproduces the table of
+docs/results.md: for every task, in each seed, the gradient evaluations until the final
+validation loss of the best black-box method; medians over seeds, of the best pure
+hypergradient method and of the best hybrid. It prints a markdown table and writes it as
+table.parquet beside the frame. The same --name resumes.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from raymeta.results.mirror import address, at
 from raymeta.results.run_folder import write_frame
 from raymeta.search import compare
 
-#: Those of the README's table.
+#: Those of the table of docs/results.md.
 METHODS = (
     *("random", "asha", "tpe"),
     *("short_term", "long_term", "truncated"),

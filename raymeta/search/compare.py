@@ -84,7 +84,7 @@ def compare(
     so.
 
     Returns:
-        The frame, one row per report (see the README), as in
+        The frame, one row per report (see docs/fairness.md), as in
         `<storage>/<name>/frame.parquet`. Beside it, evidence.json and spending.json
         say what methods trained on and spent: see `evidence_of` and `spending_of`.
         Where methods did not train on the same, its column `invalid` says why, and an

@@ -28,7 +28,7 @@ def launched(cloud):
 
 
 def fetch(cluster, there, here):
-    """As the README does it."""
+    """As docs/cluster.md does it."""
     places = (f"{place}/" for place in (there, here))
     done = cluster.run("ray", "rsync-down", cluster.config, *places)
     assert done.returncode == 0, done.stdout
