@@ -176,6 +176,14 @@ def advance(
     return detach(unroll(problem, hparams, state, t, steps))
 
 
+def plain_cost(problem: BilevelProblem, steps: int) -> float:
+    """Charge for training without hypergradient, and the outer loss at the end.
+
+    An outer loss without its gradient is a third of a forward and backward pass.
+    """
+    return steps + problem.outer_cost / 3
+
+
 def look_ahead_cost(problem: BilevelProblem, hparams: Hparams, steps: int) -> float:
     """Charge for differentiating `steps` steps from a fixed s_t, without E's gradient.
 

@@ -15,6 +15,7 @@ from raymeta.hypergrad.base import (
     Hypergradient,
     Rollout,
     advance,
+    plain_cost,
     require_steps,
     start,
 )
@@ -111,4 +112,4 @@ class PES:
 
     def cost(self, problem: BilevelProblem, hparams: Hparams) -> float:
         """2 N + 1 plain runs, and the outer loss (a third of a pass) of each."""
-        return (2 * self.pairs + 1) * (self.steps + problem.outer_cost / 3)
+        return (2 * self.pairs + 1) * plain_cost(problem, self.steps)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from raymeta.hypergrad import Estimator
-from raymeta.outer.budget import BudgetMeter, plain_cost
+from raymeta.hypergrad.base import plain_cost
+from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.evaluator import DIRECT, Evaluator
 from raymeta.outer.report import Report, Schedule

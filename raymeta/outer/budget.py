@@ -1,27 +1,33 @@
-"""The budget of a descent, in gradient evaluations, and what things cost."""
+"""Budgets, in gradient evaluations."""
 
 from typing import Any
 
 from raymeta.outer.report import Report, Schedule
-from raymeta.problem import BilevelProblem
 from raymeta.types import State
+
+#: Sums of thirds: a budget of exactly n runs holds n runs.
+ROUNDING = 1e-9
 
 
 class BudgetMeter:
-    """Counts what a trial spends, in gradient evaluations.
+    """Counts what is spent of a budget, in gradient evaluations.
 
     Args:
-        budget: what it may spend.
+        budget: what may be spent.
+        spent: what is spent already.
     """
 
-    def __init__(self, budget: float) -> None:
-        self.budget = budget
-        self.spent = 0.0
+    def __init__(self, budget: float, spent: float = 0.0) -> None:
+        self.budget, self.spent = budget, spent
         self._reports = 0
 
     def covers(self, cost: float) -> bool:
-        """Whether this much is left; forgives rounding errors of the sum."""
-        return self.spent + cost <= self.budget * (1 + 1e-9)
+        """Whether this much is left, up to rounding errors of sums."""
+        return self.spent + cost <= self.budget * (1 + ROUNDING)
+
+    def runs(self, cost: float) -> int:
+        """How many times this much is left."""
+        return max(0, int((self.budget * (1 + ROUNDING) - self.spent) / cost))
 
     def charge(self, cost: float) -> None:
         """Spend."""
@@ -47,13 +53,3 @@ class BudgetMeter:
             state=state,
             schedule=schedule,
         )
-
-
-def evaluation_cost(problem: BilevelProblem) -> float:
-    """Charge for one outer loss without its gradient: a third of a full pass."""
-    return problem.outer_cost / 3
-
-
-def plain_cost(problem: BilevelProblem, horizon: int) -> float:
-    """Charge for training without hypergradient, and the outer loss at its end."""
-    return horizon + evaluation_cost(problem)

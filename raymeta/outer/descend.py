@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from raymeta.hypergrad import Estimator, ShortTerm, Truncated
-from raymeta.hypergrad.base import advance
+from raymeta.hypergrad.base import advance, plain_cost
 from raymeta.outer.arguments import (
     require_hyper_lr,
 )
 from raymeta.outer.base import HyperDescent
-from raymeta.outer.budget import BudgetMeter, evaluation_cost
+from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.conditions import seen_by
 from raymeta.outer.coordinates import Coordinates, device_of, place
 from raymeta.outer.evaluator import DIRECT, Evaluator
@@ -50,7 +50,7 @@ def evaluate(
     t, state = start or (0, problem.init(hparams))
     for rung in rungs:
         state = advance(problem, hparams, state, t, rung - t)
-        meter.charge(rung - t + evaluation_cost(problem))
+        meter.charge(plain_cost(problem, rung - t))
         t = rung
         value = outer_value(problem, state, hparams)
         result = (state, [(t, flat)]) if rung == rungs[-1] else None
@@ -95,7 +95,7 @@ def descend(
     """
     require_hyper_lr(hyper_lr)
     descent = _descent(task, problem, estimator, seed, budget, hyper_lr, evaluator)
-    if not descent.run_cost <= budget < math.inf:
+    if budget == math.inf or not BudgetMeter(budget).covers(descent.run_cost):
         raise ValueError(
             f"{type(estimator).__name__} on {task.name!r} needs a finite budget of at "
             f"least {math.ceil(descent.run_cost)} gradient evaluations for one run, "

@@ -18,6 +18,7 @@ from raymeta.outer.arguments import (
     require_progress,
     require_seed,
 )
+from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.conditions import conditioned
 from raymeta.outer.coordinates import device_of, place
 from raymeta.outer.descend import descend, sure_cost, unsure
@@ -82,7 +83,7 @@ def optimize(
             task, problem, estimator, seed=seed, budget=budget, hyper_lr=hyper_lr
         )
         sure = sure_cost(task, problem, estimator)
-        if budget < sure * (1 - 1e-9):
+        if not BudgetMeter(budget).covers(sure):
             line = unsure(task, type(estimator).__name__, budget, sure)
             warnings.warn(line, stacklevel=2)
         for report in descent:

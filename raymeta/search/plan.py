@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 from raymeta import tasks as task_registry
 from raymeta.errors import said
+from raymeta.hypergrad.base import plain_cost
 from raymeta.hypergrad.hparams_read import require_names
+from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.conditions import conditioned
 from raymeta.outer.descend import unsure
 from raymeta.outer.flops import step_flops
@@ -93,34 +95,44 @@ class Plan:
                 )
             # What is asked of a problem is a property of the task, not of the seed.
             problem = sampled(task, self.seeds[0])
-            each = self._specs_of(task, problem)
             values[task.name] = first_values(
                 problem, task.space.trim(task.space.initial())
             )
-            for spec in each[: len(self.methods)]:
-                if misfit := _misfit(spec, problem):
-                    unfit[spec.key[:2]] = misfit
-                elif line := _unsure(spec, problem):
+            fit = []
+            for method in self.methods:
+                if misfit := _misfit(task, method, budget, problem):
+                    unfit[task.name, method.name] = misfit
+                    continue
+                fit.append(method)
+                if line := _unsure(task, method, budget, problem):
                     doubts.append(line)
-            specs += [spec for spec in each if spec.key[:2] not in unfit]
+            specs += self._specs_of(task, fit, problem)
         if not specs:
             raise self._nothing_fits(unfit)
         return specs, unfit, values, doubts
 
-    def _specs_of(self, task: Task, problem: BilevelProblem) -> list[StudySpec]:
+    def _specs_of(
+        self, task: Task, methods: list[Method], problem: BilevelProblem
+    ) -> list[StudySpec]:
         hparams = task.space.trim(task.space.initial())
         flops = step_flops(problem, hparams)
+        charges = {
+            method.name: method.charges(task, problem)
+            for method in methods
+            if isinstance(method, SearchMethod)
+        }
         return [
             StudySpec(
                 task=task,
                 method=method,
                 seed=seed,
                 budget=self.budgets[task.name],
-                outer_cost=problem.outer_cost,
+                charges=charges.get(method.name, ()),
+                plain_run=plain_cost(problem, task.horizon),
                 flops=flops,
             )
             for seed in self.seeds  # methods vary fastest: workers keep few problems
-            for method in self.methods
+            for method in methods
         ]
 
     def _nothing_fits(self, unfit: "dict[tuple[str, str], Misfit]") -> ValueError:
@@ -172,30 +184,32 @@ class Misfit(NamedTuple):
 _Grid = tuple[list[StudySpec], dict[tuple[str, str], Misfit], Values, list[str]]
 
 
-def _misfit(spec: StudySpec, problem: BilevelProblem) -> Misfit | None:
+def _misfit(
+    task: Task, method: Method, budget: float, problem: BilevelProblem
+) -> Misfit | None:
     try:
-        least = spec.method.min_budget(spec.task, problem)
+        least = method.min_budget(task, problem)
     except Exception as raised:
         error: Exception = raised
         if isinstance(raised, KeyError):
-            error = _unknown_name(spec.task, problem) or raised
+            error = _unknown_name(task, problem) or raised
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         return Misfit(without_addresses(" ".join(f"{kind}{error}".split())))
-    if least * (1 - 1e-9) <= spec.budget:
+    if BudgetMeter(budget).covers(least):
         return None
     return Misfit(
         f"it takes at least {_whole(least)} gradient evaluations, and the budget is "
-        f"{spec.budget:,g}",
+        f"{budget:,g}",
         least,
     )
 
 
-def _unsure(spec: StudySpec, problem: BilevelProblem) -> str:
+def _unsure(task: Task, method: Method, budget: float, problem: BilevelProblem) -> str:
     """Why what a study finds may be worse than its start; "" where it cannot be."""
-    sure = spec.method.sure_budget(spec.task, problem)
-    if sure * (1 - 1e-9) <= spec.budget:
+    sure = method.sure_budget(task, problem)
+    if BudgetMeter(budget).covers(sure):
         return ""
-    return unsure(spec.task, spec.method.name, spec.budget, sure)
+    return unsure(task, method.name, budget, sure)
 
 
 def _unknown_name(task: Task, problem: BilevelProblem) -> ValueError | None:

@@ -2,9 +2,9 @@
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal, NamedTuple
 
+from raymeta.outer.budget import BudgetMeter
 from raymeta.search.methods import BLACK_BOX, Method, SearchMethod
 from raymeta.search.tune.space import Coded
 from raymeta.tasks.base import Task
@@ -30,7 +30,8 @@ class StudySpec:
 
     Attributes:
         budget: in gradient evaluations.
-        outer_cost: of the task's problems, see `BilevelProblem.outer_cost`.
+        charges: what a trial is charged from rung to rung; () for a descent.
+        plain_run: the charge for a training at constant hyperparameters.
         flops: of one gradient evaluation, see `step_flops`; NaN where unknown.
     """
 
@@ -38,7 +39,8 @@ class StudySpec:
     method: Method
     seed: int
     budget: float
-    outer_cost: float
+    charges: tuple[float, ...]
+    plain_run: float
     flops: float = NAN
 
     @property
@@ -53,14 +55,9 @@ class StudySpec:
 
     def rest_of_run(self, steps: int) -> float:
         """Gradient evaluations of a training after some steps, reports included."""
-        rungs: tuple[int, ...] = (self.task.horizon,)
-        if isinstance(self.method, SearchMethod):
-            rungs = self.method.rungs(self.task)
-        if self._charges:
-            each = zip(rungs, self._charges, strict=True)
-            return math.fsum(charge for rung, charge in each if rung > steps)
-        reports = sum(rung > steps for rung in rungs)
-        return self.task.horizon - steps + reports * self.outer_cost / 3
+        assert isinstance(self.method, SearchMethod)
+        each = zip(self.method.rungs(self.task), self.charges, strict=True)
+        return math.fsum(charge for rung, charge in each if rung > steps)
 
     @property
     def searches(self) -> bool:
@@ -70,27 +67,14 @@ class StudySpec:
     @property
     def looks_at_start(self) -> bool:
         """Whether plain training at the initial values comes before a hybrid's."""
-        both = self.plain_run + self.full_run
-        return bool(self._charges) and both <= self.budget * (1 + 1e-9)
-
-    @property
-    def plain_run(self) -> float:
-        """Gradient evaluations of a training at constant hyperparameters."""
-        return self.task.horizon + self.outer_cost / 3
+        if not self.searches or self.is_black_box:
+            return False
+        return BudgetMeter(self.budget).covers(self.plain_run + self.full_run)
 
     @property
     def is_black_box(self) -> bool:
         """Whether its trials train at constant hyperparameters."""
         return self.searches and self.method.family == BLACK_BOX
-
-    @cached_property
-    def _charges(self) -> tuple[float, ...]:
-        """What a hybrid is charged from rung to rung; () for plain training."""
-        if not isinstance(self.method, SearchMethod) or self.is_black_box:
-            return ()
-        # What an estimate costs is a property of the task, not of the seed.
-        problem = self.task.sample(self.seed)
-        return self.method.charges(self.task, problem)
 
 
 class Segment(NamedTuple):

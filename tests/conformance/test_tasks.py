@@ -11,7 +11,7 @@ import torch
 from raymeta import cli, tasks
 from raymeta._tree import tree_leaves
 from raymeta.hypergrad import Forward, Reverse, hypergradient
-from raymeta.outer.budget import plain_cost
+from raymeta.hypergrad.base import plain_cost
 from raymeta.outer.descend import evaluate
 from raymeta.outer.report import plain_run
 from tests.support.truth import central_differences, flops, largest_relative_error

@@ -9,8 +9,9 @@ import torch
 
 from raymeta import optimize
 from raymeta.hypergrad import Reverse, ShortTerm
+from raymeta.hypergrad.base import plain_cost
 from raymeta.optim import sgd
-from raymeta.outer.budget import BudgetMeter, evaluation_cost, plain_cost
+from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.descend import descend
 from raymeta.problem import descent
 from raymeta.tasks import Quadratic
@@ -34,6 +35,7 @@ def test_the_meter_covers_what_is_left_up_to_rounding():
     assert meter.covers(0.1)
     meter.charge(0.1)
     assert not meter.covers(1e-6)
+    assert (meter.runs(0.1), BudgetMeter(0.3, spent=0.1).runs(0.1)) == (0, 2)
     assert meter.covers(0.0)
 
 
@@ -58,7 +60,6 @@ def test_an_outer_loss_without_gradient_is_a_third_of_a_pass():
         optimizer=lambda hparams: sgd(0.1),
         outer_cost=6.0,
     )
-    assert evaluation_cost(problem) == 2.0
     assert plain_cost(problem, 7) == 9.0
 
 

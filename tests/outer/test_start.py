@@ -22,8 +22,8 @@ from raymeta.hypergrad import (
     ShortTerm,
     Truncated,
 )
+from raymeta.hypergrad.base import plain_cost
 from raymeta.optim import sgd
-from raymeta.outer.budget import plain_cost
 from raymeta.outer.descend import descend, run_cost, sure_cost
 from raymeta.outer.replay import replay
 from raymeta.outer.report import outer_value, plain_run

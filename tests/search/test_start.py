@@ -10,7 +10,7 @@ import torch
 from search_toys import Bowl
 
 from raymeta import optimize
-from raymeta.outer.budget import plain_cost
+from raymeta.hypergrad.base import plain_cost
 from raymeta.outer.report import plain_run
 from raymeta.search.methods import HYBRID, HYPERGRADIENT, METHODS, SearchMethod
 from raymeta.search.plan import make_plan

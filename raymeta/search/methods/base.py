@@ -1,12 +1,14 @@
 """Base classes of a comparison's methods: searches, and descents."""
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 from ray.tune import TuneConfig
 
+from raymeta.hypergrad.base import plain_cost
 from raymeta.outer import descend
 from raymeta.outer.coordinates import device_of, place
 from raymeta.outer.evaluator import DIRECT, Evaluator
@@ -101,7 +103,7 @@ class SearchMethod(Method):
 
     def min_budget(self, task: Task, problem: BilevelProblem) -> float:
         """Gradient evaluations of one full run with all its reports."""
-        return task.horizon + len(self.rungs(task)) * problem.outer_cost / 3
+        return math.fsum(self.charges(task, problem))
 
     def rungs(self, task: Task) -> tuple[int, ...]:
         """Inner steps after which a trial reports, increasing; the horizon is last.
@@ -113,9 +115,11 @@ class SearchMethod(Method):
     def charges(self, task: Task, problem: BilevelProblem) -> tuple[float, ...]:
         """Gradient evaluations up to the first rung, from there to the second, ….
 
-        By default () for plain training, whose price is known.
+        By default those of plain training, with an outer loss at each.
         """
-        return ()
+        rungs = self.rungs(task)
+        each = zip((0, *rungs), rungs, strict=False)
+        return tuple(plain_cost(problem, end - start) for start, end in each)
 
     def batch_size(self, task: Task, runs: float) -> int:
         """How many trials are judged together.

@@ -10,7 +10,7 @@ import numpy as np
 from ray.tune import TuneConfig
 from ray.tune.search import Searcher
 
-from raymeta.outer.budget import plain_cost
+from raymeta.hypergrad.base import plain_cost
 from raymeta.problem import BilevelProblem
 from raymeta.search.methods.base import METRIC, MODE, SearchMethod
 from raymeta.search.tune.space import initial_point

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from raymeta.hypergrad import ShortTerm
-from raymeta.hypergrad.base import differentiable
+from raymeta.hypergrad.base import differentiable, plain_cost
 from raymeta.outer import descend
-from raymeta.outer.budget import plain_cost
 from raymeta.outer.conditions import MOST
 from raymeta.outer.coordinates import Coordinates, device_of
 from raymeta.outer.online_run import OnlineRun, OnlineState

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from raymeta.hypergrad import ShortTerm
+from raymeta.hypergrad.base import plain_cost
 from raymeta.outer import descend
-from raymeta.outer.budget import BudgetMeter, plain_cost
+from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.coordinates import Coordinates, device_of, place
 from raymeta.outer.evaluator import DIRECT, Evaluator
 from raymeta.outer.online_run import OnlineRun
@@ -93,7 +94,7 @@ class Restarts(DescentMethod):
             first = searcher.suggest("")
             at = sample_problem(task, seed, first)
             cost = self._cost(task, at, first)
-            count = sum(meter.covers(n * cost) for n in range(1, self.size + 1))
+            count = min(self.size, meter.runs(cost))
             if not count:
                 return
             points = [first, *(searcher.suggest("") for _ in range(count - 1))]

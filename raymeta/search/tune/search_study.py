@@ -10,6 +10,7 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from raymeta.outer.budget import BudgetMeter
 from raymeta.search.methods import SearchMethod
 from raymeta.search.spec import Segment, StudySpec, TrialReport, TrialSpec, broken
 from raymeta.search.study.study import DescentStudy, Study, non_finite
@@ -21,9 +22,6 @@ from raymeta.search.tune.controller import (
 )
 from raymeta.search.tune.isolated_rng import IsolatedGlobalRNG
 from raymeta.search.tune.space import Coded, encode, initial_point, to_tune
-
-#: Sums of thirds: a budget of exactly n runs must hold n runs.
-ROUNDING = 1 - 1e-9
 
 
 def study_of(spec: StudySpec) -> Study:
@@ -144,17 +142,17 @@ class SearchStudy(Study):
             keep=self._method.pauses,
         )
 
-    def _remaining(self) -> float:
-        """Gradient evaluations that no trial has spent, or may need to end its run."""
+    def _meter(self) -> BudgetMeter:
+        """What trials have spent, or may need to end their runs."""
         reserved = sum(
             self.spec.rest_of_run(_start(run)) - self._spent_since_start(number)
             for number, run in self.live.items()
         )
-        return self.spec.budget - self.spent - reserved
+        return BudgetMeter(self.spec.budget, self.spent + reserved)
 
     def _covers(self, steps: int) -> bool:
         """Whether a run after these steps can go on to its end."""
-        return self._remaining() >= self.spec.rest_of_run(steps) * ROUNDING
+        return self._meter().covers(self.spec.rest_of_run(steps))
 
     def _batch_size(self) -> int:
         runs = self.spec.budget / self.spec.full_run
@@ -177,7 +175,7 @@ class SearchStudy(Study):
         if self._controller.numbers:
             _, scheduler, _ = _inner(self.spec)
             self._controller = ControllerAdapter(self._searcher, scheduler)
-        runs = int(self._remaining() / self.spec.full_run / ROUNDING)
+        runs = self._meter().runs(self.spec.full_run)
         for _ in range(self._method.batch_size(self.spec.task, runs)):
             if not self._exhausted:
                 self._suggest()
