@@ -208,17 +208,17 @@ def _run(
     display.say(
         [f"starting Ray, to continue from {done:.0%}" if done else "starting Ray"]
     )
-    scheduler = BridgeScheduler(coordinator)
     with running(slots) as concurrent, Interrupt() as interrupt:
         display.say(
             [f"Ray is up after {display.elapsed:.1f} s: {concurrent} at a time"]
         )
         require_possible(each, 1, "trials", growing=slots is not None)
+        pulse = Pulse(interrupt, on_tick)
         tuner = Tuner(
             _trainable(plan, folder.states, each),
             tune_config=TuneConfig(
-                search_alg=BridgeSearcher(coordinator),
-                scheduler=scheduler,
+                search_alg=BridgeSearcher(coordinator, interrupt),
+                scheduler=BridgeScheduler(coordinator, interrupt),
                 num_samples=-1,
                 reuse_actors=True,
                 max_concurrent_trials=concurrent,
@@ -228,19 +228,19 @@ def _run(
                 name="tune",
                 storage_path=str(folder.tune.resolve()),
                 verbose=0,
-                callbacks=[Pulse(interrupt, on_tick)],
+                callbacks=[pulse],
+                stop=pulse,
             ),
         )
         try:
             tuner.fit()
         except TuneError as error:
             raise _origin(error) from None
-        except KeyboardInterrupt:
-            scheduler.kill_trials()  # a cluster that is not ours goes on
-            raise
         finally:
             saver.save()  # before Ray goes, which takes a second or two
             shutil.rmtree(folder.tune, ignore_errors=True)
+        if interrupt.requested and not coordinator.finished:
+            raise KeyboardInterrupt
 
 
 def _origin(error: BaseException) -> BaseException:

@@ -7,6 +7,7 @@ from ray.tune import TuneConfig
 
 from raymeta.search.methods.base import METRIC, MODE
 from raymeta.search.methods.hyperband import HyperBand
+from raymeta.search.tune.hyperband import BOHBInUnits
 from raymeta.search.tune.unit_cube import UnitCubeSearcher, first_units
 from raymeta.tasks.base import Task
 
@@ -32,15 +33,15 @@ class Bohb(HyperBand):
 
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """The initial point, then the model's under Tune's scheduler."""
-        from raymeta.search.methods import _bohb
+        from raymeta.search.tune.bohb import LearningBOHB
 
         first = first_units(task.space, intervals=False)
-        inner = _bohb.Learning(points_to_evaluate=[first], seed=seed)
+        inner = LearningBOHB(points_to_evaluate=[first], seed=seed)
         return TuneConfig(
             metric=METRIC,
             mode=MODE,
             search_alg=UnitCubeSearcher(task.space, inner, intervals=False),
-            scheduler=_bohb.InTrainingUnits(self.units(task), self.reduction_factor),
+            scheduler=BOHBInUnits(self.units(task), self.reduction_factor),
         )
 
     def batch_size(self, task: Task, runs: float) -> int:

@@ -1,14 +1,15 @@
 """HyperBand."""
 
+import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ray.tune import TuneConfig
-from ray.tune.schedulers import HyperBandScheduler
 
 from raymeta.search.methods.base import METRIC, MODE, SearchMethod
 from raymeta.search.methods.random import RandomSearch
-from raymeta.search.methods.rung_schedules import UNITS, geometric, in_units
+from raymeta.search.methods.rung_schedules import geometric
+from raymeta.search.tune.hyperband import HyperBandInUnits
 from raymeta.search.tune.space import initial_point
 from raymeta.tasks.base import Task
 
@@ -41,7 +42,7 @@ class HyperBand(SearchMethod):
             metric=METRIC,
             mode=MODE,
             search_alg=RandomSearch(seed, first=initial_point(task.space)),
-            scheduler=_InTrainingUnits(self.units(task), self.reduction_factor),
+            scheduler=HyperBandInUnits(self.units(task), self.reduction_factor),
         )
 
     def rungs(self, task: Task) -> tuple[int, ...]:
@@ -50,26 +51,9 @@ class HyperBand(SearchMethod):
 
     def batch_size(self, task: Task, runs: float) -> int:
         """The trials of a band."""
-        scheduler = _InTrainingUnits(self.units(task), self.reduction_factor)
-        return sum(scheduler._get_n0(s) for s in range(scheduler._s_max_1))
+        eta, brackets = self.reduction_factor, len(self.units(task))
+        return sum(math.ceil(brackets / (s + 1) * eta**s) for s in range(brackets))
 
     def units(self, task: Task) -> dict[int, int]:
         """Units of training by training steps."""
         return geometric(task, self.reduction_factor, self.halvings)
-
-
-class _InTrainingUnits(HyperBandScheduler):
-    """Tune's scheduler, which counts in units of training."""
-
-    def __init__(self, units: dict[int, int], factor: int) -> None:
-        super().__init__(
-            time_attr=UNITS, max_t=max(units.values()), reduction_factor=factor
-        )
-        self._units = units
-
-    def on_trial_result(
-        self, tune_controller: Any, trial: Any, result: dict[str, Any]
-    ) -> str:
-        """Tune's decision."""
-        in_units(self._units, result)
-        return super().on_trial_result(tune_controller, trial, result)

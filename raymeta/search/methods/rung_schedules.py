@@ -1,7 +1,5 @@
 """Training steps at which trials are compared, for the methods that compare them."""
 
-from typing import Any
-
 from raymeta.tasks.base import Task
 
 
@@ -28,12 +26,3 @@ def even(task: Task, count: int) -> tuple[int, ...]:
     """Steps at `count` equal parts of the horizon, or at every step of a short one."""
     parts = min(count, task.horizon)
     return tuple(-(-task.horizon * part // parts) for part in range(1, parts + 1))
-
-
-def in_units(units: dict[int, int], result: dict[str, Any]) -> None:
-    """Add to a result how many units of training it comes after."""
-    result[UNITS] = units[result["inner_steps"]]
-
-
-#: The time attribute of schedulers that count in units of training.
-UNITS = "units"

@@ -5,12 +5,14 @@ so all studies share one, and its searcher and scheduler only pass calls to the
 coordinator.
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ray.tune import Callback
+import ray
+from ray import cloudpickle
+from ray.exceptions import RayTaskError
+from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -39,12 +41,14 @@ class BridgeSearcher(_NotSaved, Searcher):
     which Tune asks first and about every result.
     """
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    def __init__(self, coordinator: Coordinator, interrupt: Interrupt) -> None:
         super().__init__()  # no metric: Tune then demands none in a result
-        self._coordinator = coordinator
+        self._coordinator, self._interrupt = coordinator, interrupt
 
     def suggest(self, trial_id: str) -> Any:
         """A trial's configuration; None when none can start now; or `FINISHED`."""
+        if self._interrupt.requested:
+            return Searcher.FINISHED
         if run := self._coordinator.request_trial():
             return {"run": run}
         return Searcher.FINISHED if self._coordinator.finished else None
@@ -58,11 +62,10 @@ class BridgeSearcher(_NotSaved, Searcher):
 class BridgeScheduler(_NotSaved, FIFOScheduler):
     """Tells the coordinator what trials say, and stops those that are over."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    def __init__(self, coordinator: Coordinator, interrupt: Interrupt) -> None:
         super().__init__()
-        self._coordinator = coordinator
+        self._coordinator, self._interrupt = coordinator, interrupt
         self._waiting: list[Trial] = []
-        self._controller: Any = None
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, **spec: Any
@@ -72,7 +75,6 @@ class BridgeScheduler(_NotSaved, FIFOScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Remember it."""
-        self._controller = tune_controller
         self._waiting.append(trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
@@ -89,37 +91,47 @@ class BridgeScheduler(_NotSaved, FIFOScheduler):
         over = self._coordinator.record(run, result["reports"], result["last"])
         return TrialScheduler.STOP if over else TrialScheduler.CONTINUE
 
-    def kill_trials(self) -> None:
-        """End all workers at once and give back what they hold of the cluster."""
-        if self._controller is not None:
-            # Tune has no public way that does not wait for trials in a long step.
-            self._controller._tune_controller._actor_manager.cleanup()
-
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """The worker died: exceptions of the trial itself arrive as reports."""
-        self._coordinator.on_worker_lost(trial.config["run"], _reason(trial))
+        if not self._interrupt.requested:  # it was killed then
+            self._coordinator.on_worker_lost(trial.config["run"], _reason(trial))
 
 
-class Pulse(_NotSaved, Callback):
-    """Runs between two events of Tune: house-keeping, and the stop at Ctrl-C."""
+class Pulse(_NotSaved, Callback, Stopper):
+    """Runs between two events of Tune: what is due now and then, and the end at Ctrl-C.
+
+    Tune itself would wait for trials in the middle of a step. So their workers are
+    killed; when the last one is gone Tune stops what has not begun, and gives back all
+    that it holds of the cluster.
+    """
 
     def __init__(self, interrupt: Interrupt, on_tick: Callable[[], None]) -> None:
-        self._interrupt = interrupt
-        self._on_tick = on_tick
+        self._interrupt, self._on_tick = interrupt, on_tick
+        self._ended = False
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Leave Tune's loop as KeyboardInterrupt when that was asked for.
-
-        Tune's own clean-up would wait for trials in the middle of a step.
-        """
+        """Kill the workers when the end was asked for."""
         self._on_tick()
-        if self._interrupt.requested:
-            raise KeyboardInterrupt
+        if not self._interrupt.requested:
+            return
+        actors = [t.temporary_state.ray_actor for t in trials if not t.is_finished()]
+        for actor in filter(None, actors):
+            ray.kill(actor)
+        self._ended = not any(actors)
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a trial ends: the scheduler says which."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the experiment ends: no worker is left."""
+        return self._ended
 
 
 def _reason(trial: Trial) -> str:
-    """Why a worker failed, in one line of what Tune wrote about it."""
-    text = re.sub(r"\x1b\[\d*m", "", Path(trial.error_file).read_text())
-    _, *lines = text.strip().splitlines()
-    # An exception comes as a traceback, which ends with it; a death is told first.
-    return lines[-1] if lines[0].startswith("ray::") else lines[0]
+    """Why a worker failed, in one line: an exception, or what Ray says of a death."""
+    error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        return " ".join(f"{type(cause).__name__}: {cause}".split())
+    return str(error).splitlines()[0]

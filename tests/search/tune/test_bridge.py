@@ -4,13 +4,19 @@ import pickle
 from types import SimpleNamespace
 
 import pytest
+from ray import cloudpickle
+from ray.exceptions import ActorDiedError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from search_toys import Bowl, Listed
 
 from raymeta.runtime.interrupt import Interrupt
-from raymeta.search.tune.bridge import BridgeScheduler, BridgeSearcher, Pulse
+from raymeta.search.tune.bridge import (
+    BridgeScheduler,
+    BridgeSearcher,
+    Pulse,
+)
 from raymeta.search.worker import trial_runner
 
 
@@ -25,8 +31,8 @@ def result_of(message, last=False):
 def test_a_trial_from_suggestion_to_stop(bench):
     one = bench(Bowl(), Listed((0.5,), rung=3), budget=12)
     searcher, scheduler = (
-        BridgeSearcher(one.coordinator),
-        BridgeScheduler(one.coordinator),
+        BridgeSearcher(one.coordinator, Interrupt()),
+        BridgeScheduler(one.coordinator, Interrupt()),
     )
 
     trial = trial_of(searcher.suggest("a"))
@@ -50,30 +56,27 @@ def test_a_trial_from_suggestion_to_stop(bench):
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("error", "reason"),
     [
-        ("The actor died.\n\tclass_name: ImplicitFunc\nbecause", "The actor died."),
-        (
-            "\x1b[36mray::ImplicitFunc.train()\x1b[39m\n  File x\nImportError: y",
-            "ImportError: y",
-        ),
+        (ActorDiedError(), "The actor died unexpectedly before finishing this task."),
+        (RayTaskError("f", "trace", ImportError("x\ny")), "ImportError: x y"),
     ],
 )
 def test_a_dead_worker_means_that_the_trial_is_suggested_again(
-    bench, tmp_path, text, reason
+    bench, tmp_path, error, reason
 ):
     one = bench(Bowl(), Listed((0.5, 0.4)), budget=20)
     one.play(one.coordinator.request_trial())
     searcher, scheduler = (
-        BridgeSearcher(one.coordinator),
-        BridgeScheduler(one.coordinator),
+        BridgeSearcher(one.coordinator, Interrupt()),
+        BridgeScheduler(one.coordinator, Interrupt()),
     )
-    (tmp_path / "error.txt").write_text(f"Failure # 1 (occurred at noon)\n{text}\n")
+    (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(error))
     suggestions = []
     for _ in range(3):
         trial = trial_of(searcher.suggest("a"))
         suggestions.append(trial.config)
-        trial.error_file = tmp_path / "error.txt"
+        trial.pickled_error_file = tmp_path / "error.pkl"
         scheduler.on_trial_error(None, trial)
         searcher.on_trial_complete("a", error=True)
 
@@ -83,7 +86,7 @@ def test_a_dead_worker_means_that_the_trial_is_suggested_again(
 
 
 def test_waiting_trials_run_in_their_order(bench):
-    scheduler = BridgeScheduler(bench(Bowl(), Listed((0.5,))).coordinator)
+    scheduler = BridgeScheduler(bench(Bowl(), Listed((0.5,))).coordinator, Interrupt())
     trials = [trial_of({}) for _ in range(3)]
     for trial in trials:
         scheduler.on_trial_add(None, trial)
@@ -98,18 +101,35 @@ def test_waiting_trials_run_in_their_order(bench):
 
 def test_tune_may_pickle_its_parts(bench):
     coordinator = bench(Bowl(), Listed((0.5,))).coordinator
-    pulse = Pulse(Interrupt(), coordinator.progress)
-    for part in (BridgeSearcher(coordinator), BridgeScheduler(coordinator), pulse):
+    interrupt = Interrupt()
+    parts = [
+        BridgeSearcher(coordinator, interrupt),
+        BridgeScheduler(coordinator, interrupt),
+    ]
+    parts += [Pulse(interrupt, coordinator.progress)]
+    for part in parts:
         assert len(pickle.dumps(part)) < 200
 
 
-def test_the_pulse_keeps_house_and_ends_the_loop_when_asked():
-    interrupt, beats = Interrupt(), []
-    pulse = Pulse(interrupt, lambda: beats.append(1))
+def test_at_ctrl_c_workers_are_killed_before_all_is_stopped(monkeypatch, bench):
+    interrupt, beats, killed = Interrupt(), [], []
+    monkeypatch.setattr("ray.kill", killed.append)
+    pulse, trials = Pulse(interrupt, lambda: beats.append(1)), []
+    for actor in ("a", None):
+        trials.append(trial_of({}))
+        trials[-1].temporary_state = SimpleNamespace(ray_actor=actor)
+        trials[-1].is_finished = lambda: False
 
-    pulse.on_step_end(1, [])
+    pulse.on_step_end(1, trials)
+    assert not killed
     interrupt.requested = True
-    with pytest.raises(KeyboardInterrupt):
-        pulse.on_step_end(2, [])
+    pulse.on_step_end(2, trials)
+    assert (killed, pulse.stop_all()) == (["a"], False)
+    trials[0].temporary_state.ray_actor = None
+    pulse.on_step_end(3, trials)
+    assert (killed, pulse.stop_all(), beats) == (["a"], True, [1, 1, 1])
 
-    assert beats == [1, 1]
+    coordinator = bench(Bowl(), Listed((0.5,))).coordinator
+    assert BridgeSearcher(coordinator, interrupt).suggest("a") == Searcher.FINISHED
+    # That its worker died is not recorded: the trial will run again.
+    BridgeScheduler(coordinator, interrupt).on_trial_error(None, trials[0])

@@ -1,14 +1,11 @@
-"""Tune's searcher and scheduler of BOHB; importing them takes its packages."""
+"""Tune's searcher of BOHB; importing it takes its packages."""
 
 from typing import Any
 
-from ray.tune.schedulers import HyperBandForBOHB
 from ray.tune.search.bohb import TuneBOHB
 
-from raymeta.search.methods.rung_schedules import UNITS, in_units
 
-
-class Learning(TuneBOHB):
+class LearningBOHB(TuneBOHB):
     """Tune's searcher, which also learns from a trial's last result."""
 
     def __init__(self, **options: Any) -> None:
@@ -29,20 +26,3 @@ class Learning(TuneBOHB):
         if result is not None:
             self.on_trial_result(trial_id, result)
         super().on_trial_complete(trial_id, result, error)
-
-
-class InTrainingUnits(HyperBandForBOHB):
-    """Tune's scheduler, which counts in units of training."""
-
-    def __init__(self, units: dict[int, int], factor: int) -> None:
-        super().__init__(
-            time_attr=UNITS, max_t=max(units.values()), reduction_factor=factor
-        )
-        self._units = units
-
-    def on_trial_result(
-        self, tune_controller: Any, trial: Any, result: dict[str, Any]
-    ) -> str:
-        """Tune's decision."""
-        in_units(self._units, result)
-        return super().on_trial_result(tune_controller, trial, result)
