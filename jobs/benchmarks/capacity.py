@@ -15,6 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -26,10 +27,10 @@ from raymeta.cli import exit_code
 from raymeta.meta import MetaModule
 from raymeta.optim import sgd
 from raymeta.problem import BilevelProblem, descent
+from raymeta.results.jsonlines import JsonLines
 from raymeta.search.frame import to_frame
 from raymeta.search.plan import Plan, make_plan
 from raymeta.search.study.coordinator import Coordinator
-from raymeta.search.study.journal import open_journal
 from raymeta.search.tune.search_study import study_of
 from raymeta.search.worker import trial_runner
 from raymeta.train import recipe
@@ -88,7 +89,7 @@ def drive(trials: int, folder: Path) -> Driver:
     """The driver's own part, without Ray: ask and tell, journal and frame."""
     plan = plan_of(trials)
     task, method = plan.tasks[0], plan.methods[0]
-    with open_journal(folder / "journal.jsonl") as journal:
+    with closing(JsonLines(folder / "journal.jsonl")) as journal:
         coordinator = Coordinator(
             [study_of(spec) for spec in plan.study_specs()], journal
         )

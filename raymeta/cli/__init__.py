@@ -40,7 +40,8 @@ def exit_code(program: Callable[[], None]) -> int:
         )
         return 2
     except KeyboardInterrupt as interrupt:
-        print(f"\nraymeta: interrupted{interrupt}", file=sys.stderr)
+        said = ": ".join(["interrupted", *map(str, interrupt.args)])
+        print(f"\nraymeta: {said}", file=sys.stderr)
         return 130
     return 0
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from raymeta.cli import config
 from raymeta.cli.report import summarize
 from raymeta.cli.settings import resumable, setting
-from raymeta.results.mirror import at
 from raymeta.results.validity import InvalidComparison
 
 
@@ -42,24 +41,21 @@ def run(arguments: argparse.Namespace) -> None:
     settings = config.read(arguments, CompareSettings)
     # Said at once: importing Ray takes seconds.
     print("raymeta: preparing the comparison", flush=True)
-    from raymeta.search import compare, new_name
+    from raymeta.results.run_folder import run_address, run_name
+    from raymeta.search import compare
 
-    name = settings.name or new_name(settings.storage, settings.tasks)
-    with at(settings.storage, name) as storage:
-        try:
-            with warnings.catch_warnings():
-                # `summarize` says so, and ends with an error.
-                warnings.simplefilter("ignore", InvalidComparison)
-                compare(
-                    settings.tasks,
-                    settings.methods,
-                    budget=settings.budget,
-                    seeds=settings.seeds,
-                    name=name,
-                    storage=storage,
-                    slots=settings.slots,
-                    gpus_per_trial=settings.gpus_per_trial or 0.0,
-                )
-        except KeyboardInterrupt:
-            raise resumable("compare", settings, storage / name) from None
-        summarize(storage / name)
+    name = run_name(settings.storage, settings.name, settings.tasks)
+    with resumable("compare", settings, name), warnings.catch_warnings():
+        # `summarize` says so, and ends with an error.
+        warnings.simplefilter("ignore", InvalidComparison)
+        compare(
+            settings.tasks,
+            settings.methods,
+            budget=settings.budget,
+            seeds=settings.seeds,
+            name=name,
+            storage=settings.storage,
+            slots=settings.slots,
+            gpus_per_trial=settings.gpus_per_trial or 0.0,
+        )
+    summarize(run_address(settings.storage, name))

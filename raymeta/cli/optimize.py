@@ -2,14 +2,13 @@
 
 import argparse
 import math
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from raymeta.cli import config
 from raymeta.cli.settings import setting
-from raymeta.results.mirror import address, at, saved
+from raymeta.results.mirror import address
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +32,18 @@ def run(arguments: argparse.Namespace) -> None:
     from raymeta import tasks
     from raymeta.hypergrad.registry import by_name
     from raymeta.outer.optimize import optimize
-    from raymeta.results.run_folder import OptimizationFolder, path_of
+    from raymeta.results.run_folder import RunFolder, run_name
 
     task = tasks.get(settings.task)
     estimator = by_name(settings.estimator, task.horizon)
     budget = task.budget if settings.budget is None else settings.budget
     title = f"{task.name} by {settings.estimator}"
     print(f"raymeta: {title}, {budget:,g} gradient evaluations", flush=True)
-    with (
-        at(settings.storage, settings.name) as storage,
-        closing(OptimizationFolder(path_of(storage, settings.name, []))) as folder,
-    ):
-        folder.claim({k: v for k, v in asdict(settings).items() if k != "storage"})
+    name = run_name(settings.storage, settings.name, [])
+    kept = {k: v for k, v in asdict(settings).items() if k != "storage"}
+    with RunFolder.open(
+        settings.storage, name, "optimization", kept, resume=False
+    ) as folder:
         folder.record_run(tasks.loading.sources([task.name]))
         result = optimize(
             task,
@@ -55,10 +54,9 @@ def run(arguments: argparse.Namespace) -> None:
         )
         folder.write(result.frame)
         result.export(folder.path / "schedule.json")
-        saved(folder.path / "schedule.json")
         _print(task, result)
         if result.interrupted:
-            raise KeyboardInterrupt(f": what was found is in {address(folder.frame)}")
+            raise KeyboardInterrupt
         _draw_loss_curves(task, result, settings, folder.path)
 
 

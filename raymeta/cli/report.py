@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from raymeta.results.mirror import address, at, is_remote
+from raymeta.results.mirror import address, local
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -34,14 +34,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the results of a folder; draw figures and page, surfaces if asked for."""
-    path = arguments.folder.rstrip("/")
-    with at(
-        path.rpartition("/")[0] if is_remote(path) else ".", Path(path).name
-    ) as here:
-        found = here / Path(path).name if is_remote(path) else Path(path)
+    with local(arguments.folder) as path:
         if arguments.surface:
-            _survey(found, arguments.surface, arguments.task, arguments.points)
-        summarize(found)
+            _survey(path, arguments.surface, arguments.task, arguments.points)
+        _summarize(path)
 
 
 def _survey(path: Path, names: Sequence[str], task: str | None, points: int) -> None:
@@ -61,12 +57,20 @@ def _survey(path: Path, names: Sequence[str], task: str | None, points: int) -> 
     survey(path, names, given, points=points, progress=show)
 
 
-def summarize(path: Path) -> None:
+def summarize(folder: str) -> None:
     """Print the ranking or the evaluation; draw figures and page beside the frame.
+
+    Args:
+        folder: a folder of results or its address on an object store, or a frame.
 
     Raises:
         ValueError: the comparison is not valid; all is printed and drawn nevertheless.
     """
+    with local(folder) as path:
+        _summarize(path)
+
+
+def _summarize(path: Path) -> None:
     from raymeta import analysis
     from raymeta.results.validity import reasons_of, sentence
 

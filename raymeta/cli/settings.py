@@ -2,11 +2,11 @@
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
 from typing import Any
-
-from raymeta.results.mirror import address
 
 #: Files in jobs/ that are a command themselves.
 SCRIPTS = ("compare.py", "meta_train.py")
@@ -17,13 +17,16 @@ def setting(default: Any, help_: str) -> Any:
     return field(default=default, metadata={"help": help_})
 
 
-def resumable(command: str, settings: Any, folder: Path) -> KeyboardInterrupt:
-    """Ctrl-C, with the command that goes on from there."""
-    program = ["python"] * sys.argv[0].endswith(".py") + [sys.argv[0]]
-    line = shlex.join([*program, *flags(command, settings, name=folder.name)])
-    frame = folder / "frame.parquet"
-    kept = f"what was reported is in {address(frame)}; " if frame.exists() else ""
-    return KeyboardInterrupt(f": {kept}go on with\n  {line}")
+@contextmanager
+def resumable(command: str, settings: Any, name: str) -> Iterator[None]:
+    """A run that Ctrl-C ends with the command that goes on from there."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        program = ["python"] * sys.argv[0].endswith(".py") + [sys.argv[0]]
+        line = shlex.join([*program, *flags(command, settings, name=name)])
+        said = [*map(str, interrupt.args), f"go on with\n  {line}"]
+        raise KeyboardInterrupt("; ".join(said)) from None
 
 
 def flags(command: str, settings: Any, **changed: Any) -> list[str]:

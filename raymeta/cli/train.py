@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from raymeta.cli import config
 from raymeta.cli.report import summarize
 from raymeta.cli.settings import resumable, setting
-from raymeta.results.mirror import at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +84,11 @@ def run(arguments: argparse.Namespace) -> None:
     settings = config.read(arguments, TrainSettings)
     # Said at once: importing torch and Ray takes seconds.
     print("raymeta: preparing the training", flush=True)
-    from raymeta.results.run_folder import new_name
+    from raymeta.results.run_folder import run_address, run_name
     from raymeta.train import recipe, train
 
-    name = settings.name or new_name(
-        settings.storage, [settings.algorithm, settings.family]
+    name = run_name(
+        settings.storage, settings.name, [settings.algorithm, settings.family]
     )
     place = ("gpus", "wait", "retries")
     own = {"name", "seeds", "tasks_per_worker", "workers", "max_workers", "storage"}
@@ -102,18 +101,15 @@ def run(arguments: argparse.Namespace) -> None:
     }
     chosen["seeds"] = tuple(range(settings.seeds))
     chosen["tasks_per_step"] = _tasks_per_step(settings)
-    with at(settings.storage, name) as storage:
-        try:
-            train(
-                recipe(**chosen),
-                workers=(settings.workers, settings.max_workers or settings.workers),
-                name=name,
-                storage=storage,
-                **{field: getattr(settings, field) for field in place},
-            )
-        except KeyboardInterrupt:
-            raise resumable("train", settings, storage / name) from None
-        summarize(storage / name)
+    with resumable("train", settings, name):
+        train(
+            recipe(**chosen),
+            workers=(settings.workers, settings.max_workers or settings.workers),
+            name=name,
+            storage=settings.storage,
+            **{field: getattr(settings, field) for field in place},
+        )
+    summarize(run_address(settings.storage, name))
 
 
 def _tasks_per_step(settings: TrainSettings) -> int | None:

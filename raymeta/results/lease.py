@@ -15,28 +15,28 @@ BEAT_S = 5.0
 EXPIRY_S = 30.0
 LOOK_S = 1.0
 
-#: Under the folder, a claim of each driver.
-CLAIMS = ".drivers"
+#: Under the folder, a heartbeat of each driver.
+HEARTBEATS = ".drivers"
 
 
-class HeldError(ValueError):
+class LockedError(ValueError):
     """Another driver is alive."""
 
 
 class Lease:
-    """The claim of this process on a folder: an object that it writes again and again.
+    """A lock on a folder by a heartbeat: an object that its driver writes repeatedly.
 
-    Who claims, looks for claims of others, after its own is there; of two drivers that
-    begin at once, at least one sees the other, and gives up. Ages are differences of
-    times that the store itself has noted, so no clocks of two machines are compared.
+    Who wants it looks for heartbeats of others, after its own is there; of two drivers
+    that begin at once, at least one sees the other, and gives up. Ages are differences
+    of times that the store itself has noted: no clocks of two machines are compared.
 
-    A claim is deleted by others only when it is `EXPIRY_S` old. Its driver takes half
-    of that for a silence, and never writes a claim again after one: who was about to
-    delete it would not see the beat, and both would go on. It writes another claim
-    instead, and then looks. Where the old one is still there, and nobody else's is, no
-    one has taken over, and whoever comes now sees the new one. Otherwise this driver
-    yields, even to one that only waits: which of two was silent is known, which is the
-    younger would have to be agreed.
+    A heartbeat is deleted by others only when it is `EXPIRY_S` old. Its driver takes
+    half of that for a silence, and never writes the same one again after it: who was
+    about to delete it would not see the beat, and both would go on. It writes another
+    one instead, and then looks. Where the old one is still there, and nobody else's is,
+    no one has taken over, and whoever comes now sees the new one. Otherwise this driver
+    gives up, even for one that only waits: which of two was silent is known, which is
+    the younger would have to be agreed.
 
     Args:
         store: the object store.
@@ -44,12 +44,12 @@ class Lease:
         kind: of the job, for the message.
 
     Raises:
-        HeldError: another driver is alive.
+        LockedError: another driver is alive.
     """
 
     def __init__(self, store: fs.FileSystem, root: str, kind: str) -> None:
-        self._store, self._folder = store, f"{root}/{CLAIMS}"
-        self._path = self._another()
+        self._store, self._folder = store, f"{root}/{HEARTBEATS}"
+        self._path = self._new_path()
         self._written = {self._path}
         #: When the last beat began.
         self._beaten = _now()
@@ -59,12 +59,12 @@ class Lease:
         try:
             self._wait_until_alone(f"{kind} in {root}")
         except BaseException:
-            self._withdraw()
+            self._delete_own()
             raise
         self._thread = threading.Thread(target=self._keep_beating, daemon=True)
         self._thread.start()
 
-    def lasts(self) -> bool:
+    def is_held(self) -> bool:
         """Whether the folder is still this driver's; asks the store after a silence.
 
         True leaves half of `EXPIRY_S` to end what is begun now.
@@ -74,40 +74,40 @@ class Lease:
         """
         with self._lock:
             while not self._lost and _silent(self._beaten):
-                self._return()
+                self._resume()
             return not self._lost
 
     def release(self) -> None:
         """Let others have the folder."""
         self._over.set()
         self._thread.join()
-        self._withdraw()
+        self._delete_own()
 
     def _wait_until_alone(self, what: str) -> None:
         first: dict[str, int] = {}
         while others := self._others():
             for path, beat in others.items():
                 if first.setdefault(path, beat) != beat and (who := self._words(path)):
-                    raise HeldError(
+                    raise LockedError(
                         f"one driver at a time runs the {what}, but {who} is at it: "
                         "wait for it, or use another name"
                     )
             time.sleep(LOOK_S)
 
     def _others(self) -> dict[str, int]:
-        """Beat, and the last beats of others that may be alive; removes dead claims.
+        """Beat, and the last beats of others that may be alive; removes dead ones.
 
         Nothing is held yet: who was silent begins anew.
         """
         while True:
             if _silent(self._beaten):
-                self._withdraw()
-                self._path = self._another()
+                self._delete_own()
+                self._path = self._new_path()
             self._beaten = self._write(self._path)
-            beats = self._claims()
+            beats = self._heartbeats()
             if self._path in beats:
                 break
-            self._path = self._another()  # another driver took this one for dead
+            self._path = self._new_path()  # another driver took this one for dead
         now = beats[self._path]
         others = {p: beat for p, beat in beats.items() if p not in self._written}
         for path in [p for p, beat in others.items() if now - beat > EXPIRY_S * 1e9]:
@@ -123,47 +123,45 @@ class Lease:
     def _beat(self) -> None:
         there = self._store.get_file_info(self._path).type == fs.FileType.File
         if not there:
-            self._yield()  # whatever the clocks say: a paused machine's stand still
+            self._give_up()  # whatever the clocks say: a paused machine's stand still
         elif _silent(self._beaten):
-            self._return()
+            self._resume()
         else:
             begun = self._write(self._path)
             if _silent(self._beaten):
-                self._yield()  # it may have been deleted before it was written
+                self._give_up()  # it may have been deleted before it was written
             self._beaten = begun
 
-    def _return(self) -> None:
+    def _resume(self) -> None:
         """Go on after a silence, if nobody has taken over."""
-        another = self._another()
+        another = self._new_path()
         begun = self._write(another)
-        claims = self._claims()
-        if self._path not in claims or not claims.keys() <= self._written:
-            self._yield()
+        beats = self._heartbeats()
+        if self._path not in beats or not beats.keys() <= self._written:
+            self._give_up()
             return
         self._path, self._beaten = another, begun
-        for old in claims.keys() - {another}:
+        for old in beats.keys() - {another}:
             self._delete(old)
 
-    def _yield(self) -> None:
+    def _give_up(self) -> None:
         self._lost = True
-        self._withdraw()
+        self._delete_own()
 
-    def _another(self) -> str:
+    def _new_path(self) -> str:
         return f"{self._folder}/{secrets.token_hex(8)}"
 
-    def _claims(self) -> dict[str, int]:
-        """The last beat of each claim, by the store's clock."""
+    def _heartbeats(self) -> dict[str, int]:
+        """The last beat of each driver, by the store's clock."""
         found = self._store.get_file_info(
             fs.FileSelector(self._folder, allow_not_found=True)
         )
         return {
-            claim.path: claim.mtime_ns
-            for claim in found
-            if claim.type == fs.FileType.File
+            beat.path: beat.mtime_ns for beat in found if beat.type == fs.FileType.File
         }
 
     def _write(self, path: str) -> tuple[float, float]:
-        """Write a claim; returns when that began."""
+        """Write a heartbeat; returns when that began."""
         who = {"host": socket.gethostname(), "process": os.getpid()}
         self._written.add(path)
         begun = _now()
@@ -171,7 +169,7 @@ class Lease:
             stream.write(json.dumps(who).encode())
         return begun
 
-    def _withdraw(self) -> None:
+    def _delete_own(self) -> None:
         with suppress(OSError):
             for path in self._written:
                 self._delete(path)
@@ -181,7 +179,7 @@ class Lease:
             self._store.delete_file(path)
 
     def _words(self, path: str) -> str | None:
-        """Whose claim it is; None where it has just been given up."""
+        """Whose heartbeat it is; None where it has just been given up."""
         try:
             with self._store.open_input_stream(path) as stream:
                 who = json.loads(stream.read())

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pyarrow.fs as fs
 
-from raymeta.results.lease import CLAIMS, HeldError, Lease
+from raymeta.results.atomic import atomic_write
+from raymeta.results.lease import HEARTBEATS, Lease, LockedError
 
 SYNC_EVERY_S = 2.0
 #: Object stores note times of change in whole seconds; what may have changed again in
@@ -27,13 +28,13 @@ SETTLED_S = 2.0
 
 #: Files of a process alone.
 _OWN = re.compile(
-    rf"(^|/)(\.lock$|\.tune/|\.ray/|\.states/|{re.escape(CLAIMS)}/)|\.tmp$"
+    rf"(^|/)(\.lock$|\.tune/|\.ray/|\.states/|{re.escape(HEARTBEATS)}/)|\.tmp$"
 )
 
 _mirrors: list["Mirror"] = []
 
 
-class TakenOverError(HeldError):
+class TakenOverError(LockedError):
     """Another driver has the folder that this one held."""
 
 
@@ -55,7 +56,7 @@ class Mirror:
 
     def __init__(self, uri: str, local: Path) -> None:
         self.uri, self.local = uri.rstrip("/"), local
-        self._lock = threading.Lock()
+        self._busy = threading.Lock()
         #: name -> (size, time of change): here, and there, when they were the same.
         self._here: dict[str, tuple[int, int]] = {}
         self._there: dict[str, tuple[int, int]] = {}
@@ -73,12 +74,12 @@ class Mirror:
             ValueError: the store cannot be reached, or refuses.
             TakenOverError: another driver has taken over.
         """
-        with self._lock, _refusals(self.uri):
+        with self._busy, _refusals(self.uri):
             if self._ours():
                 self._push()
                 self._pull()
 
-    def hold(self, kind: str) -> None:
+    def lock(self, kind: str) -> None:
         """Let no other driver write in the folder until `release`.
 
         What the one before wrote last is here then.
@@ -86,7 +87,7 @@ class Mirror:
         Raises:
             ValueError: another one does; then this mirror uploads nothing any more.
         """
-        with self._lock, _refusals(self.uri):
+        with self._busy, _refusals(self.uri):
             self._refused = True
             self._lease = Lease(self._fs, self._root, kind)
             self._pull()
@@ -99,7 +100,7 @@ class Mirror:
 
     def _ours(self) -> bool:
         """Whether this process may write in the folder now."""
-        if self._lease is not None and not self._lease.lasts():
+        if self._lease is not None and not self._lease.is_held():
             raise TakenOverError(
                 f"this driver was silent for so long that another one has taken over "
                 f"{self.uri}: leave it to that one, or use another name"
@@ -108,19 +109,19 @@ class Mirror:
 
     def push(self, path: Path) -> None:
         """Upload one file now; raises as `sync` does."""
-        with self._lock, _refusals(self.uri):
+        with self._busy, _refusals(self.uri):
             self._upload(path.relative_to(self.local).as_posix())
 
     def pull(self, path: Path) -> None:
         """Download one file now, if it is there and has changed."""
         name = path.relative_to(self.local).as_posix()
-        with self._lock, _refusals(self.uri):
+        with self._busy, _refusals(self.uri):
             self._download(self._fs.get_file_info(f"{self._root}/{name}"), name)
 
     def discard(self, folder: Path) -> None:
         """Delete a folder there; raises as `sync` does."""
         name = folder.relative_to(self.local).as_posix()
-        with self._lock, _refusals(self.uri):
+        with self._busy, _refusals(self.uri):
             place = f"{self._root}/{name}"
             there = self._fs.get_file_info(place).type == fs.FileType.Directory
             if there and self._ours():
@@ -173,7 +174,6 @@ class Mirror:
             return
         path = self.local / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
         with self._fs.open_input_stream(info.path) as stream:
             mark = stream.metadata().get("ETag")
             before, since = self._fresh.get(name, (None, now))
@@ -182,8 +182,8 @@ class Mirror:
                 del self._fresh[name]
             if known and mark == before:
                 return
-            temporary.write_bytes(stream.read())
-        temporary.replace(path)
+            with atomic_write(path) as file:
+                file.write(stream.read())
         self._there[name], self._here[name] = version, _stat(path) or (0, 0)
 
 
@@ -220,6 +220,17 @@ def at(storage: str | Path, name: str = "") -> Iterator[Path]:
     finally:
         if uploaded:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def local(place: str) -> Iterator[Path]:
+    """A file or folder of results as a local one; raises as `at` does."""
+    if not is_remote(place):
+        yield Path(place)
+        return
+    storage, _, name = place.rstrip("/").rpartition("/")
+    with at(storage, name) as here:
+        yield here / name
 
 
 @contextmanager
@@ -265,7 +276,7 @@ def _mirrored(mirror: Mirror) -> Iterator[None]:
             mirror.release()
 
 
-def hold(folder: Path, kind: str) -> None:
+def lock(folder: Path, kind: str) -> None:
     """Let no other driver write in a folder on an object store, until it is left.
 
     Args:
@@ -276,7 +287,7 @@ def hold(folder: Path, kind: str) -> None:
         ValueError: another one does.
     """
     if mirror := _mirror_of(folder):
-        mirror.hold(kind)
+        mirror.lock(kind)
 
 
 def address(path: Path) -> str:
@@ -287,13 +298,13 @@ def address(path: Path) -> str:
     return f"{mirror.uri}/{path.relative_to(mirror.local).as_posix()}".rstrip("/.")
 
 
-def saved(path: Path) -> None:
+def upload(path: Path) -> None:
     """Make sure that others see a file that was just written."""
     if mirror := _mirror_of(path):
         mirror.push(path)
 
 
-def fetched(path: Path) -> Path:
+def download(path: Path) -> Path:
     """The path, where the file that another process wrote last is now."""
     if mirror := _mirror_of(path):
         mirror.pull(path)
@@ -307,7 +318,7 @@ def discard(folder: Path) -> None:
         mirror.discard(folder)
 
 
-def synced(path: Path) -> None:
+def sync(path: Path) -> None:
     """Make sure that a folder is the same as its like."""
     if mirror := _mirror_of(path):
         mirror.sync()
@@ -334,7 +345,7 @@ def _refusals(uri: str) -> Iterator[None]:
     """What the store says, in one line."""
     try:
         yield
-    except HeldError:
+    except LockedError:
         raise
     except (OSError, ValueError) as error:
         said = " ".join(str(error).split())

@@ -1,61 +1,116 @@
-"""The folder of a job's results: its name, its settings, its frame."""
+"""Run folders: `<storage>/<name>` with a run's settings, its frame and what it needs.
+
+Every run, of `compare`, `optimize` and `train` alike, opens its folder here: wherever
+the storage is, alone, and with the settings of the run that it continues.
+"""
 
 import fcntl
 import json
-import os
-import platform
 import re
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any, Literal, Self
 
 import pandas as pd
 
-from raymeta.results.mirror import hold, saved
-from raymeta.results.schema import current_frame
+from raymeta.results import mirror, schema
+from raymeta.results.atomic import atomic_write
+from raymeta.results.provenance import provenance
 
-PACKAGES = ("raymeta", "torch", "ray", "optuna")
+Kind = Literal["comparison", "optimization", "training"]
+
+#: Files in which `raymeta report` has said what a run found.
+REPORTS = ("surface*", "curve*", "learning_*", "report.html")
 
 
 class RunFolder:
-    """`<storage>/<name>` with frame.parquet and a record of its settings.
+    """The folder of a run, which this process alone writes in while it is open.
 
     Attributes:
-        kind: what job it is of.
-        record: file name of the settings and of when it ran.
+        path: the folder on this machine.
+        frame: the file of its frame.
+        kind: of the run: `<kind>.json` has its settings, when it ran, and what is
+            noted beside.
     """
 
-    kind: ClassVar[str]
-    record: ClassVar[str]
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, kind: Kind) -> None:
+        self.path, self.kind = path, kind
         self.frame = path / "frame.parquet"
-        self._settings = path / self.record
+        self._file = path / f"{kind}.json"
+        self._record: dict[str, Any] = {}
 
-    def claim(self, settings: dict[str, Any]) -> None:
-        """Create the folder for these settings, or find it with the same ones.
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        storage: str | Path,
+        name: str,
+        kind: Kind,
+        settings: Mapping[str, Any],
+        *,
+        resume: bool = True,
+    ) -> Iterator[Self]:
+        """Open the folder of a run: create it, or go on in it.
 
-        On an object store no other driver can write in it from now on.
+        On an object store it is a local folder that is kept the same as the one there,
+        and no other driver writes there meanwhile. On a disk no other process does.
+
+        Args:
+            storage: the folder that holds it; or its address on an object store.
+            name: of the run, see `run_name`.
+            kind: of the run.
+            settings: JSON values, which decide what the run finds.
+            resume: whether what the folder holds must be of the same settings; else a
+                run before is replaced.
+
+        Yields:
+            The open folder. Where Ctrl-C ends what is done in it, the exception says
+            where the frame is.
 
         Raises:
-            ValueError: it cannot be written, holds something else, or such a job with
-                other settings; another driver has it.
+            ValueError: the folder cannot be written, or holds something else or a run
+                with other settings; another process is at it.
         """
-        hold(self.path, self.kind)  # first: what it holds is read only then
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._write(self._record(settings))
-        except OSError as error:
+        with mirror.at(storage, name) as here, ExitStack() as locked:
+            folder = cls(here / name, kind)
+            # First: what the driver before wrote is here only then.
+            mirror.lock(folder.path, kind)
+            try:
+                folder._begin(json.loads(json.dumps(settings)), resume, locked)
+            except OSError as error:
+                raise ValueError(
+                    f"results must go to a folder that can be written, but "
+                    f"{folder.path} cannot ({error.strerror}): pass another storage"
+                ) from error
+            try:
+                yield folder
+            except KeyboardInterrupt:
+                if not folder.frame.exists():
+                    raise
+                where = mirror.address(folder.frame)
+                raise KeyboardInterrupt(f"what was found is in {where}") from None
+
+    def _begin(self, settings: dict[str, Any], resume: bool, locked: ExitStack) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        own = re.compile(r"\.lock|.*\.tmp")  # as a killed process may leave them alone
+        others = [f for f in self.path.iterdir() if not own.fullmatch(f.name)]
+        if others and not self._file.exists():
             raise ValueError(
-                f"results must go to a folder that can be written, but {self.path} "
-                f"cannot ({error.strerror}): pass another storage"
-            ) from error
+                f"a new {self.kind} needs a new folder, but {self.path} holds "
+                "something else: use another name"
+            )
+        _lock(locked.enter_context((self.path / ".lock").open("ab")), self.kind)
+        record = {**settings, "runs": []}
+        if resume and self._file.exists():
+            record = schema.current_record(json.loads(self._file.read_text()))
+            _require_same(self.path, record, settings)
+        for pattern in () if resume else REPORTS:
+            for file in self.path.glob(pattern):
+                file.unlink()
+        self._record = record | {schema.KEY: schema.VERSION}
+        self.note()
 
     def record_run(self, task_files: Mapping[str, str] | None = None) -> None:
         """Note when, where, by which command and with which versions it runs.
@@ -63,143 +118,80 @@ class RunFolder:
         Args:
             task_files: where tasks are from that are in files: `path.py:Name` by name.
         """
-        record = json.loads(self._settings.read_text())
-        run = {
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": sys.argv,
-            "task_files": dict(task_files or {}),
-            "commit": _commit(),
-            "machine": _machine(),
-            "versions": _versions(),
-        }
-        self._write({**record, "runs": [*record["runs"], run]})
+        run = {**provenance(), "task_files": dict(task_files or {})}
+        self.note(runs=[*self._record["runs"], run])
 
     def note(self, **facts: Any) -> None:
         """Keep JSON values beside the settings."""
-        self._write(json.loads(self._settings.read_text()) | facts)
+        self._record |= facts
+        write_json(self._record, self._file)
 
     def noted(self, what: str) -> Any:
         """What was kept under a name; None before."""
-        return json.loads(self._settings.read_text()).get(what)
+        return self._record.get(what)
 
     def read(self) -> pd.DataFrame:
         """The frame as it was written last."""
-        return current_frame(pd.read_parquet(self.frame))
+        return schema.current_frame(pd.read_parquet(self.frame))
 
     def write(self, frame: pd.DataFrame) -> None:
         """Replace the frame."""
         write_frame(frame, self.frame)
 
-    def _record(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """What the record holds."""
-        settings = json.loads(json.dumps(settings))
-        if self._settings.exists():
-            record = json.loads(self._settings.read_text())
-            _check_same(self.path, record, settings)
-            return record
-        if any(self.path.iterdir()):
-            raise ValueError(
-                f"a new {self.kind} needs a new folder, but {self.path} holds "
-                "something else: use another name"
-            )
-        return {**settings, "runs": []}
 
-    def _write(self, record: dict[str, Any]) -> None:
-        temporary = self._settings.with_suffix(".tmp")
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
-        os.replace(temporary, self._settings)
-        saved(self._settings)
-
-
-class OptimizationFolder(RunFolder):
-    """The folder of `raymeta optimize`: each run replaces what the one before left.
-
-    Whoever has claimed it is alone with it until `close`.
-    """
-
-    kind: ClassVar[str] = "optimization"
-    record: ClassVar[str] = "optimization.json"
-
-    #: Files in which `raymeta report` said what the one before had found.
-    REPORTED = ("surface*", "curve*", "learning_*", "report.html")
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._locked = ExitStack()
-        self.close = self._locked.close
-
-    def claim(self, settings: dict[str, Any]) -> None:
-        """As of any job; reports of an optimization before this one are removed."""
-        super().claim(settings)
-        for pattern in self.REPORTED:
-            for file in self.path.glob(pattern):
-                file.unlink()
-
-    def _record(self, settings: dict[str, Any]) -> dict[str, Any]:
-        if any(self.path.iterdir()) and not self._settings.exists():
-            raise ValueError(
-                f"an optimization replaces what one before it left, but {self.path} "
-                "holds something else: use another name"
-            )
-        lock(
-            self._locked.enter_context((self.path / ".lock").open("ab")),
-            "an " + self.kind,
-        )
-        return {**settings, "runs": []}
-
-
-def path_of(storage: str | Path, name: str | None, words: Sequence[str]) -> Path:
-    """The folder of that name, or a new one named after the words and the time.
+def run_name(storage: str | Path, name: str | None, words: Sequence[str]) -> str:
+    """The name of a run's folder; by default a new one of these words and the time.
 
     Raises:
-        ValueError: the name is not that of a folder.
+        ValueError: it is not the name of a folder.
     """
     if name is None:
-        name = new_name(storage, words)
-    elif not re.fullmatch(r"[\w-][\w.-]*", name):
+        plain = re.sub(r"[^\w.-]+", "_", "-".join(words))
+        name = f"{plain[:60]}-{datetime.now():%Y%m%d-%H%M%S}"
+        taken = [p.name for p in Path(storage).glob(f"{name}*")]
+        return name + (f"-{len(taken) + 1}" if taken else "")
+    if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise ValueError(
             "a name must consist of letters, digits, '_', '-' and '.', but got "
             f"{name!r}"
         )
-    return Path(storage) / name
+    return name
 
 
-def new_name(storage: str | Path, words: Sequence[str]) -> str:
-    """A name that no folder of the storage has, after the words and the time."""
-    plain = re.sub(r"[^\w.-]+", "_", "-".join(words))
-    name = f"{plain[:60]}-{datetime.now():%Y%m%d-%H%M%S}"
-    taken = [p.name for p in Path(storage).glob(f"{name}*")]
-    return name + (f"-{len(taken) + 1}" if taken else "")
+def run_address(storage: str | Path, name: str) -> str:
+    """Where a run's results go, for people."""
+    if mirror.is_remote(storage):
+        return f"{str(storage).rstrip('/')}/{name}"
+    return str(Path(storage) / name)
 
 
 def write_frame(frame: pd.DataFrame, path: Path) -> None:
-    """Write parquet in one piece: a reader sees the old frame or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        frame.to_parquet(temporary, index=False)
-    except OSError:
-        temporary.unlink(missing_ok=True)  # a full disk needs the room
-        raise
-    os.replace(temporary, path)
-    saved(path)
+    """Write parquet in one piece, also on the object store that the folder is on."""
+    with atomic_write(path) as file:
+        frame.to_parquet(file, index=False)
+    mirror.upload(path)
 
 
-def lock(file: IO[bytes], kind: str) -> None:
-    """Lock an open file until it is closed; one process can.
+def write_json(value: Any, path: Path) -> None:
+    """Write JSON in one piece, also on the object store that the folder is on."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(value, indent=2).encode() + b"\n")
+    mirror.upload(path)
 
-    Raises:
-        ValueError: another process has locked it.
-    """
+
+def _lock(file: IO[bytes], kind: Kind) -> None:
+    """Lock an open file until it is closed; one process can."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        article = "an" if kind[0] in "aeiou" else "a"
         raise ValueError(
-            f"one process at a time runs {kind}, but another one is writing "
+            f"one process at a time runs {article} {kind}, but another one is writing "
             f"{file.name}: wait for it, or use another name"
         ) from None
 
 
-def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _require_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     for what, value in new.items():
         if old[what] != value:
             raise ValueError(
@@ -219,35 +211,3 @@ def _difference(old: Any, new: Any) -> str:
 
 def _words(value: Any) -> str:
     return "none" if value is None else str(value)
-
-
-def _commit() -> str | None:
-    """The git commit of the working directory, `-dirty` with changes; None without."""
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        found = subprocess.run(describe, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):  # no git, or a huge repository
-        return None
-    return found.stdout.strip() if found.returncode == 0 else None
-
-
-def _machine() -> dict[str, Any]:
-    cpuinfo, processor = Path("/proc/cpuinfo"), platform.processor()
-    if cpuinfo.exists():
-        models = re.findall(r"model name\s*: (.+)", cpuinfo.read_text())
-        processor = models[0] if models else processor
-    return {
-        "system": platform.platform(),
-        "processor": processor,
-        "CPUs": os.cpu_count(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:  # run from its sources
-            versions[package] = "unknown"
-    return versions

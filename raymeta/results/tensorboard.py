@@ -1,10 +1,11 @@
 """Curves for TensorBoard, beside the frame that they are drawn from."""
 
 import math
-import struct
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import IO
 
 import pandas as pd
 
@@ -13,9 +14,21 @@ from raymeta.process import preserved
 with preserved():  # a variable for its checksums
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.proto.summary_pb2 import Summary
-    from tensorboardX.record_writer import masked_crc32c
+    from tensorboardX.record_writer import RecordWriter, register_writer_factory
 
 FOLDER = "tensorboard"
+
+
+class _Appended:
+    """Files of tensorboardX that are gone on with: `append:<path>`."""
+
+    def open(self, path: str) -> IO[bytes]:
+        return Path(path.removeprefix("append:")).open("ab")
+
+
+# Not its `SummaryWriter`, of which each curve needs one: 300 of them hold 900 open
+# files and 600 threads, none goes on with a file, and on a full disk it waits for ever.
+register_writer_factory("append", _Appended())
 
 
 class Board:
@@ -53,8 +66,9 @@ class Board:
         self._shown[run] = float(new[step].max())
         file = self._folder / run / f"events.out.tfevents.{self._begun:017.6f}"
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("ab") as stream:
-            stream.write(b"".join(_record(event) for event in events))
+        with closing(RecordWriter(f"append:{file}")) as writer:
+            for event in events:
+                writer.write(event.SerializeToString())
 
     def _opening(self) -> list[Event]:
         """TensorBoard's mark of a file, and of a run that starts again at step 0."""
@@ -127,17 +141,3 @@ def show_comparison(board: Board, frame: pd.DataFrame) -> None:
             step="gradient_evals",
             values=["best_outer_loss"],
         )
-
-
-def _record(event: Event) -> bytes:
-    """A record of a TFRecord file: length, data and their checksums."""
-    data = event.SerializeToString()
-    length = struct.pack("<Q", len(data))
-    return b"".join(
-        [
-            length,
-            struct.pack("<I", masked_crc32c(length)),
-            data,
-            struct.pack("<I", masked_crc32c(data)),
-        ]
-    )

@@ -65,7 +65,12 @@ def sentence(reasons: Mapping[str, list[str]]) -> str:
     return f"{INVALID}: {where}: {REMEDY}"
 
 
-def recorded(folder: Path) -> dict[tuple[str, int], str]:
+def marked(frame: "pd.DataFrame", folder: Path) -> "pd.DataFrame":
+    """The frame with its column `invalid`, from spending.json where it has none yet."""
+    return frame if COLUMN in frame else mark(frame, _recorded(folder))
+
+
+def _recorded(folder: Path) -> dict[tuple[str, int], str]:
     """What the spending.json of a comparison says; nothing without one."""
     file = folder / "spending.json"
     if not file.is_file():

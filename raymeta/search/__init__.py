@@ -1,10 +1,9 @@
 """Comparisons of black-box and hypergradient methods on Ray Tune."""
 
-from raymeta.results.run_folder import new_name
 from raymeta.runtime import ray_session
 
 with ray_session.prepared():  # Tune, Optuna and scikit-learn are imported
     from raymeta.search.compare import compare
     from raymeta.search.tune.space import to_tune
 
-__all__ = ["compare", "new_name", "ray_session", "to_tune"]
+__all__ = ["compare", "ray_session", "to_tune"]

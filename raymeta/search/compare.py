@@ -3,7 +3,8 @@
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,23 +15,24 @@ from ray.tune import RunConfig, TuneConfig, TuneError, Tuner
 
 from raymeta.process import preserved
 from raymeta.results import schema
-from raymeta.results.mirror import address, at, is_remote
-from raymeta.results.run_folder import new_name
+from raymeta.results.jsonlines import JsonLines
+from raymeta.results.mirror import address
+from raymeta.results.run_folder import RunFolder, run_address, run_name, write_json
 from raymeta.results.tensorboard import Board, show_comparison
-from raymeta.results.validity import InvalidComparison, reasons_of, sentence
+from raymeta.results.validity import InvalidComparison, marked, reasons_of, sentence
 from raymeta.runtime.cluster import require_possible
 from raymeta.runtime.interrupt import Interrupt
 from raymeta.runtime.progress import Progress, clock
 from raymeta.runtime.ray_session import running
 from raymeta.runtime.serialization import pack
 from raymeta.runtime.source_code import code_of
-from raymeta.search.comparison_folder import ComparisonFolder, folder_of
 from raymeta.search.fairness import evidence_of, mismatches, spending_of
 from raymeta.search.frame import to_frame
 from raymeta.search.plan import Methods, Plan, Tasks, make_plan
 from raymeta.search.progress import evidence_lines, opening, progress_lines
+from raymeta.search.resume import require_same_code, require_same_values
 from raymeta.search.study.coordinator import Coordinator
-from raymeta.search.study.journal import Event, open_journal
+from raymeta.search.study.study import Study
 from raymeta.search.tune.bridge import BridgeScheduler, BridgeSearcher, Pulse
 from raymeta.search.tune.quiet import quiet_tune
 from raymeta.search.tune.search_study import study_of
@@ -39,7 +41,8 @@ from raymeta.search.worker.trial_store import TrialStore
 from raymeta.tasks import loading
 
 SAVE_EVERY_S = 30.0
-FINISHED: Event = {"event": "finished"}
+#: The last line of a journal from before the mark was in the folder's record.
+FINISHED = {"event": "finished"}
 
 
 @preserved()
@@ -96,20 +99,6 @@ def compare(
             or of other code.
         KeyboardInterrupt: Ctrl-C; what was reported so far is in the folder.
     """
-    if is_remote(storage):
-        name = name or new_name(storage, ["comparison"])
-        with at(storage, name) as here:
-            return compare(
-                tasks,
-                methods,
-                budget=budget,
-                seeds=seeds,
-                name=name,
-                storage=here,
-                slots=slots,
-                gpus_per_trial=gpus_per_trial,
-                progress=progress,
-            )
     if slots is not None and slots < 1:
         raise ValueError(f"slots must be at least 1, but got {slots}")
     if gpus_per_trial < 0 or (gpus_per_trial > 1 and gpus_per_trial % 1):
@@ -119,41 +108,60 @@ def compare(
         )
     plan = make_plan(tasks, methods, budget, seeds)
     code = code_of(plan.tasks, plan.methods)  # of tasks that have not run yet
-    folder = folder_of(storage, name, [task.name for task in plan.tasks])
+    name = run_name(storage, name, [task.name for task in plan.tasks])
     display = Progress(progress)
-    display.say(opening(plan, address(folder.path)))
+    display.say(opening(plan, run_address(storage, name)))
     for line in plan.unsure():
         warnings.warn(line, stacklevel=2)
     with quiet_tune():
         studies = [study_of(spec) for spec in plan.study_specs()]
         plan.require_names()
-    folder.claim(plan.settings())
-    with open_journal(folder.journal) as journal, quiet_tune():
-        events = journal.read()
-        folder.require_same_code(code, begun=bool(events))
-        if FINISHED in events and folder.frame.exists():
+    with RunFolder.open(storage, name, "comparison", plan.settings()) as folder:
+        resources = {"CPU": 1.0} | ({"GPU": gpus_per_trial} if gpus_per_trial else {})
+        frame = _compared(plan, studies, code, folder, display, slots, resources)
+    return _warned(frame)
+
+
+def _compared(
+    plan: Plan,
+    studies: list[Study],
+    code: Mapping[str, str],
+    folder: RunFolder,
+    display: Progress,
+    slots: int | None,
+    resources: dict[str, float],
+) -> pd.DataFrame:
+    """The frame of a comparison, from its folder's journal and what remains to run."""
+    states = TrialStore((folder.path / ".states").resolve())
+    with closing(JsonLines(folder.path / "journal.jsonl")) as journal, quiet_tune():
+        lines = journal.read()
+        if schema.EVENT not in lines:
+            journal.append(schema.EVENT)
+        events = schema.current_events(lines)
+        require_same_code(folder, code, begun=bool(events))
+        finished = folder.noted("finished") or FINISHED in events
+        if finished and folder.frame.exists():
             display.say(["it had finished before"])
-            return _warned(folder.read())
-        folder.require_same_values(plan.first_values(), begun=bool(events))
-        coordinator = Coordinator(studies, journal, folder.states)
+            return marked(folder.read(), folder.path)
+        require_same_values(folder, plan.first_values(), begun=bool(events))
+        coordinator = Coordinator(studies, journal, states)
         coordinator.replay(events)
         folder.write(to_frame(studies))  # readable from now on
         if not coordinator.finished:
-            each = {"CPU": 1.0} | ({"GPU": gpus_per_trial} if gpus_per_trial else {})
-            _run(plan, coordinator, folder, display, slots, each)
+            _run(plan, coordinator, folder, states, display, slots, resources)
             assert coordinator.finished
         frame = to_frame(studies)
         folder.write(frame)
         evidence, spending = evidence_of(studies), spending_of(studies)
         unfair = mismatches(evidence)
-        folder.write_record("evidence.json", evidence)
-        folder.write_record("spending.json", _spending(plan, spending, unfair))
-        journal.write(FINISHED)
-        folder.states.clear()
+        write_json(evidence, folder.path / "evidence.json")
+        write_json(_spending(plan, spending, unfair), folder.path / "spending.json")
+        folder.note(finished=True)
+        states.clear()
     display.say(progress_lines(coordinator.progress(), display.elapsed))
     display.say(evidence_lines(evidence, unfair, spending, plan.methods))
     display.say([f"finished in {clock(display.elapsed)}: {address(folder.frame)}"])
-    return _warned(frame)
+    return frame
 
 
 def _warned(frame: pd.DataFrame) -> pd.DataFrame:
@@ -189,13 +197,15 @@ def _spending(
 def _run(
     plan: Plan,
     coordinator: Coordinator,
-    folder: ComparisonFolder,
+    folder: RunFolder,
+    states: TrialStore,
     display: Progress,
     slots: int | None,
     each: dict[str, float],
 ) -> None:
     """Run what the coordinator asks for to the end, each trial with resources."""
     saver = _Saver(coordinator, folder)
+    scratch = folder.path / ".tune"  # what Tune writes; nobody reads it
 
     def on_tick() -> None:
         display.update(
@@ -215,7 +225,7 @@ def _run(
         require_possible(each, 1, "trials", growing=slots is not None)
         pulse = Pulse(interrupt, on_tick)
         tuner = Tuner(
-            _trainable(plan, folder.states, each),
+            _trainable(plan, states, each),
             tune_config=TuneConfig(
                 search_alg=BridgeSearcher(coordinator, interrupt),
                 scheduler=BridgeScheduler(coordinator, interrupt),
@@ -226,7 +236,7 @@ def _run(
             ),
             run_config=RunConfig(
                 name="tune",
-                storage_path=str(folder.tune.resolve()),
+                storage_path=str(scratch.resolve()),
                 verbose=0,
                 callbacks=[pulse],
                 stop=pulse,
@@ -238,7 +248,7 @@ def _run(
             raise _origin(error) from None
         finally:
             saver.save()  # before Ray goes, which takes a second or two
-            shutil.rmtree(folder.tune, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
         if interrupt.requested and not coordinator.finished:
             raise KeyboardInterrupt
 
@@ -271,7 +281,7 @@ def _trainable(
 class _Saver:
     """Writes the frame now and then, a large one less often, and shows it."""
 
-    def __init__(self, coordinator: Coordinator, folder: ComparisonFolder) -> None:
+    def __init__(self, coordinator: Coordinator, folder: RunFolder) -> None:
         self._coordinator, self._folder = coordinator, folder
         self._board = Board(folder.path)
         self._due = time.monotonic() + SAVE_EVERY_S

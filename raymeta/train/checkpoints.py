@@ -1,21 +1,20 @@
 """Checkpoints: written in the background, kept to the best and the last few."""
 
-import os
 import pickle
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from raymeta._tree import tree_map
-from raymeta.results.mirror import saved
+from raymeta.results.mirror import upload
+from raymeta.results.tensors import load_tensors, save_tensors
 from raymeta.train.config import TrainConfig
 from raymeta.types import Tensors
 
 BEST = "best.pt"
-#: What `torch.save` is given: step, theta, optimizer, val_loss and more.
+#: What a file holds: step, theta, optimizer, val_loss and more.
 Checkpoint = dict[str, Any]
 
 
@@ -56,13 +55,8 @@ class Checkpoints:
         # The best first: a step's file says that all of the step is there.
         names = [BEST] * best + [f"step-{checkpoint['step']:08}.pt"]
         for name in names:
-            temporary = self._folder / f"{name}.tmp"
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._folder / name)
-            saved(self._folder / name)
+            save_tensors(self._folder / name, checkpoint, sync=True)
+            upload(self._folder / name)
         for old in _steps(self._folder)[: -self._keep]:
             old.unlink()
 
@@ -110,7 +104,7 @@ def load(path: Path, config: TrainConfig, theta: Tensors) -> Checkpoint:
 
 def _read(path: Path) -> Checkpoint:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_tensors(path)
     except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError):
         # Only a disk or a person can have damaged it: it was written in one piece.
         raise ValueError(

@@ -1,12 +1,13 @@
 """What rank 0 tells while it trains, and the lines that people see."""
 
-import json
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 from raymeta.runtime.progress import clock
+
+#: The file of JSON lines in which rank 0's events reach the driver.
+EVENTS = "events.jsonl"
 
 #: `event` says what happened; the rest depends on it.
 Event = dict[str, Any]
@@ -115,25 +116,3 @@ class ProgressText:
             done = step == self._outer_steps
             what = "is evaluated" if done else f"goes on from outer step {step}"
         return [*lines, f"seed {seed} {what} on {processes}, {event['device']}"]
-
-
-class EventLog:
-    """Events as JSON lines in a file, from rank 0 to whoever reads along."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._place = path, 0
-
-    def write(self, event: Event) -> None:
-        """Append an event, in one system call."""
-        with self._path.open("ab", buffering=0) as file:
-            file.write(json.dumps({"time": time.time(), **event}).encode() + b"\n")
-
-    def read_new(self) -> list[Event]:
-        """The events since the last time."""
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._place)
-            whole = file.read().rpartition(b"\n")[0]
-        self._place += len(whole) + bool(whole)
-        return [json.loads(line) for line in whole.splitlines()]

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import torch
 from torch import distributed as dist
 
 from raymeta.results import mirror
+from raymeta.results.jsonlines import JsonLines
 from raymeta.runtime import ray_session
 from raymeta.runtime.cluster import groups, require_possible, require_shared
 from raymeta.runtime.interrupt import Interrupt
 from raymeta.runtime.progress import count
 from raymeta.runtime.serialization import REMEDY, Parcel, pack
 from raymeta.train.config import TrainConfig
-from raymeta.train.events import EventLog
+from raymeta.train.events import EVENTS, Event
 from raymeta.train.process_group import ProcessGroup
 from raymeta.train.worker import work
 
@@ -138,7 +140,7 @@ def run_on_ray(
         finally:
             stop.unlink(missing_ok=True)
             mirror.discard(scratch)
-            mirror.synced(path)
+            mirror.sync(path)
             keep_house()
     if failed.exists():
         raise ValueError(failed.read_text())
@@ -200,12 +202,19 @@ def _rank(arguments: dict[str, Any]) -> None:
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
     ranks = ProcessGroup(rank, world, device, gradients)
-    with mirror.at(arguments["path"]) as path:
-        log, stop = EventLog(path / "events.jsonl"), _StopFile(path / STOP)
+    with (
+        mirror.at(arguments["path"]) as path,
+        closing(JsonLines(path / EVENTS)) as log,
+    ):
+        stop = _StopFile(path / STOP)
         if (path / FAILED).exists():
             return  # every attempt would end like the one before
+
+        def report(event: Event) -> None:
+            log.append({"time": time.time(), **event})
+
         try:
-            work(arguments["parcel"].open(), path, ranks, log.write, stop.exists)
+            work(arguments["parcel"].open(), path, ranks, report, stop.exists)
         except ValueError as error:
             (path / FAILED).write_text(str(error))
             raise

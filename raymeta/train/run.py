@@ -3,23 +3,23 @@
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 
 from raymeta.meta import MetaModule
 from raymeta.process import preserved
-from raymeta.results import run_folder
-from raymeta.results.mirror import address, at, is_remote
-from raymeta.results.run_folder import path_of
+from raymeta.results.jsonlines import JsonLines
+from raymeta.results.mirror import address
+from raymeta.results.run_folder import RunFolder, run_address, run_name
 from raymeta.results.tensorboard import Board, show_training
 from raymeta.runtime import source_code
 from raymeta.runtime.interrupt import Interrupt
 from raymeta.runtime.progress import Progress, clock, count, wrap
 from raymeta.train.checkpoints import BEST, last_step, load, step_file
 from raymeta.train.config import TrainConfig
-from raymeta.train.events import Event, EventLog, ProgressText
+from raymeta.train.events import EVENTS, Event, ProgressText
 from raymeta.train.metrics_log import merged, metrics_of
 from raymeta.train.preflight import new_module, rehearse
 from raymeta.train.process_group import ProcessGroup
@@ -60,29 +60,6 @@ class TrainResult(NamedTuple):
         module = new_module(self.config, seed)
         module.load_state_dict(self.theta[seed])
         return module.eval()
-
-
-class TrainFolder(run_folder.RunFolder):
-    """`<storage>/<name>` with training.json, frame.parquet and what resuming needs."""
-
-    kind: ClassVar[str] = "training"
-    record: ClassVar[str] = "training.json"
-
-    def finished(self) -> dict[str, Any] | None:
-        """What the run had done when it finished last; None before."""
-        return self.noted("finished")
-
-    def differing(self, code: Mapping[str, str]) -> list[str]:
-        """That code is not as it was: a repaired run goes on from its checkpoint."""
-        changed = source_code.changed(
-            self.noted("code") or source_code.recorded(code), code
-        )
-        said = wrap("goes on with other code, for these changed:", changed)
-        return said if changed else []
-
-    def seed(self, seed: int) -> Path:
-        """The folder of a seed's checkpoints and pictures."""
-        return self.path / f"seed-{seed}"
 
 
 @preserved()
@@ -127,60 +104,40 @@ def train(
             to another run; too many outer steps in a row were not finite.
         KeyboardInterrupt: Ctrl-C; the frame and a checkpoint are in the folder.
     """
-    if is_remote(storage):
-        name = name or run_folder.new_name(
-            storage, [config.algorithm, config.family.name]
-        )
-        with at(storage, name) as here:
-            return train(
-                config,
-                workers=workers,
-                gpus=gpus,
-                name=name,
-                storage=here,
-                wait=wait,
-                retries=retries,
-                progress=progress,
-            )
     cluster = _cluster(config, workers, gpus, wait, retries)
     device = _device(gpus) if cluster is None else None
-    home = TrainFolder(path_of(storage, name, [config.algorithm, config.family.name]))
+    name = run_name(storage, name, [config.algorithm, config.family.name])
     display = Progress(progress)
-    display.say(_opening(config, workers, home))
+    display.say(_opening(config, workers, run_address(storage, name)))
     code = source_code.code_of(config.learner, config.family, config.optimizer)
     theta = rehearse(config)
-    home.claim(config.identity())
-    with (home.path / ".lock").open("ab") as file:
-        run_folder.lock(file, "a training")
+    with RunFolder.open(storage, name, "training", config.identity()) as home:
         _require_fitting(config, home, theta)
-        begun = any(last_step(home.seed(seed)) is not None for seed in config.seeds)
-        display.say(home.differing(code) if begun else [])
-        home.note(code=source_code.recorded(code))
-        home.note(published=[figure._asdict() for figure in config.published])
-        if home.finished() == config.goal() and home.frame.exists():
+        begun = any(last_step(_seed(home, seed)) is not None for seed in config.seeds)
+        display.say(_differing(home, code) if begun else [])
+        home.note(
+            code=source_code.recorded(code),
+            published=[figure._asdict() for figure in config.published],
+        )
+        if home.noted("finished") == config.goal() and home.frame.exists():
             display.say(["it had finished before"])
         else:
             home.note(finished=None)
             _Run(config, home, display).go(cluster or device)
             home.note(finished=config.goal())
         frame = home.read()
-    display.say([f"finished in {clock(display.elapsed)}: {address(home.frame)}"])
-    return TrainResult(
-        frame=frame,
-        theta={seed: _theta(config, home, seed, theta) for seed in config.seeds},
-        evaluation=frame[frame["split"] == "test"].reset_index(drop=True),
-        config=config,
-    )
+        best = {seed: _theta(config, home, seed, theta) for seed in config.seeds}
+        display.say([f"finished in {clock(display.elapsed)}: {address(home.frame)}"])
+    evaluation = frame[frame["split"] == "test"].reset_index(drop=True)
+    return TrainResult(frame, best, evaluation, config)
 
 
 class _Run:
     """A run under way, as the driver sees it."""
 
-    def __init__(
-        self, config: TrainConfig, home: TrainFolder, display: Progress
-    ) -> None:
+    def __init__(self, config: TrainConfig, home: RunFolder, display: Progress) -> None:
         self._config, self._home, self._display = config, home, display
-        self._log = EventLog(home.path / "events.jsonl")
+        self._log = JsonLines(home.path / EVENTS)
         self._log.read_new()  # what earlier attempts told
         self._narrator = ProgressText(config.outer_steps)
         self._board = Board(home.path)
@@ -278,7 +235,7 @@ def _device(gpus: int) -> torch.device:
 
 
 def _opening(
-    config: TrainConfig, workers: int | tuple[int, int] | None, home: TrainFolder
+    config: TrainConfig, workers: int | tuple[int, int] | None, where_to: str
 ) -> list[str]:
     """What will run, and where the results go."""
     where = "this process"
@@ -293,21 +250,32 @@ def _opening(
         f"{count(len(config.seeds), 'seed')} ({', '.join(map(str, config.seeds))})",
         *(f"{name} {value}" for name, value in config.knobs.items()),
     ]
-    return [*wrap(head, parts), f"results go to {address(home.path)}"]
+    return [*wrap(head, parts), f"results go to {where_to}"]
 
 
-def _require_fitting(config: TrainConfig, home: TrainFolder, theta: Tensors) -> None:
+def _seed(home: RunFolder, seed: int) -> Path:
+    """The folder of a seed's checkpoints and pictures."""
+    return home.path / f"seed-{seed}"
+
+
+def _differing(home: RunFolder, code: Mapping[str, str]) -> list[str]:
+    """That code is not as it was: a repaired run goes on from its checkpoint."""
+    then = home.noted("code") or source_code.recorded(code)
+    changed = source_code.changed(then, code)
+    said = wrap("goes on with other code, for these changed:", changed)
+    return said if changed else []
+
+
+def _require_fitting(config: TrainConfig, home: RunFolder, theta: Tensors) -> None:
     """Raise ValueError before anything starts if a checkpoint is of another run."""
     for seed in config.seeds:
-        step = last_step(home.seed(seed))
+        step = last_step(_seed(home, seed))
         if step is not None:
-            load(step_file(home.seed(seed), step), config, theta)
+            load(step_file(_seed(home, seed), step), config, theta)
 
 
-def _theta(
-    config: TrainConfig, home: TrainFolder, seed: int, theta: Tensors
-) -> Tensors:
+def _theta(config: TrainConfig, home: RunFolder, seed: int, theta: Tensors) -> Tensors:
     """The θ that was evaluated."""
-    best = home.seed(seed) / BEST
-    last = step_file(home.seed(seed), config.outer_steps)
+    best = _seed(home, seed) / BEST
+    last = step_file(_seed(home, seed), config.outer_steps)
     return load(best if best.exists() else last, config, theta)["theta"]

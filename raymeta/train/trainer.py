@@ -13,7 +13,7 @@ from torch import Tensor
 
 from raymeta.data import Episode, prefetch
 from raymeta.meta import MetaModule, MetaOutput
-from raymeta.results.mirror import fetched
+from raymeta.results.mirror import download
 from raymeta.train.checkpoints import (
     BEST,
     Checkpoint,
@@ -285,7 +285,7 @@ class Training:
         """Evaluate the best θ, or the last one where none was finite."""
         self._checkpoints.wait()
         self._ranks.total(torch.zeros(1))  # until rank 0 has written it
-        step, best = self.step, fetched(self._folder / BEST)
+        step, best = self.step, download(self._folder / BEST)
         if best.exists():
             step = self._load(best)["step"]
         steps = self._config.test_steps

@@ -17,7 +17,7 @@ from raymeta.cli.compare import CompareSettings
 from raymeta.cli.settings import flags
 from raymeta.cli.train import TrainSettings
 from raymeta.optim import load_schedule
-from raymeta.results import run_folder
+from raymeta.results.run_folder import RunFolder
 from raymeta.runtime import progress
 
 
@@ -61,8 +61,7 @@ def test_optimize_overwrites_its_own_results_only(tmp_path, capsys):
     before = len(pd.read_parquet(tmp_path / "optimize" / "frame.parquet"))
     assert main([*flags, "200"]) == 0
     assert len(pd.read_parquet(tmp_path / "optimize" / "frame.parquet")) < before
-    with (tmp_path / "optimize" / ".lock").open("ab") as file:
-        run_folder.lock(file, "another")
+    with RunFolder.open(tmp_path, "optimize", "optimization", {}, resume=False):
         assert main([*flags, "200"]) == 2
     assert "one process at a time runs an optimization" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
@@ -112,7 +111,8 @@ def test_a_real_ctrl_c_ends_optimize_with_what_it_found(tmp_path):
     """SIGINT to a process of its own, while it computes, after its first full run."""
     arguments = ["optimize", "--storage", str(tmp_path), "--budget", "1e7"]
     program = (
-        "import sys; from raymeta import cli, progress; progress.LOG_S = 0.0; "
+        "import sys; from raymeta import cli; from raymeta.runtime import progress; "
+        "progress.LOG_S = 0.0; "
         f"sys.exit(cli.main({arguments}))"
     )
     process = subprocess.Popen(

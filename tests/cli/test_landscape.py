@@ -1,7 +1,5 @@
 """Surfaces of a finished comparison, of tasks by name, by file and as objects."""
 
-from contextlib import closing
-
 import pandas as pd
 import pytest
 
@@ -10,7 +8,7 @@ from raymeta.analysis import write_report
 from raymeta.analysis.report.page import REPORT
 from raymeta.cli.landscape import CURVES, SURFACE, survey, tasks_of
 from raymeta.hypergrad import Forward
-from raymeta.results.run_folder import OptimizationFolder
+from raymeta.results.run_folder import RunFolder
 from raymeta.tasks import Quadratic, get, loading
 
 TEXT = """
@@ -34,8 +32,9 @@ def file(tmp_path, monkeypatch):
 def learnt(folder, task):
     """The folder of an optimization of the task."""
     result = optimize(task, Forward(task.horizon), budget=300)
-    with closing(OptimizationFolder(folder)) as made:
-        made.claim({"task": task.name})
+    with RunFolder.open(
+        folder.parent, folder.name, "optimization", {"task": task.name}, resume=False
+    ) as made:
         made.record_run(loading.sources([task.name]))
         made.write(result.frame)
     return folder

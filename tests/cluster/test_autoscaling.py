@@ -7,10 +7,10 @@ import pytest
 import simulated
 from simulated import FakeMachines, until
 
+from raymeta.results.jsonlines import JsonLines
 from raymeta.search import compare
 from raymeta.train import recipe, train
 from raymeta.train.checkpoints import last_step
-from raymeta.train.events import EventLog
 
 # Half a minute each on a quiet machine; a busy one gets its time.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -104,7 +104,7 @@ def test_trials_scale_a_cluster_from_nothing_and_survive_a_node(
 def test_workers_with_gpus_scale_a_cluster_and_survive_a_node(machines, tmp_path):
     place = {"storage": tmp_path, "name": "far", "workers": 2, "gpus": 2}
     job = begin(machines, "jobs/meta_train.py", *flags(TRAINING | place))
-    log, events = EventLog(tmp_path / "far" / "events.jsonl"), []
+    log, events = JsonLines(tmp_path / "far" / "events.jsonl"), []
 
     def under_way():
         events.extend(log.read_new())
@@ -136,7 +136,7 @@ def test_a_stopped_job_leaves_a_frame_and_a_checkpoint(machines, tmp_path):
     many = TRAINING | {"outer_steps": 1_000_000, "checkpoint_every": 100_000}
     place = {"storage": tmp_path, "name": "x", "workers": 1}
     job = begin(machines, "jobs/meta_train.py", *flags(many | place))
-    log = EventLog(tmp_path / "x" / "events.jsonl")
+    log = JsonLines(tmp_path / "x" / "events.jsonl")
 
     def under_way():
         return any(event.get("step", 0) > 0 for event in log.read_new())

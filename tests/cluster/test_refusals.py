@@ -5,7 +5,7 @@ import resource
 import subprocess
 import sys
 from collections import deque
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import SimpleNamespace
 
 import pandas as pd
@@ -13,12 +13,12 @@ import pytest
 import simulated
 
 from raymeta import cli
+from raymeta.results.jsonlines import JsonLines
 from raymeta.results.run_folder import write_frame
 from raymeta.runtime import cluster as cluster_module
 from raymeta.runtime.cluster import Group, require_possible, require_shared
 from raymeta.runtime.ray_session import ray, running
 from raymeta.search import compare
-from raymeta.search.study.journal import open_journal
 
 GROUPS = [Group("cpu", {"CPU": 8.0}, 16), Group("gpu", {"CPU": 4.0, "GPU": 1.0}, 8)]
 
@@ -134,9 +134,9 @@ def full_disk():
 
 def test_a_full_disk_leaves_whole_lines(tmp_path):
     event = {"event": "start", "text": "x" * 100}
-    with open_journal(tmp_path / "journal.jsonl") as journal:
+    with closing(JsonLines(tmp_path / "journal.jsonl")) as journal:
         with pytest.raises(OSError, match="too large"), full_disk():
-            deque(map(journal.write, [event] * 5))
+            deque(map(journal.append, [event] * 5))
         assert journal.read() == [event] * 3
 
 

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import closing
 from types import SimpleNamespace
 
 import pandas as pd
@@ -16,7 +15,7 @@ import simulated
 from raymeta.results import lease
 from raymeta.results import mirror as storage
 from raymeta.results.mirror import Mirror, TakenOverError, at
-from raymeta.results.run_folder import OptimizationFolder
+from raymeta.results.run_folder import RunFolder
 from raymeta.search import compare
 from raymeta.train import recipe, train
 
@@ -25,7 +24,7 @@ def test_a_folder_is_yielded_as_it_is(tmp_path):
     with at(tmp_path) as place:
         assert place == tmp_path
     assert storage.address(tmp_path) == str(tmp_path)
-    assert storage.fetched(tmp_path) == tmp_path
+    assert storage.download(tmp_path) == tmp_path
 
 
 def test_two_processes_see_what_the_other_writes(bucket, tmp_path):
@@ -76,7 +75,7 @@ def test_what_the_store_refuses_is_said_in_one_line(bucket):
     assert (place / "x" / "a").read_text() == "a"
     shutil.rmtree(place)
     with pytest.raises(ValueError, match="create it first"), at(missing, "x") as place:
-        storage.hold(place / "x", "training")  # before anything is done for nothing
+        storage.lock(place / "x", "training")  # before anything is done for nothing
 
 
 def test_a_file_of_the_same_size_in_the_same_second_is_another(bucket, tmp_path):
@@ -115,33 +114,32 @@ def impatient(monkeypatch):
 
 def test_one_driver_at_a_time_writes_in_a_folder(bucket, impatient):
     with at(bucket, "x") as place:
-        storage.hold(place / "x", "comparison")
+        storage.lock(place / "x", "comparison")
         (place / "x" / "journal").write_text("mine")
-        storage.synced(place / "x")
+        storage.sync(place / "x")
         match = (
             rf"the comparison in .*/x, but process {os.getpid()} on \S+ is at it: wait"
         )
         with at(bucket, "x") as other:
             with pytest.raises(ValueError, match=match):
-                storage.hold(other / "x", "comparison")
+                storage.lock(other / "x", "comparison")
             (other / "x" / "journal").write_text("another's")
         with at(bucket, "y") as other:
-            storage.hold(other / "y", "comparison")  # another folder is free
+            storage.lock(other / "y", "comparison")  # another folder is free
     with at(bucket, "x") as place:
         assert (place / "x" / "journal").read_text() == "mine"
-        storage.hold(place / "x", "comparison")  # it was released
+        storage.lock(place / "x", "comparison")  # it was released
 
 
-def test_who_claims_a_folder_holds_it(bucket, impatient):
-    with at(bucket, "x") as place, at(bucket, "x") as other:
-        with closing(OptimizationFolder(place / "x")) as folder:
-            folder.claim({"budget": 1})
-        with (
-            pytest.raises(ValueError, match=r"one driver at a time .* is at it"),
-            closing(OptimizationFolder(other / "x")) as folder,
-        ):
-            folder.claim({"budget": 2})
-        assert not list((other / "x").iterdir())
+def test_who_opens_a_folder_has_it_alone(bucket, impatient):
+    with (
+        RunFolder.open(bucket, "x", "comparison", {"budget": 1}),
+        pytest.raises(ValueError, match=r"one driver at a time .* is at it"),
+        RunFolder.open(bucket, "x", "comparison", {"budget": 1}),
+    ):
+        pass
+    with RunFolder.open(bucket, "x", "comparison", {"budget": 1}) as folder:
+        assert folder.noted("budget") == 1
 
 
 def test_a_dead_driver_has_a_successor_and_writes_nothing_when_it_returns(
@@ -157,13 +155,13 @@ def test_a_dead_driver_has_a_successor_and_writes_nothing_when_it_returns(
     monkeypatch.setattr(storage, "SYNC_EVERY_S", 100.0)
     lost = pytest.raises(ValueError, match="another one has taken over")
     with lost, at(bucket, "x") as place:
-        storage.hold(place / "x", "training")
+        storage.lock(place / "x", "training")
         monkeypatch.setattr(lease.Lease, "_keep_beating", beat)
         (place / "x" / "model").write_text("old")
-        storage.synced(place / "x")
+        storage.sync(place / "x")
         with at(bucket, "x") as successor:
             begun = time.monotonic()
-            storage.hold(successor / "x", "training")
+            storage.lock(successor / "x", "training")
             assert time.monotonic() - begun > 2.0
             (successor / "x" / "model").write_text("new")
         time.sleep(4.0)
@@ -178,15 +176,15 @@ def test_what_was_written_last_is_there_when_a_driver_follows(bucket, monkeypatc
     monkeypatch.setattr(storage, "SYNC_EVERY_S", 100.0)
     first = at(bucket, "x")
     before = first.__enter__() / "x" / "journal"
-    storage.hold(before.parent, "comparison")
+    storage.lock(before.parent, "comparison")
     before.write_text("a")
-    storage.synced(before)
+    storage.sync(before)
     with at(bucket, "x") as place:
         journal = place / "x" / "journal"
         assert journal.read_text() == "a"
         before.write_text("ab")
         first.__exit__(None, None, None)
-        storage.hold(journal.parent, "comparison")
+        storage.lock(journal.parent, "comparison")
         journal.write_text(journal.read_text() + "c")
     with at(bucket, "x") as place:
         assert (place / "x" / "journal").read_text() == "abc"
@@ -197,8 +195,8 @@ def test_who_was_followed_learns_of_it_while_it_computes(bucket, monkeypatch):
     begun = time.monotonic()
     lost = pytest.raises(ValueError, match=r"taken over .*; what was not uploaded")
     with lost, at(bucket, "x") as place:
-        storage.hold(place / "x", "training")
-        monkeypatch.setattr(lease.Lease, "lasts", lambda self: False)
+        storage.lock(place / "x", "training")
+        monkeypatch.setattr(lease.Lease, "is_held", lambda self: False)
         time.sleep(60)
     assert time.monotonic() - begun < 30
     shutil.rmtree(place)
@@ -213,7 +211,7 @@ def test_each_file_is_uploaded_only_while_the_folder_is_ours(bucket, tmp_path):
     (tmp_path / "a").write_text("new")
     (tmp_path / "old/b").write_text("too late")
     answers = iter([True, True, False, False])  # to sync, a, b, and discard
-    mirror._lease = SimpleNamespace(lasts=lambda: next(answers))
+    mirror._lease = SimpleNamespace(is_held=lambda: next(answers))
     with pytest.raises(TakenOverError, match="another one has taken over"):
         mirror.sync()
     with pytest.raises(TakenOverError):
@@ -243,7 +241,7 @@ def test_a_comparison_on_an_object_store_is_the_one_on_a_disk(
         names = {path.name for path in (place / "x").iterdir()}
         (events,) = (place / "x" / "tensorboard").rglob("events.out.tfevents.*")
         assert events.parent == place / "x" / "tensorboard/quadratic/random/seed-0"
-    assert names == {path.name for path in (tmp_path / "x").iterdir()}
+    assert names == {path.name for path in (tmp_path / "x").iterdir()} - {".lock"}
     pd.testing.assert_frame_equal(kept, far)
     again = compare("quadratic", "random", **settings, storage=bucket, progress=False)
     pd.testing.assert_frame_equal(again, far)  # it is known that it had finished

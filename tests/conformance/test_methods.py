@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import pickle
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from ray.tune import TuneConfig
 from scipy import stats
 
+from raymeta.results.jsonlines import JsonLines
 from raymeta.search import to_tune
 from raymeta.search.frame import to_frame
 from raymeta.search.methods import (
@@ -27,7 +29,6 @@ from raymeta.search.methods import (
 from raymeta.search.plan import make_plan
 from raymeta.search.spec import StudyKey, TrialSpec
 from raymeta.search.study.coordinator import Coordinator
-from raymeta.search.study.journal import open_journal
 from raymeta.search.tune.isolated_rng import IsolatedGlobalRNG
 from raymeta.search.tune.quiet import quiet_tune
 from raymeta.search.tune.search_study import study_of
@@ -204,9 +205,9 @@ def test_sobol_covers_more_evenly_than_chance():
 def compared(name, path, budget, events=()):
     """A comparison of one method on a small quadratic in this process."""
     task = Quadratic()
-    with open_journal(path) as journal, quiet_tune():
+    with closing(JsonLines(path)) as journal, quiet_tune():
         for event in events:
-            journal.write(event)
+            journal.append(event)
         plan = make_plan(task, name, budget, seeds=1)
         coordinator = Coordinator(map(study_of, plan.study_specs()), journal)
         coordinator.replay(journal.read())

@@ -9,7 +9,7 @@ import pyarrow.fs as fs
 import pytest
 
 from raymeta.results import lease
-from raymeta.results.lease import EXPIRY_S, HeldError, Lease
+from raymeta.results.lease import EXPIRY_S, Lease, LockedError
 
 
 class Store:
@@ -106,12 +106,12 @@ def test_a_silence_in_which_nobody_came_does_no_harm(store, driver):
     one = driver()
     for silence in (1, EXPIRY_S / 2 + 1, EXPIRY_S + 1, 3600):
         store.now += silence
-        assert one.lasts()
+        assert one.is_held()
         assert len(store.objects) == 1
     store.ahead.append(("sleep", one._beat))
-    with pytest.raises(HeldError, match=rf"process {os.getpid()} on"):
+    with pytest.raises(LockedError, match=rf"process {os.getpid()} on"):
         driver()
-    assert one.lasts()
+    assert one.is_held()
 
 
 @pytest.mark.parametrize("clock", ["monotonic", "time"])
@@ -120,7 +120,7 @@ def test_either_clock_tells_of_a_silence(store, driver, clock, monkeypatch):
     monkeypatch.setattr(lease.time, clock, lambda: 0.0)
     one, two = driver(), []
     successor(store, driver, two)()
-    assert not one.lasts()
+    assert not one.is_held()
 
 
 @pytest.mark.parametrize("over", [False, True])
@@ -129,9 +129,9 @@ def test_who_was_followed_knows_before_its_next_beat(store, driver, over):
     successor(store, driver, two)()
     if over:
         two[0].release()  # it has written, and nothing of it is left
-    assert not one.lasts()
-    assert over or two[0].lasts()
-    assert not one.lasts()
+    assert not one.is_held()
+    assert over or two[0].is_held()
+    assert not one.is_held()
 
 
 def test_where_both_clocks_stood_still_the_next_beat_tells(store, driver, monkeypatch):
@@ -141,7 +141,7 @@ def test_where_both_clocks_stood_still_the_next_beat_tells(store, driver, monkey
     for clock in ("monotonic", "time"):
         monkeypatch.setattr(lease.time, clock, lambda: one._beaten[0])
     one._beat()
-    assert not one.lasts()
+    assert not one.is_held()
 
 
 @pytest.mark.parametrize("over", [False, True])
@@ -155,8 +155,8 @@ def test_a_beat_that_was_held_up_gives_no_claim_back(store, driver, asked, over)
     one, two = driver(), []
     store.ahead.append((asked, meanwhile))
     one._beat()
-    assert not one.lasts()
-    assert over or two[0].lasts()
+    assert not one.is_held()
+    assert over or two[0].is_held()
     assert list(store.objects) == ([] if over else [two[0]._path])
 
 
@@ -165,18 +165,18 @@ def test_of_who_returns_and_who_takes_over_one_goes_on(store, driver, asked):
     one, two = driver(), []
     store.now += EXPIRY_S + 1
     store.ahead.append((asked, successor(store, driver, two)))
-    assert not one.lasts()
-    assert two[0].lasts()
+    assert not one.is_held()
+    assert two[0].is_held()
 
 
 def test_who_returns_before_its_claim_is_deleted_yields(store, driver):
     one, said = driver(), []
     store.now += EXPIRY_S + 1
-    store.ahead.append(("delete", lambda: said.append(one.lasts())))
+    store.ahead.append(("delete", lambda: said.append(one.is_held())))
     two = driver()
     assert said == [False]
-    assert two.lasts()
-    assert not one.lasts()
+    assert two.is_held()
+    assert not one.is_held()
 
 
 def test_a_store_that_goes_away_in_between_confirms_nothing(store, driver):
@@ -187,14 +187,14 @@ def test_a_store_that_goes_away_in_between_confirms_nothing(store, driver):
     store.now += EXPIRY_S + 1
     store.ahead.append(("list", away))
     with pytest.raises(OSError, match="away"):
-        one.lasts()
+        one.is_held()
     store.ahead.append(("list", away))
     with pytest.raises(OSError, match="away"):
-        one.lasts()
-    assert one.lasts()
+        one.is_held()
+    assert one.is_held()
     assert len(store.objects) == 1
     successor(store, driver, two)()
-    assert not one.lasts()
+    assert not one.is_held()
 
 
 def test_who_waits_and_is_taken_for_dead_begins_anew(store, driver):
@@ -206,9 +206,9 @@ def test_who_waits_and_is_taken_for_dead_begins_anew(store, driver):
         store.ahead.append(("sleep", lambda: three[0]._beat()))
 
     store.ahead.append(("sleep", meanwhile))
-    with pytest.raises(HeldError, match="is at it: wait"):
+    with pytest.raises(LockedError, match="is at it: wait"):
         driver()
-    assert three[0].lasts()
+    assert three[0].is_held()
 
 
 def test_who_waits_in_its_sleep_writes_another_claim(store, driver):
@@ -230,4 +230,4 @@ def test_who_waits_in_its_sleep_writes_another_claim(store, driver):
 def test_a_claim_that_is_given_up_while_it_is_read_is_nobodys(store, driver):
     one = driver()
     store.ahead += [("sleep", one._beat), ("read", one.release)]
-    assert driver().lasts()
+    assert driver().is_held()

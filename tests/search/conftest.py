@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from ray import cloudpickle
 
+from raymeta.results.jsonlines import JsonLines
 from raymeta.search.frame import to_frame
 from raymeta.search.plan import make_plan
 from raymeta.search.study.coordinator import Coordinator
-from raymeta.search.study.journal import open_journal
 from raymeta.search.tune.search_study import study_of
 from raymeta.search.worker import trial_runner
 
@@ -64,9 +64,9 @@ def bench(tmp_path):
         def build(tasks, methods, budget=None, seeds=1, events=()):
             plan = make_plan(tasks, methods, budget, seeds)
             path = tmp_path / f"journal-{len(list(tmp_path.iterdir()))}.jsonl"
-            journal = stack.enter_context(open_journal(path))
+            journal = stack.enter_context(contextlib.closing(JsonLines(path)))
             for event in events:
-                journal.write(event)
+                journal.append(event)
             coordinator = Coordinator(map(study_of, plan.study_specs()), journal)
             coordinator.replay(journal.read())
             return Bench(coordinator, journal)

@@ -3,8 +3,8 @@
 import json
 import re
 import sys
+from contextlib import closing
 from importlib import metadata
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,8 +13,9 @@ from search_toys import Bowl, Listed, Walk
 from raymeta.analysis.report.record import read_settings
 from raymeta.analysis.tables.frames import read
 from raymeta.hypergrad.registry import ESTIMATORS
+from raymeta.results.jsonlines import JsonLines
+from raymeta.results.run_folder import RunFolder, run_name
 from raymeta.search import compare
-from raymeta.search.comparison_folder import ComparisonFolder, folder_of
 from raymeta.search.methods import DEFAULT, METHODS, get, missing
 from raymeta.search.plan import make_plan
 from raymeta.search.progress import opening
@@ -154,6 +155,11 @@ def test_a_folder_of_something_else_is_left_alone(refused, tmp_path):
     assert [p.name for p in (tmp_path / "x").iterdir()] == ["thesis.tex"]
 
 
+def comparison(storage, plan):
+    """The open folder `x` of a comparison."""
+    return RunFolder.open(storage, "x", "comparison", plan.settings())
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -166,7 +172,8 @@ def test_a_folder_of_something_else_is_left_alone(refused, tmp_path):
 )
 def test_other_settings_under_the_same_name(refused, tmp_path, change, match):
     settings = {"tasks": Bowl(), "methods": ["random"], "budget": None, "seeds": 3}
-    ComparisonFolder(tmp_path / "x").claim(make_plan(**settings).settings())
+    with comparison(tmp_path, make_plan(**settings)):
+        pass
 
     refused(**(settings | change), name="x", match=match + ".*another name")
 
@@ -174,8 +181,9 @@ def test_other_settings_under_the_same_name(refused, tmp_path, change, match):
 def test_the_same_settings_in_another_order_are_the_same(tmp_path):
     one = make_plan([Bowl(), Bowl(name="b")], ["tpe", "random"], None, 1)
     other = make_plan([Bowl(name="b"), Bowl()], ["random", "tpe"], None, 1)
-    ComparisonFolder(tmp_path / "x").claim(one.settings())
-    ComparisonFolder(tmp_path / "x").claim(other.settings())
+    for plan in (one, other):
+        with comparison(tmp_path, plan):
+            pass
 
 
 def test_settings_have_no_memory_addresses():
@@ -185,9 +193,8 @@ def test_settings_have_no_memory_addresses():
 
 
 def test_the_record_says_what_ran(tmp_path):
-    folder = ComparisonFolder(tmp_path / "x")
-    folder.claim(make_plan(Bowl(), "random", 50, (3, 4)).settings())
-    folder.record_run()
+    with comparison(tmp_path, make_plan(Bowl(), "random", 50, (3, 4))) as folder:
+        folder.record_run()
 
     record = json.loads((tmp_path / "x" / "comparison.json").read_text())
 
@@ -205,23 +212,22 @@ def test_the_record_says_what_ran(tmp_path):
 
 
 def test_new_names_come_from_tasks_and_time(tmp_path):
-    first = folder_of(tmp_path, None, ["digits", "a task/b"]).path
-    first.mkdir()
-    second = folder_of(tmp_path, None, ["digits", "a task/b"]).path
+    first = run_name(tmp_path, None, ["digits", "a task/b"])
+    (tmp_path / first).mkdir()
 
-    assert first.name.startswith("digits-a_task_b-20")
-    assert first.parent == second.parent == Path(tmp_path)
-    assert first != second
+    assert first.startswith("digits-a_task_b-20")
+    assert run_name(tmp_path, None, ["digits", "a task/b"]) != first
 
 
 def test_a_finished_comparison_returns_without_ray(bench, tmp_path):
     settings = {"tasks": Bowl(), "methods": "random", "budget": 30, "seeds": 2}
     done = bench(**settings).run()
-    folder = ComparisonFolder(tmp_path / "x")
-    folder.claim(make_plan(**settings).settings())
-    for event in done.journal.read():
-        with folder.journal.open("a") as file:
-            file.write(json.dumps(event) + "\n")
+    with (
+        comparison(tmp_path, make_plan(**settings)) as folder,
+        closing(JsonLines(folder.path / "journal.jsonl")) as journal,
+    ):
+        for event in done.journal.read():
+            journal.append(event)
 
     lines = []
     frame = compare(**settings, name="x", storage=tmp_path, progress=lines.append)
@@ -247,13 +253,13 @@ def test_what_older_versions_left_goes_on_under_the_names_of_today(bench, tmp_pa
         for name, text in texts.items()
     }
     assert "estimator='forward_online'" in record["methods"]["forward"]
-    folder = folder_of(tmp_path, "x", [])
-    folder.path.mkdir()
-    (folder.path / "comparison.json").write_text(json.dumps(record))
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (folder / "comparison.json").write_text(json.dumps(record))
     for event in done.journal.read():
         task, method, seed = event["cell"]
         old = event | {"cell": [task, then.get(method, method), seed]}
-        with folder.journal.open("a") as file:
+        with (folder / "journal.jsonl").open("a") as file:
             file.write(json.dumps(old) + "\n")
 
     for _ in range(2):  # the second time, some of the journal is of today
@@ -262,9 +268,9 @@ def test_what_older_versions_left_goes_on_under_the_names_of_today(bench, tmp_pa
 
     shown = frame.assign(method=frame["method"].replace(then))
     shown.attrs.clear()
-    shown.to_parquet(folder.frame)
-    pd.testing.assert_frame_equal(read(folder.path), frame)
-    assert list(read_settings(folder.path)["methods"]) == methods
+    shown.to_parquet(folder / "frame.parquet")
+    pd.testing.assert_frame_equal(read(folder), frame)
+    assert list(read_settings(folder)["methods"]) == methods
     refused = {**settings, "methods": ["random", "forward_online"]}
     with pytest.raises(ValueError, match=r"other methods \(forward: .* then, none now"):
         compare(**refused, name="x", storage=tmp_path, progress=False)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from raymeta.train.events import EventLog, ProgressText
+from raymeta.train.events import ProgressText
 
 
 def start(**changes):
@@ -80,18 +80,3 @@ def test_how_it_ended_is_remembered():
     assert (narrator.failure, narrator.stopped) == ("why", False)
     narrator.hear({"event": "stopped", "seed": 0, "step": 3})
     assert narrator.stopped
-
-
-def test_a_log_is_read_while_it_is_written(tmp_path):
-    writer, reader = EventLog(tmp_path / "log"), EventLog(tmp_path / "log")
-    assert reader.read_new() == []
-    writer.write({"event": "a"})
-    writer.write({"event": "b", "loss": float("nan")})
-    assert [event["event"] for event in reader.read_new()] == ["a", "b"]
-    assert reader.read_new() == []
-    with (tmp_path / "log").open("ab") as file:
-        file.write(b'{"event": "c"')
-        file.flush()
-        assert reader.read_new() == []  # half a line
-        file.write(b"}\n")
-    assert [event["event"] for event in reader.read_new()] == ["c"]

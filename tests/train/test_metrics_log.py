@@ -1,9 +1,7 @@
 """The frame: put together from what ranks and attempts wrote."""
 
 import pandas as pd
-import pytest
 
-from raymeta.results.run_folder import lock
 from raymeta.train.metrics_log import ROWS_PER_FILE, Rows, last_attempt, merged
 
 
@@ -88,13 +86,3 @@ def test_nothing_yet_is_a_frame_too(tmp_path):
     frame.to_parquet(tmp_path / "frame.parquet")
     assert len(pd.read_parquet(tmp_path / "frame.parquet")) == 0
     assert {"seed", "outer_step", "outer_loss"} < set(frame.columns)
-
-
-def test_a_folder_that_is_in_use_is_refused(here, tmp_path):
-    here(outer_steps=4)
-    with (tmp_path / "x" / ".lock").open("ab") as file:
-        lock(file, "training")
-        with pytest.raises(
-            ValueError, match="one process at a time runs a training, but"
-        ):
-            here(outer_steps=8)

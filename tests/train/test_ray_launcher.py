@@ -14,10 +14,10 @@ import train_toys
 from ray import cloudpickle
 from train_toys import Points, config
 
+from raymeta.results.jsonlines import JsonLines
 from raymeta.runtime.ray_session import ray
 from raymeta.train import train
 from raymeta.train.checkpoints import last_step
-from raymeta.train.events import EventLog
 
 pytestmark = pytest.mark.ray
 
@@ -27,7 +27,7 @@ cloudpickle.register_pickle_by_value(train_toys)
 
 def kill_when_under_way(path, step):
     """Kill -9 the process of rank 1 once the run is past a step."""
-    log, pids = EventLog(path / "events.jsonl"), []
+    log, pids = JsonLines(path / "events.jsonl"), []
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for event in log.read_new():
@@ -156,7 +156,7 @@ def test_a_stopped_job_leaves_a_frame_and_a_checkpoint(cluster, tmp_path):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    log, steps = EventLog(tmp_path / "x" / "events.jsonl"), 0
+    log, steps = JsonLines(tmp_path / "x" / "events.jsonl"), 0
     deadline = time.monotonic() + 120
     while steps < 20:
         assert process.poll() is None, process.communicate()[0]

@@ -143,7 +143,7 @@ def test_ctrl_c_leaves_a_frame_and_a_checkpoint_that_are_continued(here, tmp_pat
     assert f"seed 0 goes on from outer step {reached} on 1 process, cpu" in lines
     assert "seed 1 begins on 1 process, cpu" in lines
     (said,) = [line for line in lines if "goes on with other code" in line]
-    assert "test_training.Interrupting" in said
+    assert "test_trainer.Interrupting" in said
     same(resumed.frame, whole.frame)
     for name in ("whole", "cut"):
         assert torch.equal(

@@ -16,7 +16,7 @@ from raymeta.analysis.tables.training import (
 )
 
 #: What the record holds besides settings.
-OTHERS = ("runs", "published", "finished", "knobs", "code")
+OTHERS = ("runs", "published", "finished", "knobs", "code", "schema")
 
 
 def training_page(frame: pd.DataFrame, folder: Path) -> str:

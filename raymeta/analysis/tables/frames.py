@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from raymeta.results.schema import current_frame
-from raymeta.results.validity import COLUMN, mark, recorded
+from raymeta.results.validity import marked
 
 PREFIX = "hp/"  # before a hyperparameter's name
 CELL = ["task", "method", "seed"]
@@ -55,7 +55,7 @@ def read(path: str | Path) -> pd.DataFrame:
             f"run the comparison again or restore the file"
         ) from error
     check(frame, source=str(file))
-    return frame if COLUMN in frame else mark(frame, recorded(file.parent))
+    return marked(frame, file.parent)
 
 
 def check(frame: pd.DataFrame, source: str = "the frame") -> None:

@@ -4,11 +4,14 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from raymeta.results.jsonlines import JsonLines
 from raymeta.runtime.serialization import REMEDY
 from raymeta.search.spec import StudyKey, TrialReport, TrialSpec
-from raymeta.search.study.journal import Event, Journal
 from raymeta.search.study.study import Study
 from raymeta.search.worker.trial_store import TrialStore
+
+#: A line of the journal: a trial that started, or what one said.
+Event = dict[str, Any]
 
 
 class StudyProgress(NamedTuple):
@@ -35,14 +38,14 @@ class Coordinator:
 
     Args:
         studies: as they begin.
-        journal: locked by this process.
+        journal: the file of the events; its folder is this process' own.
         states: what trials save; those that nobody needs any more are removed.
     """
 
     def __init__(
         self,
         studies: Iterable[Study],
-        journal: Journal,
+        journal: JsonLines,
         states: TrialStore | None = None,
     ) -> None:
         self.studies = {study.spec.key: study for study in studies}
@@ -60,7 +63,7 @@ class Coordinator:
         """The next trial, of the study furthest behind; None if none can start."""
         for study in sorted(self._under_way, key=_precedence):
             if run := study.request_trial():
-                self._journal.write({"event": "start", **_describe(run)})
+                self._journal.append({"event": "start", **_describe(run)})
                 return run
         return None  # some may have nothing left: `finished` looks
 
@@ -70,7 +73,7 @@ class Coordinator:
         """Record what a trial reports; return whether it is over."""
         self._any_report = True
         said = [report._asdict() for report in reports]
-        self._journal.write({"event": "tell", **_key(run), "said": said, "last": last})
+        self._journal.append({"event": "tell", **_key(run), "said": said, "last": last})
         study = self.studies[run.study]
         over = study.record(run.number, reports, last)
         if over and study.finished and study in self._under_way:

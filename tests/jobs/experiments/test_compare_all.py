@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from jobs.experiments import compare_all
-from raymeta.search.comparison_folder import ComparisonFolder
+from raymeta.results.run_folder import write_frame
 
 FAMILIES = {"tpe": "black-box", "random": "black-box", "restarts": "hybrid"}
 
@@ -75,10 +75,10 @@ def test_who_never_arrives_is_said_so(frame):
 
 def test_it_writes_the_table_beside_the_frame(frame, tmp_path, monkeypatch, capsys):
     def compare(**given):
-        folder = ComparisonFolder(tmp_path / given["name"])
-        folder.path.mkdir()
-        folder.write(frame.replace({"few": "digits", "many": "cleaning"}))
-        return folder.read()
+        (tmp_path / given["name"]).mkdir()
+        compared = frame.replace({"few": "digits", "many": "cleaning"})
+        write_frame(compared, tmp_path / given["name"] / "frame.parquet")
+        return compared
 
     monkeypatch.setattr(compare_all, "compare", compare)
     names = ["digits", "cleaning", "throw"]

@@ -1,6 +1,5 @@
 """Fairness, and that a killed comparison continues as if nothing had happened."""
 
-import json
 import math
 
 import numpy as np
@@ -8,7 +7,6 @@ import pandas as pd
 import pytest
 from search_toys import Bowl, Listed, Walk
 
-from raymeta.search.study.journal import open_journal
 from raymeta.search.study.study import Study
 from raymeta.search.worker import trial_runner
 
@@ -136,32 +134,6 @@ def test_divergence_is_no_error(bench):
     one = bench(Bowl(nan_above=0.6), Listed((0.7,)), budget=10).run()
     (standing,) = one.coordinator.progress()
     assert (standing.failed, standing.error) == (1, "")
-
-
-class TestJournal:
-    def test_events_come_back_exactly(self, tmp_path):
-        events = [{"event": "tell", "x": [0.1 + 0.2, float("inf"), None, "é\n"]}] * 3
-        with open_journal(tmp_path / "j") as journal:
-            for event in events:
-                journal.write(event)
-        with open_journal(tmp_path / "j") as journal:
-            assert journal.read() == events
-
-    def test_half_a_line_of_a_crash_is_dropped(self, tmp_path):
-        path = tmp_path / "j"
-        path.write_text(json.dumps({"event": 1}) + '\n{"eve')
-        with open_journal(path) as journal:
-            assert journal.read() == [{"event": 1}]
-            journal.write({"event": 2})
-            assert journal.read() == [{"event": 1}, {"event": 2}]
-
-    def test_one_process_at_a_time(self, tmp_path):
-        with (
-            open_journal(tmp_path / "j"),
-            pytest.raises(ValueError, match="another one is writing"),
-            open_journal(tmp_path / "j"),
-        ):
-            pass
 
 
 def test_finished_cells_are_not_asked_again(bench, monkeypatch):

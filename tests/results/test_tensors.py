@@ -1,0 +1,99 @@
+"""Trees of tensors come back to the last bit, and nothing in a file is run."""
+
+import pickle
+from collections import OrderedDict
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from raymeta._tree import flatten, unflatten
+from raymeta.results.tensors import (
+    load_tensors,
+    save_tensors,
+    spec_of,
+    structure_of,
+)
+
+
+class Pair(NamedTuple):
+    one: object
+    other: object
+
+
+TREE = {
+    "theta": {"w": torch.tensor([0.1, float("nan"), -0.0]), "n": torch.tensor(3)},
+    "groups": [{"lr": 0.1, "betas": (0.9, 0.999), "name": None, "on": True}],
+    "half": torch.ones(2, 3, dtype=torch.bfloat16).T,
+}
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_tree_comes_back_to_the_last_bit(tmp_path, sync):
+    save_tensors(tmp_path / "x.pt", TREE, sync=sync)
+    for found in (
+        load_tensors(tmp_path / "x.pt"),
+        torch.load(tmp_path / "x.pt", weights_only=True),  # as anyone reads it
+    ):
+        assert found["groups"] == TREE["groups"]
+        for name in ("w", "n"):
+            then, now = TREE["theta"][name], found["theta"][name]
+            assert (then.dtype, then.numpy().tobytes()) == (
+                now.dtype,
+                now.numpy().tobytes(),
+            )
+        assert torch.equal(found["half"], TREE["half"])
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+
+
+@pytest.mark.parametrize("thing", [Pair(1, 2), {"f": print}, [object()]])
+def test_what_could_not_be_read_back_is_not_written(tmp_path, thing):
+    with pytest.raises(ValueError, match="holds tensors, numbers, words and plain"):
+        save_tensors(tmp_path / "x.pt", thing)
+    assert not list(tmp_path.iterdir())
+
+
+class Trap:
+    def __reduce__(self):
+        return (pytest.fail, ("a file was run",))
+
+
+def test_nothing_in_a_file_is_run(tmp_path):
+    torch.save({"x": Trap()}, tmp_path / "x.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        load_tensors(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        None,
+        3.0,
+        [1, (2, {"a": 3, 4: []})],
+        Pair(OrderedDict(b=1, a=2), [Pair(None, 5)]),
+    ],
+    ids=str,
+)
+def test_a_structure_is_json_and_comes_back(tree):
+    leaves, _ = flatten(tree)
+    again = unflatten(leaves, spec_of(structure_of(tree)))
+    assert again == tree
+    assert type(again) is type(tree)
+
+
+def test_classes_are_known_ones_or_those_of_a_tree_at_hand():
+    class Local(NamedTuple):
+        x: int
+
+    structure = structure_of([Local(1)])
+    with pytest.raises(LookupError, match="Local"):
+        spec_of(structure)
+    assert unflatten([7], spec_of(structure, known={"s": Local(2)})) == [Local(7)]
+    for name in ("no.module:Pair", "os:path", "builtins:print"):
+        with pytest.raises(LookupError, match=name):
+            spec_of(f'["{name}", null, []]')
+
+
+def test_what_json_cannot_say_is_refused():
+    with pytest.raises(TypeError):
+        structure_of({(1, 2): 3})
