@@ -65,31 +65,43 @@ def _leaves(tree: Any) -> Iterator[Any]:
         yield tree
 
 
-def structure_of(tree: Any) -> str:
+def structure_of(tree: Any, known: Spec = None) -> str:
     """The structure of a tree in JSON: its containers without its leaves.
 
+    Args:
+        tree: any tree.
+        known: as `spec_of` will be given it.
+
     Raises:
-        TypeError: a container has more than JSON can say.
+        ValueError: the structure cannot be read back.
     """
-    structure = _described(flatten(tree)[1])
-    written = json.dumps(structure)
-    if json.loads(written) != structure:
-        raise TypeError(f"JSON cannot say {structure}")
+    spec = flatten(tree)[1]
+    try:
+        written = json.dumps(_described(spec))
+        same = spec_of(written, known) == spec
+    except (TypeError, LookupError):
+        same = False
+    if not same:
+        raise ValueError(
+            "a structure that is kept has containers that JSON can describe, of "
+            "classes that a module has by their name, but got "
+            f"{type(tree).__name__}: carry plain containers"
+        )
     return written
 
 
-def spec_of(structure: str, known: Any = None) -> Spec:
+def spec_of(structure: str, known: Spec = None) -> Spec:
     """What `unflatten` takes for a tree of this structure.
 
     Args:
-        structure: of `structure_of`.
-        known: a tree whose classes are found, too, if no module has them.
+        structure: in JSON, of `structure_of`.
+        known: the structure of a tree whose classes are found though no module has
+            them, such as those that were sent to this process.
 
     Raises:
         LookupError: it has a class that is not known here.
     """
-    classes = dict(_classes(flatten(known)[1]))
-    return _restored(json.loads(structure), classes)
+    return _restored(json.loads(structure), dict(_classes(known)))
 
 
 def _described(spec: Spec) -> Any:

@@ -1,12 +1,15 @@
 """Trees of tensors come back to the last bit, and nothing in a file is run."""
 
 import pickle
+import re
 from collections import OrderedDict
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 
+import raymeta
 from raymeta._tree import flatten, unflatten
 from raymeta.results.tensors import (
     load_tensors,
@@ -85,15 +88,30 @@ def test_classes_are_known_ones_or_those_of_a_tree_at_hand():
     class Local(NamedTuple):
         x: int
 
-    structure = structure_of([Local(1)])
+    with pytest.raises(ValueError, match="classes that a module has by their name"):
+        structure_of([Local(1)])
+    known = flatten({"s": Local(2)})[1]
+    structure = structure_of([Local(1)], known)
     with pytest.raises(LookupError, match="Local"):
         spec_of(structure)
-    assert unflatten([7], spec_of(structure, known={"s": Local(2)})) == [Local(7)]
+    assert unflatten([7], spec_of(structure, known)) == [Local(7)]
     for name in ("no.module:Pair", "os:path", "builtins:print"):
         with pytest.raises(LookupError, match=name):
             spec_of(f'["{name}", null, []]')
 
 
 def test_what_json_cannot_say_is_refused():
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="containers that JSON can describe"):
         structure_of({(1, 2): 3})
+
+
+def test_what_is_read_back_is_read_here_alone():
+    """What Ray carries between processes may be pickled; no file may."""
+    unpickle = re.compile(r"\b(cloud)?pickle\.loads?\(|\btorch\.load\(|read_pickle")
+    package = Path(raymeta.__file__).parent
+    reading = {
+        file.relative_to(package).as_posix()
+        for file in package.rglob("*.py")
+        if unpickle.search(file.read_text())
+    }
+    assert reading == {"results/tensors.py", "runtime/serialization.py"}

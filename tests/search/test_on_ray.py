@@ -12,12 +12,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import search_toys
-import torch
 from interrupted import SETTINGS, long
 from ray import cloudpickle
 from search_toys import Bowl, Deadly, Stuck, Unsendable, Walk
 
 from raymeta.cli import main
+from raymeta.results.tensors import load_tensors
 from raymeta.runtime.ray_session import ray
 from raymeta.search import compare
 from raymeta.search.fairness import mismatches
@@ -189,11 +189,11 @@ def test_a_killed_driver_continues_its_descents_where_they_were(
 ):
     """Every step that was taken before a log was saved is not taken again."""
     settings, states = long(tmp_path), tmp_path / "interrupted" / ".states" / "noted"
-    logs = [states / name / "0/0/standing.pt" for name in settings["methods"]]
+    logs = [states / name / "0/0/snapshot.pt" for name in settings["methods"]]
     saved = {}
 
     def are_saved():
-        saved.update({t: torch.load(t)["length"] for t in logs if t.exists()})
+        saved.update({t: load_tensors(t)["length"] for t in logs if t.exists()})
         return len(saved) == 2 and max(saved.values()) > 60
 
     process = start(tmp_path, "long", are_saved, RAY_ADDRESS=cluster)

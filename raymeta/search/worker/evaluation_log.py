@@ -1,7 +1,7 @@
-"""Evaluations of a descent as they lie on disk.
+"""Evaluation log of a descent, as it lies on disk.
 
-The folder of a trial has files `*.tape`, to which evaluations are appended as they are
-made, and `standing.pt`, which is replaced as a whole now and then: it says how much of
+The folder of a trial has files `*.log`, to which evaluations are appended as they are
+made, and `snapshot.pt`, which is replaced as a whole now and then: it says how much of
 which files counts, and has the states that go with it. Each attempt at the trial writes
 a file of its own, so a worker that was thought dead spoils nothing.
 """
@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-import torch
+
+from raymeta._tree import flatten, tree_leaves
+from raymeta.hypergrad import Rollout
+from raymeta.results.tensors import load_tensors, save_tensors, structure_of
+
+SNAPSHOT = "snapshot.pt"
 
 #: How often it is saved at most, and how many times as long as saving that must take.
 SAVE_EVERY_S, SAVE_SHARE = 1.0, 50
@@ -75,7 +80,8 @@ class Snapshot(NamedTuple):
         rollout: leaves of the state where the next one goes on from the last, None
             where it starts from s_0.
         carry: leaves of what the rollout carries along.
-        carried: that with zeros for leaves, pickled, in hexadecimal digits.
+        structure: that without its leaves, in JSON, see `structure_of`. Not that of
+            the first rollout: an estimator may begin with nothing.
         best: leaves of the best run's state, None where there is none.
     """
 
@@ -83,7 +89,7 @@ class Snapshot(NamedTuple):
     length: int = 0
     rollout: list[Any] | None = None
     carry: list[Any] | None = None
-    carried: str = ""
+    structure: str = "null"
     best: list[Any] | None = None
 
 
@@ -125,13 +131,20 @@ class EvaluationLog:
         with self._giving_up():
             if self._file is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                path = self._folder / f"{uuid.uuid4().hex}.tape"
+                path = self._folder / f"{uuid.uuid4().hex}.log"
                 self._file = path.open("xb", buffering=BUFFER_BYTES)
             self._file.write(evaluated.pack())
             self._length += 1
 
-    def save(self, **states: Any) -> None:
-        """Make all that was written count, with the states of `Snapshot`."""
+    def save(
+        self, best: list[Any] | None = None, rollout: Rollout | None = None
+    ) -> None:
+        """Make all that was written count.
+
+        Args:
+            best: leaves of the best run's state, None where there is none.
+            rollout: where the next evaluation goes on; None where it starts from s_0.
+        """
         if self._folder is None or self._file is None:
             return
         began = time.monotonic()
@@ -139,17 +152,23 @@ class EvaluationLog:
             self._file.flush()
             own = Path(self._file.name).name, self._file.tell()
             segments = (*self.snapshot.segments, own)
-            snapshot = Snapshot(segments, self._length, **states)
-            half = self._folder / f"{own[0]}.half"
-            torch.save({"signature": self._signature, **snapshot._asdict()}, half)
-            half.replace(self._folder / "standing.pt")
+            snapshot = Snapshot(segments, self._length, best=best)
+            if rollout is not None:
+                state, spec = flatten(rollout.state)
+                snapshot = snapshot._replace(
+                    rollout=state,
+                    carry=tree_leaves(rollout.carry),
+                    structure=structure_of(rollout.carry, known=spec),
+                )
+            saved = {"signature": self._signature, **snapshot._asdict()}
+            save_tensors(self._folder / SNAPSHOT, saved)
         now = time.monotonic()
         self._due = now + max(SAVE_EVERY_S, SAVE_SHARE * (now - began))
 
     def discard(self) -> None:
         """Make nothing count."""
         if self._folder is not None:
-            (self._folder / "standing.pt").unlink(missing_ok=True)
+            (self._folder / SNAPSHOT).unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
@@ -161,17 +180,17 @@ class EvaluationLog:
 
     @contextmanager
     def _giving_up(self) -> Iterator[None]:
-        """Keep nothing more once the disk refuses."""
+        """Keep nothing more once the disk refuses, or what could not be read back."""
         try:
             yield
-        except (OSError, RuntimeError):  # the latter from torch, for the former
+        except (OSError, RuntimeError, ValueError):  # the second from torch, for a disk
             self.close()
 
 
 def _found(folder: Path, signature: str) -> Snapshot:
     """What counts."""
     with suppress(Exception):  # a machine may have crashed in the middle of anything
-        saved = torch.load(folder / "standing.pt")
+        saved = load_tensors(folder / SNAPSHOT)
         snapshot = Snapshot(*(saved[name] for name in Snapshot._fields))
         whole = sum(1 for _ in _bodies(folder, snapshot)) == snapshot.length
         if saved["signature"] == signature and whole:

@@ -10,13 +10,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from ray import cloudpickle
 from torch import Tensor
 
-from raymeta._tree import flatten, is_differentiable, tree_leaves, tree_map, unflatten
+from raymeta._tree import Spec, flatten, is_differentiable, tree_leaves, unflatten
 from raymeta.hypergrad import Estimator, Hypergradient, Rollout
 from raymeta.outer.evaluator import Evaluator, Trained
 from raymeta.problem import BilevelProblem
+from raymeta.results.tensors import spec_of
 from raymeta.runtime.source_code import code_of
 from raymeta.search.methods import Method
 from raymeta.search.spec import TrialSpec
@@ -45,7 +45,7 @@ class ReplayingEvaluator(Evaluator):
     def __init__(self, log: EvaluationLog, stopwatch: Stopwatch) -> None:
         self._log, self._stopwatch = log, stopwatch
         self._records, self._left = log.records(), log.snapshot.length
-        self._structure: Any = None  # of the rollouts of the run that is played
+        self._structure: Spec = None  # of the rollouts of the run that is played
         self._last: Rollout | None = None
         self._best: State | None = None
 
@@ -116,8 +116,7 @@ class ReplayingEvaluator(Evaluator):
         """
         if self._best is not None:
             return self._best
-        structure = flatten(like())[1]
-        return unflatten(self._log.snapshot.best or [], structure)
+        return unflatten(self._log.snapshot.best or [], flatten(like())[1])
 
     def end(self) -> None:
         """The descent has come to its end.
@@ -126,7 +125,7 @@ class ReplayingEvaluator(Evaluator):
             ReplayMismatch: the log has more.
         """
         if self._left:
-            self._forget("the descent has ended, and its tape has not")
+            self._discard("the descent has ended, and its log has not")
         self.close()
 
     def close(self) -> None:
@@ -158,39 +157,34 @@ class ReplayingEvaluator(Evaluator):
         snapshot = self._log.snapshot
         self._log.snapshot = snapshot._replace(rollout=None, carry=None)
         state = unflatten(snapshot.rollout or [], self._structure)
-        zeros = cloudpickle.loads(bytes.fromhex(snapshot.carried))
-        structure = flatten(zeros)[1]
-        carry = unflatten(snapshot.carry or [], structure)
-        return Rollout(state, step, carry)
+        try:
+            structure = spec_of(snapshot.structure, self._structure)
+        except LookupError as error:
+            self._discard(f"the log has a class that is not known here: {error}")
+        return Rollout(state, step, unflatten(snapshot.carry or [], structure))
 
     def _next(self, asked: int) -> LogRecord:
         """The next evaluation on the log, which must be the one that is asked for."""
         try:
             found = next(self._records)
         except (OSError, EOFError) as error:
-            self._forget(f"the tape cannot be read any more: {error}")
+            self._discard(f"the log cannot be read any more: {error}")
         self._left -= 1
         if found.asked != asked:
-            self._forget("the descent asks for something else than its tape holds")
+            self._discard("the descent asks for something else than its log holds")
         self._stopwatch.freeze(found.seconds)
         return found
 
     def _about_to_compute(self, rollout: Rollout | None) -> None:
         """Save what there is, now and then: here all that it needs is known."""
         if rollout is not None and rollout.state is None:
-            self._forget("the descent needs a state that its tape does not have")
+            self._discard("the descent needs a state that its log does not have")
         self._stopwatch.resume()
         if self._log.due:
-            states: dict[str, Any] = {"best": self._log.snapshot.best}
+            best = self._log.snapshot.best
             if self._best is not None:
-                states["best"] = tree_leaves(self._best)
-            if rollout is not None and rollout is self._last:
-                states["rollout"] = tree_leaves(rollout.state)
-                # Not that of the first rollout: an estimator may begin with nothing.
-                states["carry"] = tree_leaves(rollout.carry)
-                zeros = tree_map(lambda leaf: 0, rollout.carry)
-                states["carried"] = cloudpickle.dumps(zeros).hex()
-            self._log.save(**states)
+                best = tree_leaves(self._best)
+            self._log.save(best, rollout if rollout is self._last else None)
 
     def _write(
         self, asked: int, step: int, values: Sequence[float], **more: Any
@@ -198,7 +192,7 @@ class ReplayingEvaluator(Evaluator):
         seconds = self._stopwatch.seconds
         self._log.write(LogRecord(asked, seconds, step, values, **more))
 
-    def _forget(self, reason: str) -> NoReturn:
+    def _discard(self, reason: str) -> NoReturn:
         self._log.discard()
         raise ReplayMismatch(reason)
 

@@ -1,12 +1,11 @@
-"""What workers leave in the folder of the comparison: training states, and logs."""
+"""Trial store: training states and logs that workers leave for each other."""
 
-import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
-import torch
-
-from raymeta._tree import flatten, unflatten
+from raymeta._tree import flatten, tree_leaves, unflatten
+from raymeta.results.tensors import load_tensors, save_tensors
 from raymeta.search.spec import StudyKey
 from raymeta.search.worker.evaluation_log import EvaluationLog
 from raymeta.types import State
@@ -21,7 +20,7 @@ class TrialStore:
     deleted.
 
     Args:
-        folder: where they are; nothing is kept without one.
+        folder: the folder for them; nothing is kept without one.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -33,10 +32,8 @@ class TrialStore:
             return
         path = self._path(study, number, steps)
         path.parent.mkdir(parents=True, exist_ok=True)
-        leaves, _ = flatten(state)
-        half = path.with_suffix(f".{os.getpid()}")
-        torch.save(leaves, half)
-        half.replace(path)
+        with suppress(ValueError):  # what could not be read back
+            save_tensors(path, tree_leaves(state))
 
     def load(
         self, study: StudyKey, number: int, steps: int, like: State
@@ -44,19 +41,18 @@ class TrialStore:
         """The state of a trial after some training steps; None if it is not there.
 
         Args:
-            study: to which the trial belongs.
-            number: of the trial.
-            steps: of training.
+            study: the study that the trial belongs to.
+            number: its number there.
+            steps: how many training steps it had done.
             like: any state of the same structure.
         """
         if self._folder is None:
             return None
         try:
-            leaves = torch.load(self._path(study, number, steps))
+            leaves = load_tensors(self._path(study, number, steps))
         except FileNotFoundError:
             return None
-        _, structure = flatten(like)
-        return unflatten(leaves, structure)
+        return unflatten(leaves, flatten(like)[1])
 
     def log(self, study: StudyKey, number: int, signature: str) -> EvaluationLog:
         """What a descent has evaluated so far; see `EvaluationLog`."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 from search_toys import Bowl
 
+from raymeta.results.tensors import load_tensors, save_tensors
 from raymeta.search.frame import to_frame
 from raymeta.search.methods import METHODS
 from raymeta.search.methods.gradient import HypergradientDescent
@@ -32,7 +33,7 @@ def computed(monkeypatch):
 
 @pytest.fixture
 def eager(monkeypatch):
-    """Tapes that are saved before each evaluation."""
+    """Logs that are saved before each evaluation."""
     monkeypatch.setattr(evaluation_log, "SAVE_EVERY_S", -1.0)
     monkeypatch.setattr(evaluation_log, "SAVE_SHARE", 0)
 
@@ -51,9 +52,9 @@ def killed(folder, computed, allowed, **trial):
         attempt(folder, **trial)
     assert computed.count == before + allowed
     computed.count, computed.allowed = 0, float("inf")
-    (standing,) = folder.rglob("standing.pt")
-    return standing, [
-        standing.parent / name for name, _ in torch.load(standing)["segments"]
+    (snapshot,) = folder.rglob("snapshot.pt")
+    return snapshot, [
+        snapshot.parent / name for name, _ in load_tensors(snapshot)["segments"]
     ]
 
 
@@ -78,30 +79,30 @@ def test_what_was_not_saved_is_computed_again(method, computed, tmp_path, monkey
     assert untimed(messages) == untimed(undisturbed)
 
 
-def truncated(standing, segments):
+def truncated(snapshot, segments):
     segments[0].write_bytes(segments[0].read_bytes()[:-1])
 
 
-def flipped(standing, segments):
+def flipped(snapshot, segments):
     content = bytearray(segments[0].read_bytes())
     content[len(content) // 2] ^= 1
     segments[0].write_bytes(content)
 
 
-def missing(standing, segments):
+def missing(snapshot, segments):
     segments[0].unlink()
 
 
-def torn(standing, segments):
-    standing.write_bytes(standing.read_bytes()[: standing.stat().st_size // 2])
+def torn(snapshot, segments):
+    snapshot.write_bytes(snapshot.read_bytes()[: snapshot.stat().st_size // 2])
 
 
-def empty(standing, segments):
-    standing.write_bytes(b"")
+def empty(snapshot, segments):
+    snapshot.write_bytes(b"")
 
 
-def of_another_torch(standing, segments):
-    torch.save({**torch.load(standing), "signature": "of another torch"}, standing)
+def of_another_torch(snapshot, segments):
+    save_tensors(snapshot, {**load_tensors(snapshot), "signature": "of another torch"})
 
 
 @pytest.mark.parametrize(
@@ -145,12 +146,12 @@ def test_what_another_descent_has_evaluated_is_dropped(
     monkeypatch.setattr(trial_runner, "signature_of", lambda *_: "the same")
     undisturbed = attempt(**other)
     killed(tmp_path, computed, 60)
-    with pytest.raises(ReplayMismatch, match=r"(than its tape holds|its tape has not)"):
+    with pytest.raises(ReplayMismatch, match=r"(than its log holds|its log has not)"):
         attempt(tmp_path, **other)
     assert untimed(attempt(tmp_path, **other)) == untimed(undisturbed)
 
 
-def test_a_tape_that_vanishes_while_it_is_played_is_dropped(
+def test_a_log_that_vanishes_while_it_is_read_is_dropped(
     eager, computed, tmp_path, monkeypatch
 ):
     undisturbed = attempt()
@@ -176,7 +177,7 @@ def test_the_budget_is_part_of_the_signature(eager, computed, tmp_path):
     assert computed.count == needed
 
 
-def test_a_foreign_tape_costs_a_trial_its_attempt(
+def test_a_foreign_log_costs_a_trial_its_attempt(
     bench, eager, computed, tmp_path, monkeypatch
 ):
     """The exception reaches the driver as the death of a worker does."""
@@ -194,17 +195,17 @@ def test_a_foreign_tape_costs_a_trial_its_attempt(
     run = coordinator.request_trial()
     for message in trial_runner.reports_of(run, TASK, SHORT, states):
         coordinator.record(run, [message], last=False)
-    assert list(tmp_path.rglob("*.tape"))
+    assert list(tmp_path.rglob("*.log"))
     coordinator.record(run, [], last=True)
     assert coordinator.finished
-    assert not list(tmp_path.rglob("*.tape"))  # nobody needs it any more
+    assert not list(tmp_path.rglob("*.log"))  # nobody needs it any more
     pd.testing.assert_frame_equal(
         to_frame(coordinator.studies.values()).drop(columns="wall_s"),
         undisturbed.drop(columns="wall_s"),
     )
 
 
-def test_seconds_before_the_kill_count_and_those_of_the_tape_do_not(
+def test_seconds_before_the_kill_count_and_those_of_the_log_do_not(
     eager, computed, tmp_path, monkeypatch
 ):
     """Where an evaluation takes a second, and nothing else any time."""
@@ -217,7 +218,7 @@ def test_seconds_before_the_kill_count_and_those_of_the_tape_do_not(
     assert [message.wall_s for message in attempt(tmp_path)] == undisturbed
 
 
-def test_a_disk_that_refuses_costs_nothing_but_the_tape(eager, tmp_path):
+def test_a_disk_that_refuses_costs_nothing_but_the_log(eager, tmp_path):
     (tmp_path / "bowl").write_text("where the folder should be")
     assert untimed(attempt(tmp_path)) == untimed(attempt())
 
@@ -242,7 +243,7 @@ def test_a_disk_that_is_full_later_keeps_what_it_has(
     assert computed.count == needed - 10
 
 
-def test_a_tape_takes_room_on_disk_alone(tmp_path):
+def test_a_log_takes_room_on_disk_alone(tmp_path):
     """2,000 gradients of 500 hyperparameters, saved ten times: 8 MB."""
     one, gradient = EvaluationLog(tmp_path, "x"), np.ones(500)
     tracemalloc.start()
