@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, turn what went wrong into one line."""
+"""Command line: parse, call one function, turn what went wrong into one line."""
 
 import argparse
 import errno

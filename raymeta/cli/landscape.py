@@ -1,4 +1,4 @@
-"""Surfaces and loss curves of a finished comparison, for its report."""
+"""Loss landscape of a finished comparison, for its report."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -13,8 +13,8 @@ from raymeta.outer.landscape import learning_curves, loss_surface
 from raymeta.results.run_folder import write_frame
 from raymeta.tasks import Task
 
-#: Called with a task's name, the number of runs done, and of all.
-Tell = Callable[[str, int, int], None]
+#: Takes a task's name, the number of runs done, and of all.
+OnRun = Callable[[str, int, int], None]
 
 
 def survey(
@@ -23,19 +23,19 @@ def survey(
     some_tasks: Iterable[Task] | None = None,
     *,
     points: int = 11,
-    progress: Tell | None = None,
+    progress: OnRun | None = None,
 ) -> list[Path]:
     """Compute surfaces and loss curves of a comparison; write them beside its frame.
 
     What it costs is charged to no method. `raymeta.analysis.write_report` draws both.
 
     Args:
-        path: of a comparison or an optimization: its folder, or the frame in it.
+        path: the folder of a comparison or an optimization, or the frame in it.
         names: two continuous hyperparameters, by flat name.
-        some_tasks: of the comparison, for a task that was neither a name nor in a file;
+        some_tasks: the tasks, where one was neither a name nor in a file;
             by default all that have both hyperparameters, see `tasks_of`.
-        points: of the surface along each side.
-        progress: called before the first run of a task and after each, see `Tell`.
+        points: number of points of the surface along each side.
+        progress: is called before the first run of a task and after each, see `OnRun`.
 
     Returns:
         surface.parquet and curves.parquet: rows of
@@ -90,22 +90,22 @@ def survey(
 class _Progress:
     """Says how many runs of a task are done, whichever part they are of."""
 
-    def __init__(self, tell: Tell | None, name: str, total: int) -> None:
-        self._tell, self._name, self._total = tell, name, total
+    def __init__(self, on_run: OnRun | None, name: str, total: int) -> None:
+        self._on_run, self._name, self._total = on_run, name, total
         self.before = 0
         self(0, total)
 
     def __call__(self, done: int, total: int) -> None:
         """`done` runs of this part."""
-        if self._tell is not None:
-            self._tell(self._name, self.before + done, self._total)
+        if self._on_run is not None:
+            self._on_run(self._name, self.before + done, self._total)
 
 
 def tasks_of(frame: pd.DataFrame, folder: Path) -> list[Task]:
     """The tasks of a frame that are known by name, or by the file that was recorded.
 
     Args:
-        frame: of a comparison or an optimization.
+        frame: the frame of a comparison or an optimization.
         folder: its record says which file a task is from.
 
     Raises:

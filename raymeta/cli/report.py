@@ -50,7 +50,7 @@ def _survey(path: Path, names: Sequence[str], task: str | None, points: int) -> 
 
     def show(name: str, done: int, total: int) -> None:
         if not done:
-            display.say([f"{name}: {total} runs, not charged"])
+            display.print([f"{name}: {total} runs, not charged"])
         display.update(lambda width: [f"{name}: {done} of {total} runs"[:width]])
 
     given = [tasks.get(task)] if task else None

@@ -1,4 +1,4 @@
-"""What the settings of all commands share."""
+"""Settings of commands: their fields, and the command that goes on."""
 
 import shlex
 import sys

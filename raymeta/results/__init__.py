@@ -1,1 +1,1 @@
-"""What a run leaves on disk, and the mirror of it on an object store."""
+"""Results: the one door to the disk, and its mirror on an object store."""

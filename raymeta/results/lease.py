@@ -1,4 +1,4 @@
-"""One driver at a time for a folder on an object store, where no file can be locked."""
+"""Lease of a folder on an object store, where no file can be locked: one driver."""
 
 import json
 import os
@@ -40,8 +40,8 @@ class Lease:
 
     Args:
         store: the object store.
-        root: of the folder there.
-        kind: of the job, for the message.
+        root: path of the folder there.
+        kind: the kind of run, for the message.
 
     Raises:
         LockedError: another driver is alive.

@@ -1,4 +1,4 @@
-"""Results on an object store: a local folder that is kept the same as one there.
+"""Mirror of a folder on an object store: a local one that is kept the same.
 
 Everything that writes results writes files in a folder. On shared storage all nodes see
 that folder. With `s3://bucket/results` (or `gs://…`) each process has a local one, and
@@ -47,7 +47,7 @@ class Mirror:
     """A local folder and its like on an object store.
 
     Args:
-        uri: of the folder there.
+        uri: address of the folder there.
         local: the folder here.
 
     Raises:
@@ -198,7 +198,7 @@ def at(storage: str | Path, name: str = "") -> Iterator[Path]:
     Args:
         storage: a folder, which is yielded as it is, or the address of one on an object
             store.
-        name: of the only folder in it that matters, where there is one.
+        name: name of the only folder in it that matters, where there is one.
 
     Raises:
         ValueError: the store cannot be reached, or refuses, or another driver has
@@ -281,7 +281,7 @@ def lock(folder: Path, kind: str) -> None:
 
     Args:
         folder: the local one.
-        kind: of the job.
+        kind: the kind of run, for the message.
 
     Raises:
         ValueError: another one does.

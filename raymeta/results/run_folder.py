@@ -31,8 +31,8 @@ class RunFolder:
     Attributes:
         path: the folder on this machine.
         frame: the file of its frame.
-        kind: of the run: `<kind>.json` has its settings, when it ran, and what is
-            noted beside.
+        kind: the kind of run; `<kind>.json` has its settings, when it ran, and
+            what is noted beside.
     """
 
     def __init__(self, path: Path, kind: Kind) -> None:
@@ -59,8 +59,8 @@ class RunFolder:
 
         Args:
             storage: the folder that holds it; or its address on an object store.
-            name: of the run, see `run_name`.
-            kind: of the run.
+            name: the run's name, see `run_name`.
+            kind: the kind of run.
             settings: JSON values, which decide what the run finds.
             resume: whether what the folder holds must be of the same settings; else a
                 run before is replaced.
@@ -116,7 +116,7 @@ class RunFolder:
         """Note when, where, by which command and with which versions it runs.
 
         Args:
-            task_files: where tasks are from that are in files: `path.py:Name` by name.
+            task_files: `path.py:Name` by name, for tasks that are in files.
         """
         run = {**provenance(), "task_files": dict(task_files or {})}
         self.note(runs=[*self._record["runs"], run])

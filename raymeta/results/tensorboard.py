@@ -1,4 +1,4 @@
-"""Curves for TensorBoard, beside the frame that they are drawn from."""
+"""TensorBoard's curves, beside the frame that they are drawn from."""
 
 import math
 import time
@@ -38,7 +38,7 @@ class Board:
     new files, whose beginning tells TensorBoard to drop what it has read of the old.
 
     Args:
-        folder: of the results.
+        folder: the folder of the results.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,7 +52,7 @@ class Board:
         """Append what a curve has more than the last time.
 
         Args:
-            run: of TensorBoard, a path of words.
+            run: TensorBoard's name for it, a path of words.
             rows: all of them so far, increasing in `step`, with `wall_s`.
             step: column of the horizontal axis.
             values: columns to draw.
@@ -99,8 +99,8 @@ def show_training(board: Board, frame: pd.DataFrame, metrics: Sequence[str]) -> 
     """The mean over tasks of each outer step, and of the validations.
 
     Args:
-        board: where they are shown, as runs `seed-<seed>/train` and `…/val`.
-        frame: of a meta-training run, see `raymeta.train.metrics_log.merged`.
+        board: the files to show them in, as runs `seed-<seed>/train` and `…/val`.
+        frame: the frame of a meta-training run, see `raymeta.train.metrics_log.merged`.
         metrics: columns beside `outer_loss`.
     """
     values = ["outer_loss", *metrics]
@@ -130,8 +130,8 @@ def show_comparison(board: Board, frame: pd.DataFrame) -> None:
     """The lowest outer loss so far against gradient evaluations, for each cell.
 
     Args:
-        board: where it is shown, as runs `<task>/<method>/seed-<seed>`.
-        frame: of a comparison, see `raymeta.search.frame.to_frame`.
+        board: the files to show it in, as runs `<task>/<method>/seed-<seed>`.
+        frame: the frame of a comparison, see `raymeta.search.frame.to_frame`.
     """
     found = frame[frame["best_outer_loss"].notna()]
     for (task, method, seed), rows in found.groupby(["task", "method", "seed"]):

@@ -1,4 +1,4 @@
-"""Whether a comparison may be believed, as its frame carries it.
+"""Validity of a comparison, as its frame carries it.
 
 Methods are compared where they trained on the same: the same data, batches and initial
 weights in every (task, seed). Where they did not, the frame has a column `invalid` that
@@ -57,7 +57,7 @@ def sentence(reasons: Mapping[str, list[str]]) -> str:
     """What is wrong and what to do, on one line; "" where nothing is.
 
     Args:
-        reasons: of `reasons_of`.
+        reasons: what `reasons_of` found.
     """
     if not reasons:
         return ""

@@ -1,1 +1,1 @@
-"""Ray, clusters, Ctrl-C and progress, as jobs need them."""
+"""Runtime: Ray, clusters, Ctrl-C and progress, as jobs need them."""

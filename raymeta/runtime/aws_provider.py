@@ -1,4 +1,4 @@
-"""AWS's instances for cluster.yaml: spot where there are any, on demand otherwise.
+"""Node provider for AWS: spot instances where there are any, on demand otherwise.
 
 Neither of Ray's autoscalers turns from a group whose instances AWS refuses to another
 one (2.60; only from one whose instances do not start Ray in time), so the turn is made

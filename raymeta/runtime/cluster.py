@@ -1,4 +1,4 @@
-"""What a Ray cluster can become, and whether all of it sees a folder."""
+"""Capacity of a Ray cluster, and whether all of its nodes see a folder."""
 
 import math
 import secrets
@@ -21,7 +21,7 @@ class Group(NamedTuple):
 
     Attributes:
         name: in the cluster's configuration.
-        resources: of each node.
+        resources: what each node has, by name.
         most: nodes at once.
     """
 
@@ -54,7 +54,7 @@ def require_possible(
     Args:
         bundle: resources of one process, which must fit on a node.
         count: processes at once.
-        what: what they are, in plural.
+        what: their name, in plural.
         growing: whether nodes may join a cluster that launches none itself.
 
     Raises:

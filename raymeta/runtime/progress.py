@@ -1,4 +1,4 @@
-"""Live progress for people: lines and their display."""
+"""Progress lines and their live display."""
 
 import shutil
 import sys
@@ -56,7 +56,7 @@ class Progress:
         """Seconds since the beginning."""
         return time.monotonic() - self._start
 
-    def say(self, lines: Iterable[str]) -> None:
+    def print(self, lines: Iterable[str]) -> None:
         """Lines that stay."""
         self._erase()
         for line in lines:
@@ -75,7 +75,7 @@ class Progress:
         if self._in_place:
             width = min(WIDTH, shutil.get_terminal_size().columns - 1)
         lines = lines_of(width)
-        self.say(lines)
+        self.print(lines)
         self._drawn = len(lines)
 
     def _erase(self) -> None:

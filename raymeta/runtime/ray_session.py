@@ -1,4 +1,4 @@
-"""Ray as jobs need it: quiet, and embedded unless the caller brings a cluster.
+"""Ray sessions: quiet, and embedded unless the caller brings a cluster.
 
 What Ray reads from the environment is set around the imports and the calls that need it
 (`prepared`), and nowhere else: a Tuner of the caller's own finds Ray as it always is.

@@ -1,4 +1,4 @@
-"""What is sent to Ray's workers, so that it can be opened there.
+"""Serialization of what is sent to Ray's workers, so that it can be opened there.
 
 Ray's workers look for modules where the driver was started, and where `PYTHONPATH`
 points. A driver may import from elsewhere: it has changed `sys.path`, or loaded a file.

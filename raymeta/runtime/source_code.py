@@ -1,4 +1,4 @@
-"""The code of people's own that a task, a method or a learner is made of.
+"""Source code of people's own that a task, a method or a learner is made of.
 
 A run that is continued must train what it began with. Functions and classes are
 followed from an object through closures, attributes, globals and base classes, as far
@@ -72,8 +72,8 @@ def changed(then: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
     """Names of what is not as it was; nothing where another Python compiled it.
 
     Args:
-        then: of `recorded`.
-        now: of `code_of`.
+        then: what `recorded` had returned.
+        now: what `code_of` returns.
     """
     if then.get("python") != _python():
         return []

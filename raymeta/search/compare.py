@@ -110,7 +110,7 @@ def compare(
     code = code_of(plan.tasks, plan.methods)  # of tasks that have not run yet
     name = run_name(storage, name, [task.name for task in plan.tasks])
     display = Progress(progress)
-    display.say(opening(plan, run_address(storage, name)))
+    display.print(opening(plan, run_address(storage, name)))
     for line in plan.unsure():
         warnings.warn(line, stacklevel=2)
     with quiet_tune():
@@ -141,7 +141,7 @@ def _compared(
         require_same_code(folder, code, begun=bool(events))
         finished = folder.noted("finished") or FINISHED in events
         if finished and folder.frame.exists():
-            display.say(["it had finished before"])
+            display.print(["it had finished before"])
             return marked(folder.read(), folder.path)
         require_same_values(folder, plan.first_values(), begun=bool(events))
         coordinator = Coordinator(studies, journal, states)
@@ -158,9 +158,9 @@ def _compared(
         write_json(_spending(plan, spending, unfair), folder.path / "spending.json")
         folder.note(finished=True)
         states.clear()
-    display.say(progress_lines(coordinator.progress(), display.elapsed))
-    display.say(evidence_lines(evidence, unfair, spending, plan.methods))
-    display.say([f"finished in {clock(display.elapsed)}: {address(folder.frame)}"])
+    display.print(progress_lines(coordinator.progress(), display.elapsed))
+    display.print(evidence_lines(evidence, unfair, spending, plan.methods))
+    display.print([f"finished in {clock(display.elapsed)}: {address(folder.frame)}"])
     return frame
 
 
@@ -215,11 +215,11 @@ def _run(
 
     folder.record_run(loading.sources(task.name for task in plan.tasks))
     done = fmean(study.share for study in coordinator.progress())
-    display.say(
+    display.print(
         [f"starting Ray, to continue from {done:.0%}" if done else "starting Ray"]
     )
     with running(slots) as concurrent, Interrupt() as interrupt:
-        display.say(
+        display.print(
             [f"Ray is up after {display.elapsed:.1f} s: {concurrent} at a time"]
         )
         require_possible(each, 1, "trials", growing=slots is not None)

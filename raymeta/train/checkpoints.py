@@ -22,8 +22,8 @@ class Checkpoints:
     """The checkpoints of one seed's training.
 
     Args:
-        folder: where they are: `best.pt` and `step-<outer step>.pt`.
-        keep: how many of the last ones stay.
+        folder: the folder of `best.pt` and `step-<outer step>.pt`.
+        keep: number of the last ones that stay.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -72,7 +72,7 @@ def load(path: Path, config: TrainConfig, theta: Tensors) -> Checkpoint:
 
     Args:
         path: the file.
-        config: of the run.
+        config: the run's settings.
         theta: the run's own meta-parameters, which it must fit.
 
     Raises:

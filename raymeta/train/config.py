@@ -1,4 +1,4 @@
-"""What a meta-training run learns, and how: everything but where it runs."""
+"""Configuration of a meta-training run: all that decides its result."""
 
 import json
 import math
@@ -35,7 +35,7 @@ class TrainConfig:
     Attributes:
         algorithm: name of what the learner does.
         learner: seed -> the learner, with its initial θ.
-        family: where the tasks come from.
+        family: the family that the tasks are of.
         outer_steps: updates of θ.
         tasks_per_step: tasks of an outer step, of all workers together.
         outer_lr: learning rate of the outer optimizer.
@@ -54,8 +54,8 @@ class TrainConfig:
         keep: checkpoints kept besides the best one.
         max_skips: outer updates skipped in a row, for want of a finite loss and
             gradient, before the run is given up.
-        pictures: what figures show of the trained learner.
-        published: what papers report of such a run, for figures to show beside it.
+        pictures: computes the numbers that figures of the trained learner show.
+        published: figures that papers report of such a run, shown beside it.
 
     Raises:
         ValueError: a number is out of its range; a name is unknown; no family; a

@@ -1,4 +1,4 @@
-"""What a learner achieves on held-out tasks."""
+"""Evaluation of a learner on held-out tasks."""
 
 import math
 
@@ -28,13 +28,13 @@ def evaluate(
 
     Args:
         module: the learner.
-        family: of the tasks.
-        ranks: who shares them.
-        split: which tasks.
-        count: how many.
-        at_once: how many a rank adapts to together.
-        seed: of the tasks.
-        steps: inner steps.
+        family: the family of the tasks.
+        ranks: the processes that share them.
+        split: the part of the family that they are from.
+        count: number of tasks.
+        at_once: number of tasks that a rank adapts to together.
+        seed: seeds the tasks.
+        steps: number of inner steps.
 
     Returns:
         "outer_loss" and each metric, of every task, shape (count,), float64 on the

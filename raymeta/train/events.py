@@ -1,4 +1,4 @@
-"""What rank 0 tells while it trains, and the lines that people see."""
+"""Events that rank 0 reports while it trains, and their lines for people."""
 
 import math
 import time
@@ -56,7 +56,7 @@ class ProgressText:
     """Events as lines for people.
 
     Args:
-        outer_steps: of each seed's training.
+        outer_steps: number of them in each seed's training.
 
     Attributes:
         failure: why the run was given up, or None.
@@ -70,7 +70,7 @@ class ProgressText:
         self.failure: str | None = None
         self.stopped = False
 
-    def hear(self, event: Event) -> list[str]:
+    def record(self, event: Event) -> list[str]:
         """The lines to print for good."""
         kind = event["event"]
         if kind == "start":

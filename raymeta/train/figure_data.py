@@ -1,4 +1,4 @@
-"""Numbers for figures of a trained learner; `raymeta.analysis` draws them."""
+"""Figure data of a trained learner; `raymeta.analysis` draws it."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The frame of a meta-training run: what each rank writes, and how it is put together.
+"""Metrics log of a meta-training run: each rank's rows, and the frame made of them.
 
 Each rank writes rows into parquet files of its own, so that a frame can be put together
 whatever ended the run.
@@ -39,9 +39,9 @@ class Rows:
     """A rank's rows.
 
     Args:
-        folder: of the files.
-        attempt: which start of the run this is, from 1.
-        rank: whose they are.
+        folder: the folder of all ranks' files.
+        attempt: number of this start of the run, from 1.
+        rank: this process among all.
     """
 
     def __init__(self, folder: Path, attempt: int, rank: int) -> None:

@@ -1,4 +1,4 @@
-"""One task, in the driver: mistakes come up before anything starts."""
+"""Preflight check: one task in the driver, so that mistakes come up at once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from raymeta.train.config import DTYPES, TrainConfig
 from raymeta.types import Tensors
 
 
-def rehearse(config: TrainConfig) -> Tensors:
+def check(config: TrainConfig) -> Tensors:
     """Adapt to one task and back-propagate, on the CPU, without compiling.
 
     Returns:

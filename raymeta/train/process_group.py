@@ -1,4 +1,4 @@
-"""The processes that share the tasks of a step."""
+"""Process group: the processes that share the tasks of a step."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +19,8 @@ class ProcessGroup:
 
     Attributes:
         rank: this one, 0 … world - 1.
-        world: how many there are.
-        device: where this one computes.
+        world: number of processes.
+        device: the device that this one computes on.
         gradients: the process group that averages gradients; None: the default one.
     """
 

@@ -1,4 +1,4 @@
-"""What papers report of the runs that recipes repeat."""
+"""Published results of the runs that recipes repeat."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,8 +11,8 @@ class Published(NamedTuple):
         value: the mean outer loss on test tasks.
         ci95: half the width of its 95 % interval.
         inner_steps: after so many.
-        outer_steps: of the paper's meta-training.
-        source: where it stands.
+        outer_steps: number of them in the paper's meta-training.
+        source: the paper and its table.
     """
 
     value: float

@@ -1,4 +1,4 @@
-"""A meta-training run on Ray Train's workers."""
+"""Launcher of a meta-training run on Ray Train's workers."""
 
 import threading
 import time
@@ -36,13 +36,13 @@ with ray_session.prepared():
     from ray.util.placement_group import placement_group, remove_placement_group
 
 POLL_S = 0.2
-#: Files by which the driver asks workers to stop, and a worker tells of a mistake.
+#: Files by which the driver asks workers to stop, and a worker reports a mistake.
 STOP, FAILED = ".stop", ".failed"
 #: What Ray Train writes; nobody reads it.
 SCRATCH = ".ray"
 #: Seconds that workers get to end their step after Ctrl-C.
 STOP_S = 30.0
-SAY_EVERY_S = 10.0
+SHOW_EVERY_S = 10.0
 WAIT_S = 60.0
 #: A machine starts, loads its image and installs packages.
 LAUNCH_S = 1200.0
@@ -57,11 +57,11 @@ class Cluster:
 
     Attributes:
         workers: processes, one CPU each; the least of them where there may be more.
-        most: of them; the same number by default.
+        most: greatest number of them; the same by default.
         gpus: GPUs of the most of them together.
         wait: seconds to wait for what is missing; None: `WAIT_S`, or `LAUNCH_S` where
             the cluster launches nodes itself.
-        retries: how often the run goes on after workers died.
+        retries: number of times that the run goes on after workers died.
     """
 
     workers: int
@@ -105,17 +105,17 @@ def run_on_ray(
     path: Path,
     cluster: Cluster,
     *,
-    say: Callable[[str], None],
-    keep_house: Callable[[], None],
+    show: Callable[[str], None],
+    on_tick: Callable[[], None],
 ) -> None:
     """Train on Ray's workers, where rank 0 writes its events to events.jsonl.
 
     Args:
-        config: of the run.
+        config: the run's settings.
         path: its folder, which all nodes must see.
-        cluster: what it asks for.
-        say: takes lines for people.
-        keep_house: called several times a second.
+        cluster: the resources it asks for.
+        show: prints a line for people.
+        on_tick: is called several times a second.
 
     Raises:
         ValueError: config cannot be sent to workers; the cluster has too little; what
@@ -130,10 +130,10 @@ def run_on_ray(
     with ray_session.running(cluster.workers), Interrupt() as interrupt:
         try:
             require_possible(cluster.bundle, cluster.workers, "workers")
-            _wait_for(cluster, say, interrupt)
+            _wait_for(cluster, show, interrupt)
             if not mirror.is_remote(mirror.address(path)):
                 require_shared(path)
-            _fit(parcel, path, cluster, interrupt, keep_house)
+            _fit(parcel, path, cluster, interrupt, on_tick)
         except TrainingFailedError:
             if not failed.exists():
                 raise
@@ -141,7 +141,7 @@ def run_on_ray(
             stop.unlink(missing_ok=True)
             mirror.discard(scratch)
             mirror.sync(path)
-            keep_house()
+            on_tick()
     if failed.exists():
         raise ValueError(failed.read_text())
 
@@ -151,7 +151,7 @@ def _fit(
     path: Path,
     cluster: Cluster,
     interrupt: Interrupt,
-    keep_house: Callable[[], None],
+    on_tick: Callable[[], None],
 ) -> None:
     place = mirror.address(path.resolve())
     elastic = cluster.workers < cluster.most
@@ -180,13 +180,13 @@ def _fit(
     fit = _Background(trainer.fit)
     asked = None
     while not fit.ended(POLL_S):
-        keep_house()
+        on_tick()
         if interrupt.requested and asked is None:
             asked = time.monotonic()
             (path / STOP).touch()
         if asked is not None and time.monotonic() - asked > STOP_S:
             raise KeyboardInterrupt
-    keep_house()
+    on_tick()
     fit.result()
 
 
@@ -268,7 +268,7 @@ class _Background:
 
 
 def _wait_for(
-    cluster: Cluster, say: Callable[[str], None], interrupt: Interrupt
+    cluster: Cluster, show: Callable[[str], None], interrupt: Interrupt
 ) -> None:
     """Until the cluster has room for all workers; an autoscaling one grows.
 
@@ -280,7 +280,7 @@ def _wait_for(
     if wait is None:
         wait = LAUNCH_S if groups() else WAIT_S
     room = placement_group([cluster.bundle] * cluster.workers)
-    begun, said = time.monotonic(), -SAY_EVERY_S
+    begun, shown = time.monotonic(), -SHOW_EVERY_S
     try:
         while not room.wait(POLL_S):
             waited = time.monotonic() - begun
@@ -292,9 +292,9 @@ def _wait_for(
                     "ask for less, wait longer, or add nodes"
                 )
             # A free cluster takes a moment, too.
-            if waited > 1 and waited - said > SAY_EVERY_S:
-                said = waited
-                say(f"{_missing(cluster)}; waiting {wait - waited:.0f} s more")
+            if waited > 1 and waited - shown > SHOW_EVERY_S:
+                shown = waited
+                show(f"{_missing(cluster)}; waiting {wait - waited:.0f} s more")
     finally:
         remove_placement_group(room)
 

@@ -1,4 +1,4 @@
-"""Ready-made runs: an algorithm on a family, by name, with the papers' settings."""
+"""Recipes: an algorithm on a family, by name, with the papers' settings."""
 
 import dataclasses
 import math
@@ -36,9 +36,9 @@ class Parts(NamedTuple):
     """What a learner is made of.
 
     Attributes:
-        domain: of the family.
+        domain: the family's kind of tasks.
         network: with fresh weights.
-        seed: of whatever else is drawn.
+        seed: seeds whatever else is drawn.
         lr: inner learning rate.
         steps: inner steps.
         context: context parameters.
@@ -121,7 +121,7 @@ class Algorithm(NamedTuple):
     """An algorithm as recipes know it.
 
     Attributes:
-        learner: what makes the learner of its parts.
+        learner: makes the learner of its parts.
         inner: kind of tasks -> its settings there.
     """
 
@@ -260,7 +260,7 @@ def recipe(
         inner_lr: learning rate of the inner loop.
         inner_steps: T, its steps; of distillation, how often they see the images.
         context: parameters of the context, for cavia and functa.
-        **settings: of `TrainConfig`; None means the recipe's own.
+        **settings: fields of `TrainConfig`; None means the recipe's own.
 
     Raises:
         ValueError: an unknown name; an algorithm that cannot learn the family's tasks;

@@ -1,4 +1,4 @@
-"""A meta-training run: its folder, its workers, its frame."""
+"""Meta-training run: its folder, its workers, its frame."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from raymeta.train.checkpoints import BEST, last_step, load, step_file
 from raymeta.train.config import TrainConfig
 from raymeta.train.events import EVENTS, Event, ProgressText
 from raymeta.train.metrics_log import merged, metrics_of
-from raymeta.train.preflight import new_module, rehearse
+from raymeta.train.preflight import check, new_module
 from raymeta.train.process_group import ProcessGroup
 from raymeta.train.worker import work
 from raymeta.types import Tensors
@@ -38,7 +38,7 @@ class TrainResult(NamedTuple):
         theta: seed -> the best θ on validation tasks, by name.
         evaluation: the frame's rows of test tasks: seed, inner_steps, outer_loss, ci95
             and metrics.
-        config: of the run.
+        config: the run's settings.
     """
 
     frame: pd.DataFrame
@@ -82,18 +82,18 @@ def train(
     run is not run again.
 
     Args:
-        config: what is learnt, and how.
+        config: settings of what is learnt, and how.
         workers: processes that share the tasks of a step; (least, most): as many of
             them as there is room for, fewer when nodes go, more when they come; None:
             this one, without Ray.
         gpus: GPUs of all workers together, as many for each; gradients travel by NCCL.
             With (least, most) workers, of the most.
-        name: of the folder of results; algorithm, family and time by default.
+        name: name of the folder of results; algorithm, family and time by default.
         storage: the folder that holds it, which all nodes of a cluster must see; or its
             address on an object store.
         wait: seconds to wait for CPUs and GPUs that the cluster does not have yet; 60
             by default, 1,200 where it launches nodes itself.
-        retries: how often the run goes on from its checkpoint after workers died.
+        retries: number of times that it goes on from its checkpoint after workers died.
         progress: whether to print progress, or what takes its lines.
 
     Returns:
@@ -108,38 +108,38 @@ def train(
     device = _device(gpus) if cluster is None else None
     name = run_name(storage, name, [config.algorithm, config.family.name])
     display = Progress(progress)
-    display.say(_opening(config, workers, run_address(storage, name)))
+    display.print(_opening(config, workers, run_address(storage, name)))
     code = source_code.code_of(config.learner, config.family, config.optimizer)
-    theta = rehearse(config)
+    theta = check(config)
     with RunFolder.open(storage, name, "training", config.identity()) as home:
         _require_fitting(config, home, theta)
         begun = any(last_step(_seed(home, seed)) is not None for seed in config.seeds)
-        display.say(_differing(home, code) if begun else [])
+        display.print(_differing(home, code) if begun else [])
         home.note(
             code=source_code.recorded(code),
             published=[figure._asdict() for figure in config.published],
         )
         if home.noted("finished") == config.goal() and home.frame.exists():
-            display.say(["it had finished before"])
+            display.print(["it had finished before"])
         else:
             home.note(finished=None)
-            _Run(config, home, display).go(cluster or device)
+            _Driver(config, home, display).go(cluster or device)
             home.note(finished=config.goal())
         frame = home.read()
         best = {seed: _theta(config, home, seed, theta) for seed in config.seeds}
-        display.say([f"finished in {clock(display.elapsed)}: {address(home.frame)}"])
+        display.print([f"finished in {clock(display.elapsed)}: {address(home.frame)}"])
     evaluation = frame[frame["split"] == "test"].reset_index(drop=True)
     return TrainResult(frame, best, evaluation, config)
 
 
-class _Run:
-    """A run under way, as the driver sees it."""
+class _Driver:
+    """The driver of a run: starts it, shows it, and keeps its frame."""
 
     def __init__(self, config: TrainConfig, home: RunFolder, display: Progress) -> None:
         self._config, self._home, self._display = config, home, display
         self._log = JsonLines(home.path / EVENTS)
-        self._log.read_new()  # what earlier attempts told
-        self._narrator = ProgressText(config.outer_steps)
+        self._log.read_new()  # what earlier attempts reported
+        self._text = ProgressText(config.outer_steps)
         self._board = Board(home.path)
         self._due = time.monotonic() + SAVE_EVERY_S
 
@@ -154,40 +154,40 @@ class _Run:
                 self._on_ray(place)
         finally:
             self._save()
-        if self._narrator.failure is not None:
-            raise ValueError(self._narrator.failure)
-        if self._narrator.stopped:
+        if self._text.failure is not None:
+            raise ValueError(self._text.failure)
+        if self._text.stopped:
             raise KeyboardInterrupt
 
     def _here(self, device: torch.device) -> None:
         path, ranks = self._home.path, ProcessGroup(device=device)
         with Interrupt() as interrupt:
-            work(self._config, path, ranks, self._hear, lambda: interrupt.requested)
+            work(self._config, path, ranks, self._show, lambda: interrupt.requested)
 
     def _on_ray(self, cluster: Any) -> None:
         from raymeta.train.ray_launcher import run_on_ray
 
-        self._display.say(["starting Ray"])
+        self._display.print(["starting Ray"])
         run_on_ray(
             self._config,
             self._home.path,
             cluster,
-            say=lambda line: self._display.say([line]),
-            keep_house=self._read_along,
+            show=lambda line: self._display.print([line]),
+            on_tick=self._read_along,
         )
 
     def _read_along(self) -> None:
         for event in self._log.read_new():
-            self._hear(event)
+            self._show(event)
 
-    def _hear(self, event: Event) -> None:
-        """Show what rank 0 tells; save the frame now and then."""
-        if lines := self._narrator.hear(event):
-            self._display.say(lines)
+    def _show(self, event: Event) -> None:
+        """Show what rank 0 reports; save the frame now and then."""
+        if lines := self._text.record(event):
+            self._display.print(lines)
         elapsed = self._display.elapsed
-        self._display.update(lambda width: self._narrator.live(elapsed, width))
+        self._display.update(lambda width: self._text.live(elapsed, width))
         # Who is asked to stop may have little time.
-        if time.monotonic() > self._due or self._narrator.stopped:
+        if time.monotonic() > self._due or self._text.stopped:
             self._save()
 
     def _save(self) -> None:

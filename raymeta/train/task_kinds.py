@@ -1,4 +1,4 @@
-"""What the tasks of a family ask for: a network, a loss, pictures of what is learnt."""
+"""Kinds of tasks: the network, the loss and the pictures that each asks for."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ class Domain:
 
     Attributes:
         network: (inputs in place of a context, seed) -> a network with fresh weights.
-        loss: of the inner and the outer loop.
+        loss: the loss of the inner and the outer loop.
         metrics: see `raymeta.meta.supervised.Options`.
         head: the layer that ANIL adapts.
         figure_data: a network of this kind -> what figures show.

@@ -1,4 +1,4 @@
-"""The meta-training of one seed, as each rank does it."""
+"""Trainer of one seed's meta-training, on each rank."""
 
 import hashlib
 import math
@@ -44,12 +44,12 @@ class Training:
     however unequal the shares. An update without a finite loss and gradient is skipped.
 
     Args:
-        config: of the run.
-        seed: of θ's initial values and of the tasks.
-        ranks: this one among all.
+        config: the run's settings.
+        seed: seeds θ's initial values and the tasks.
+        ranks: this process among all.
         folder: the seed's own; a checkpoint in it is continued.
-        rows: where the metrics go.
-        tell: takes events; called on rank 0 only.
+        rows: the log that the metrics go to.
+        report: takes events; it is called on rank 0 only.
 
     Attributes:
         step: updates of θ so far, skipped ones included.
@@ -65,10 +65,10 @@ class Training:
         ranks: ProcessGroup,
         folder: Path,
         rows: Rows,
-        tell: Callable[[Event], None],
+        report: Callable[[Event], None],
     ) -> None:
         self._config, self._seed, self._ranks = config, seed, ranks
-        self._folder, self._rows, self._tell = folder, rows, tell
+        self._folder, self._rows, self._send = folder, rows, report
         torch.manual_seed(seed)
         learner = config.learner(seed)
         self._module = MetaModule(
@@ -88,7 +88,7 @@ class Training:
         """Train to the end, then evaluate.
 
         Args:
-            should_stop: asked at every step; rank 0's answer counts.
+            should_stop: is asked at every step; rank 0's answer counts.
 
         Returns:
             False if it was stopped before the end.
@@ -148,7 +148,7 @@ class Training:
         self._wall_s += took
         self._note(output, norm, skip, took)
         self.step += 1
-        self._say_where_it_stands(losses)
+        self._report_progress(losses)
         if self._in_a_row > self._config.max_skips:
             raise self._diverged()
         return stopping
@@ -213,14 +213,14 @@ class Training:
             "skipped": False,
         }
 
-    def _say_where_it_stands(self, losses: Tensor) -> None:
+    def _report_progress(self, losses: Tensor) -> None:
         self._live.add(float(losses.mean()), len(losses))
         if self.step == self._config.outer_steps or self._live.is_due():
             self._report(event="step", skipped=self._skipped, **self._live.take())
 
     def _report(self, **event: Any) -> None:
         if self._ranks.rank == 0:
-            self._tell({"seed": self._seed, "step": self.step, **event})
+            self._send({"seed": self._seed, "step": self.step, **event})
 
     # Checkpoints.
 

@@ -1,4 +1,4 @@
-"""What runs on each rank: the seeds' trainings, one after the other."""
+"""Worker: what each rank runs, the seeds' trainings one after the other."""
 
 import os
 from collections.abc import Callable
@@ -17,23 +17,23 @@ def work(
     config: TrainConfig,
     path: Path,
     ranks: ProcessGroup,
-    tell: Callable[[Event], None],
+    report: Callable[[Event], None],
     should_stop: Callable[[], bool],
 ) -> None:
     """Train every seed, on this rank.
 
     Args:
-        config: of the run.
+        config: the run's settings.
         path: its folder, which all ranks see.
-        ranks: this one among all.
-        tell: takes events, on rank 0.
-        should_stop: asked at every step; rank 0's answer counts.
+        ranks: this process among all.
+        report: takes events, on rank 0.
+        should_stop: is asked at every step; rank 0's answer counts.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(DTYPES[config.dtype])
     try:
         with torch.random.fork_rng(devices=[]):
-            _train_all(config, path, ranks, tell, should_stop)
+            _train_all(config, path, ranks, report, should_stop)
     finally:
         torch.set_default_dtype(before)
 
@@ -42,15 +42,15 @@ def _train_all(
     config: TrainConfig,
     path: Path,
     ranks: ProcessGroup,
-    tell: Callable[[Event], None],
+    report: Callable[[Event], None],
     should_stop: Callable[[], bool],
 ) -> None:
     attempt, pids = _agree(path, ranks)
     rows = Rows(path / "parts", attempt, ranks.rank)
     for seed in config.seeds:
-        training = Training(config, seed, ranks, path / f"seed-{seed}", rows, tell)
+        training = Training(config, seed, ranks, path / f"seed-{seed}", rows, report)
         if ranks.rank == 0:
-            tell(
+            report(
                 {
                     "event": "start",
                     "seed": seed,
@@ -66,11 +66,11 @@ def _train_all(
         except Diverged as error:
             # All ranks agree, and another attempt would end like this one.
             if ranks.rank == 0:
-                tell({"event": "failed", "reason": str(error)})
+                report({"event": "failed", "reason": str(error)})
             return
         if not finished:
             if ranks.rank == 0:
-                tell({"event": "stopped", "seed": seed, "step": training.step})
+                report({"event": "stopped", "seed": seed, "step": training.step})
             return
 
 

@@ -152,7 +152,7 @@ def test_a_terminal_shows_one_block_in_place(monkeypatch, capsys):
         progress.update(
             lambda width: progress_lines([standing("tpe", 0, 0.5)], progress.elapsed)
         )
-    progress.say(["done"])
+    progress.print(["done"])
 
     block = "digits: tpe 50% -      | 0 running\n"
     assert capsys.readouterr().out == (
@@ -161,5 +161,5 @@ def test_a_terminal_shows_one_block_in_place(monkeypatch, capsys):
 
 
 def test_silence(capsys):
-    Progress(False).say(["something"])
+    Progress(False).print(["something"])
     assert capsys.readouterr().out == ""

@@ -23,18 +23,18 @@ def step(**changes):
 
 
 def test_the_live_line():
-    narrator = ProgressText(500)
-    assert narrator.live(3.0, 80) == []
-    assert narrator.hear(start()) == ["seed 0 begins on 2 processes, cpu"]
-    assert narrator.hear(step()) == []
+    text = ProgressText(500)
+    assert text.live(3.0, 80) == []
+    assert text.record(start()) == ["seed 0 begins on 2 processes, cpu"]
+    assert text.record(step()) == []
     line = "0:34 seed 0: step 120 of 500 | loss 2.346 | 1,234 tasks/s"
-    assert narrator.live(34.0, 80) == [line]
-    assert narrator.live(34.0, 20) == [line[:20]]
+    assert text.live(34.0, 80) == [line]
+    assert text.live(34.0, 20) == [line[:20]]
 
     checkpoint = {"event": "checkpoint", "seed": 0, "step": 100, "val_loss": 2.5}
-    narrator.hear(checkpoint)
-    narrator.hear(step(step=130, skipped=2))
-    assert narrator.live(35.0, 100) == [
+    text.record(checkpoint)
+    text.record(step(step=130, skipped=2))
+    assert text.live(35.0, 100) == [
         "0:35 seed 0: step 130 of 500 | loss 2.346 | val 2.5 at 100 | 1,234 tasks/s"
         " | 2 skipped"
     ]
@@ -61,22 +61,22 @@ def test_the_live_line():
     ],
 )
 def test_what_is_worth_a_line(event, lines):
-    assert ProgressText(500).hear(event) == lines
+    assert ProgressText(500).record(event) == lines
 
 
 def test_lost_workers_are_told():
-    narrator = ProgressText(500)
-    narrator.hear(start(attempt=4))
-    narrator.hear(start(attempt=4, seed=1))
-    assert narrator.hear(start(attempt=5, seed=1, step=20)) == [
+    text = ProgressText(500)
+    text.record(start(attempt=4))
+    text.record(start(attempt=4, seed=1))
+    assert text.record(start(attempt=5, seed=1, step=20)) == [
         "workers were lost",
         "seed 1 goes on from outer step 20 on 2 processes, cpu",
     ]
 
 
 def test_how_it_ended_is_remembered():
-    narrator = ProgressText(500)
-    narrator.hear({"event": "failed", "reason": "why"})
-    assert (narrator.failure, narrator.stopped) == ("why", False)
-    narrator.hear({"event": "stopped", "seed": 0, "step": 3})
-    assert narrator.stopped
+    text = ProgressText(500)
+    text.record({"event": "failed", "reason": "why"})
+    assert (text.failure, text.stopped) == ("why", False)
+    text.record({"event": "stopped", "seed": 0, "step": 3})
+    assert text.stopped
