@@ -48,7 +48,7 @@ def test_a_comparison_from_end_to_end(cluster, bench, tmp_path, monkeypatch):
     assert frame.wall_s.between(0, 60).all()
     folder = tmp_path / "x"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "comparison.json", "evidence.json", "frame.parquet", "journal.jsonl",
+        ".lock", "comparison.json", "evidence.json", "frame.parquet", "journal.jsonl",
         "spending.json", "tensorboard",
     ]  # fmt: skip
     evidence = json.loads((folder / "evidence.json").read_text())

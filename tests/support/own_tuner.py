@@ -68,7 +68,6 @@ def compared(folder, name, **more):
 
 
 def main(folder):
-    compared(folder, "embedded")
     compared(folder, "refused", budget=1)
     compared(folder, "interrupted", progress=interrupt)
     start()  # with a token of its own

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -143,34 +141,3 @@ def test_a_mistake_that_a_worker_finds_is_said_in_one_line(cluster, tmp_path):
     assert time.monotonic() - began < 60
     left = pd.read_parquet(tmp_path / "x" / "frame.parquet")
     assert set(left.query("split == 'train'")["outer_step"]) == set(range(5))
-
-
-def test_a_stopped_job_leaves_a_frame_and_a_checkpoint(cluster, tmp_path):
-    """`ray job stop` sends SIGTERM."""
-    flags = ["--workers", "2", "--outer-steps", "100000", "--checkpoint-every", "1000"]
-    flags += ["--storage", str(tmp_path), "--name", "x"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "raymeta.cli", "train", *flags],
-        env=os.environ | {"RAY_ADDRESS": cluster},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    log, steps = JsonLines(tmp_path / "x" / "events.jsonl"), 0
-    deadline = time.monotonic() + 120
-    while steps < 20:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "it did not get under way"
-        steps = max([steps, *(event.get("step", 0) for event in log.read_new())])
-        time.sleep(0.1)
-
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "go on with" in output
-    step = last_step(tmp_path / "x" / "seed-0")
-    assert step >= 20
-    frame = pd.read_parquet(tmp_path / "x" / "frame.parquet")
-    rows = frame[frame["split"] == "train"]
-    for _, steps in rows.groupby("rank")["outer_step"]:
-        assert steps.tolist() == list(range(step))
