@@ -5,7 +5,7 @@ To bring it up to date: `python -m tests.docs.methods_page`.
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -62,6 +62,15 @@ _CLASSES = (
     "Forward",
 )
 _CLASSES += ("Implicit", "ES", "PES")
+#: Backslashes before punctuation are Markdown's, not the equation's.
+_SPELLED = {
+    "\\\\": r"\cr",
+    r"\,": r"\thinspace",
+    r"\;": r"\thickspace",
+    r"\!": r"\negthinspace",
+    r"\{": r"\lbrace",
+    r"\}": r"\rbrace",
+}
 _LINEAR_SOLVERS = ("ConjugateGradient", "Neumann", "FixedPoint")
 _RULES = ("sgd", "adam", "adamw", "nadam", "radam", "rmsprop", "adagrad", "adadelta")
 _RULES += ("lion", "clip_by_norm", "clip_by_value", "first_order", "from_torch")
@@ -167,16 +176,21 @@ def _flat(text: str) -> str:
 
 
 def _displayed(part: str) -> str:
-    """A paragraph, its displayed equations between lines of their own."""
+    """A paragraph, its displayed equations each on a line of its own."""
     return (
-        re.sub(
-            r"\$\$\s*(.*?)\s*\$\$",
-            lambda math: f"$$\n{math[1]}\n$$",
-            part,
-            flags=re.DOTALL,
-        )
-        + "\n"
+        _rewritten(r"\$\$(.*?)\$\$", lambda math: f"$$\n{_math(math)}\n$$", part) + "\n"
     )
+
+
+def _math(equation: str) -> str:
+    """On one line, and without what Markdown takes for an escape or a list."""
+    for short, spelled in _SPELLED.items():
+        equation = equation.replace(short, f"{spelled} ")
+    return _flat(equation)
+
+
+def _rewritten(pattern: str, by: Callable[[str], str], text: str) -> str:
+    return re.sub(pattern, lambda found: by(found[1]), text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

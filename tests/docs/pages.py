@@ -1,11 +1,20 @@
-"""The pages README.md and docs/*.md: their blocks of code, run and compared."""
+"""The pages README.md and docs/*.md: their blocks of code, run and compared.
+
+`python -m tests.docs.pages README.md` writes what the page's Python prints into it.
+"""
 
 import doctest
 import io
+import os
 import re
+import sys
+import tempfile
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in ROOT.glob("docs/*.md"))]
@@ -62,8 +71,9 @@ def prose(page: str) -> str:
     return _FENCE.sub("", text(page))
 
 
-def run_python(page: str) -> None:
-    """Run the page's Python from top to bottom in one namespace; compare its output."""
+def run_python(page: str) -> Iterator[tuple[Block, str]]:
+    """Run the page's Python from top to bottom in one namespace: what each prints."""
+    torch.manual_seed(0)
     scope: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):
         if block.language != "python" or block.why:
@@ -72,8 +82,14 @@ def run_python(page: str) -> None:
         code = compile("\n" * (block.line - 1) + block.code, str(ROOT / page), "exec")
         with redirect_stdout(io.StringIO()) as out:
             exec(code, scope)
+        yield block, out.getvalue()
+
+
+def require_printed(page: str) -> None:
+    """Run the page's Python; it prints what the page says."""
+    for block, printed in run_python(page):
         if block.printed is not None:
-            require_same(f"{page}:{block.line}", block.printed, out.getvalue())
+            require_same(f"{page}:{block.line}", block.printed, printed)
 
 
 def require_same(where: str, wanted: str, got: str) -> None:
@@ -81,3 +97,18 @@ def require_same(where: str, wanted: str, got: str) -> None:
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     same = doctest.OutputChecker().check_output(wanted, got, flags)
     assert same, f"{where} prints\n{got}\nrather than\n{wanted}"
+
+
+def _write(page: str) -> None:
+    whole = text(page)
+    os.chdir(tempfile.mkdtemp())
+    for block, printed in run_python(page):
+        if block.printed is not None:
+            fence = f"{block.code}```\n\n```text\n"
+            assert whole.count(f"{fence}{block.printed}```") == 1, block
+            whole = whole.replace(f"{fence}{block.printed}```", f"{fence}{printed}```")
+    (ROOT / page).write_text(whole, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _write(*sys.argv[1:])

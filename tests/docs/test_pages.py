@@ -10,11 +10,18 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
-import torch
 
 from raymeta.cli import main, parser
 from tests.docs import methods_page
-from tests.docs.pages import PAGES, ROOT, blocks, prose, require_same, run_python, text
+from tests.docs.pages import (
+    PAGES,
+    ROOT,
+    blocks,
+    prose,
+    require_printed,
+    require_same,
+    text,
+)
 
 #: In test_pages_with_ray.py.
 WITH_RAY = {"README.md", "docs/fairness.md"}
@@ -23,8 +30,7 @@ WITH_RAY = {"README.md", "docs/fairness.md"}
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in WITH_RAY])
 def test_python_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    run_python(page)
+    require_printed(page)
 
 
 @pytest.mark.parametrize("page", PAGES)
