@@ -5,7 +5,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, cast
 
-from raymeta.hypergrad.hparams_read import Read, lacking, read
+from raymeta.hypergrad.used_hparams import Read, lacking, read
 from raymeta.outer.coordinates import device_of, place
 from raymeta.problem import BilevelProblem
 from raymeta.space import Choice, Space

@@ -11,7 +11,7 @@ import torch
 
 from raymeta import tasks
 from raymeta.hypergrad import Estimator
-from raymeta.hypergrad.hparams_read import require_names
+from raymeta.hypergrad.used_hparams import require_names
 from raymeta.outer.arguments import (
     estimator_of,
     require_hyper_lr,

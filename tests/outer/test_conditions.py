@@ -16,7 +16,7 @@ from raymeta.hypergrad import (
     ShortTerm,
     Truncated,
 )
-from raymeta.hypergrad.hparams_read import Read, read
+from raymeta.hypergrad.used_hparams import Read, read
 from raymeta.optim import adam, sgd
 from raymeta.outer import descend
 from raymeta.outer.conditions import conditioned, seen_by

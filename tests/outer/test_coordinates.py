@@ -12,8 +12,8 @@ from raymeta.outer.coordinates import device_of, place
 from raymeta.problem import no_data
 from raymeta.space import Choice, Positive, Real, Space, Unit
 from raymeta.tasks import Quadratic
+from raymeta.testing.truth import central_differences
 from raymeta.types import Hparams
-from tests.support.truth import central_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
 
