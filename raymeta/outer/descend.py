@@ -86,7 +86,7 @@ def descend(
             default. From there lengths adapt: they grow while hypergradients agree, to
             1.5 and 0.2 (or the first length where that is more), and shrink where they
             do not.
-        evaluator: compute what is evaluated, or remember it.
+        evaluator: computes what is evaluated, or remembers it.
 
     Raises:
         ValueError: the budget does not cover one complete run; the estimator restarts

@@ -49,7 +49,7 @@ def at_constants(
         space: of λ, for the flat names.
         runs: λ of each, of the same choices, where the problem needs them.
         horizon: T.
-        evaluator: compute what is evaluated, or remember it.
+        evaluator: computes what is evaluated, or remembers it.
     """
     flats = [space.flatten(hparams) for hparams in runs]
     if not stackable(problem, runs):
