@@ -1,4 +1,4 @@
-"""Which hyperparameters of a task are used at which options, found by looking."""
+"""Conditions of a task: which λ are used at which options, found by looking."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -46,7 +46,7 @@ def conditioned(task: Task, seed: int = 0) -> Task:
     Args:
         task: of which one problem, or one for each combination of options that decide
             what is trained, takes a step at each combination.
-        seed: of the problem.
+        seed: seeds the problem.
 
     Raises:
         ValueError: what the space declares as not used is read all the same.

@@ -78,7 +78,7 @@ def descend(
         task: gives the space and the horizon.
         problem: one sample of the task.
         estimator: how to differentiate.
-        seed: of the restarts.
+        seed: seeds every random draw of this descent.
         budget: gradient evaluations; never exceeded.
         hyper_lr: first length of a hyper-step in each unconstrained coordinate: log λ
             for `Positive`, logit λ for `Unit`, λ for `Real`, in eighths of the range
