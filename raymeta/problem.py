@@ -1,4 +1,4 @@
-"""Bilevel problem: the one type that every estimator consumes."""
+"""The one problem type that every estimator consumes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -100,6 +100,11 @@ class BilevelProblem:
     traced: dict[Any, Any] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+
+    @property
+    def device(self) -> torch.device:
+        """Where λ must be: where batches say which step it is."""
+        return self.batch(0).index.device
 
 
 class TrainState(NamedTuple):

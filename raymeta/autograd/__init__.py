@@ -1,1 +1,1 @@
-"""Autograd: stopped gradients and hooks, double backward, surrogate gradients."""
+"""Which derivative a stopped gradient, or a hook on one, takes part in."""

@@ -1,4 +1,4 @@
-"""Calls of pure functions, within `StopGradients` where they need it."""
+"""Functions of users, run within `StopGradients` where they need it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ class ThroughStops:
     arguments.
 
     Args:
-        name: what errors call the functions.
+        name: of the functions, for errors.
     """
 
     def __init__(self, name: str) -> None:

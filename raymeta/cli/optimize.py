@@ -71,7 +71,7 @@ def _print(task: Any, result: Any) -> None:
     if result.start_loss is not None:
         print(f"\nouter loss at the start {result.start_loss:.6g}", end="")
     print(f"\nbest outer loss {result.outer_loss:.6g} at")
-    for name, value in space.flatten(result.hparams).items():
+    for name, value in space.point(result.hparams).items():
         text = f"{value:.6g}" if isinstance(value, float) else value
         print(f"  {name} = {text}")
     for name, value in result.metrics.items():

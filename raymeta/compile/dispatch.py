@@ -1,4 +1,4 @@
-"""Dispatch modes: the operators that a call runs, seen below autograd."""
+"""What operators a call runs, seen below autograd."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Partition of a joint graph into a forward and a backward one."""
+"""A graph of values and their pullback, cut in two."""
 
 from torch import fx
 

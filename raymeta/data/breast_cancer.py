@@ -1,4 +1,4 @@
-"""Breast cancer data that ship with scikit-learn."""
+"""The breast cancer data that ship with scikit-learn."""
 
 from functools import cache
 

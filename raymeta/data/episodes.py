@@ -1,4 +1,4 @@
-"""Episodes of meta-learning: support and query examples of a task."""
+"""What an episode of meta-learning holds."""
 
 from typing import Any, Literal, NamedTuple, get_args
 

@@ -42,7 +42,7 @@ def omniglot(
             their character's split.
         fractions: shares of the characters for training and validation; the rest is
             for test.
-        seed: seeds this split.
+        seed: of this split.
 
     Raises:
         ValueError: as `read_folders` and `FewShot`.

@@ -1,4 +1,4 @@
-"""Prefetching of episodes, while others are learnt from."""
+"""Episodes prepared while others are learnt from."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -33,10 +33,10 @@ def prefetch(
     is dropped.
 
     Args:
-        family: the family of tasks.
+        family: of the tasks.
         steps: the outer steps, as `range(t, T)` or, without end, `itertools.count(t)`.
         count: tasks of a step, of all workers together.
-        seed: seed of the run.
+        seed: of the run.
         split: the part of the family's tasks.
         rank: this worker.
         world: workers, which share a step's tasks as `share` says.

@@ -1,4 +1,4 @@
-"""Adjoint recursion of reverse mode, for runs whose graph is built piece by piece."""
+"""The recursion of reverse mode, for runs whose graph is built piece by piece."""
 
 import torch
 from torch import Tensor

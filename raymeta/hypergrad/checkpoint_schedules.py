@@ -1,4 +1,4 @@
-"""Checkpoint schedules: which states to keep, and which steps to run again."""
+"""Which states to keep and which steps to run again: orders of reversing a run."""
 
 import math
 from collections.abc import Iterator

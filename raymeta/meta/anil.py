@@ -1,4 +1,4 @@
-"""ANIL: almost no inner loop."""
+"""Almost no inner loop."""
 
 from collections.abc import Mapping, Sequence
 from typing import Unpack

@@ -1,4 +1,4 @@
-"""CAVIA: fast context adaptation."""
+"""Fast context adaptation."""
 
 from collections.abc import Mapping
 from typing import Literal, Unpack

@@ -1,4 +1,4 @@
-"""Functa: data as functions."""
+"""From data to functa."""
 
 from typing import Unpack
 

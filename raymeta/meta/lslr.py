@@ -1,4 +1,4 @@
-"""LSLR: learning rates for every layer and step."""
+"""Learning rates for every layer and step."""
 
 from typing import Unpack
 

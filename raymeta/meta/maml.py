@@ -1,4 +1,4 @@
-"""MAML: model-agnostic meta-learning."""
+"""Model-agnostic meta-learning."""
 
 from collections.abc import Mapping
 from typing import Unpack

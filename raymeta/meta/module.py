@@ -1,4 +1,4 @@
-"""Meta-module: what users wrap in `DistributedDataParallel` like any other."""
+"""The module that users wrap in `DistributedDataParallel` like any other."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -23,9 +23,8 @@ class MetaOutput(NamedTuple):
 
     Attributes:
         loss: the mean over tasks, shape ().
-        losses: the outer loss of each task, shape (N,); not finite where its inner loop
-            diverged.
-        metrics: numbers of each task by name, shape (N,), without a graph.
+        losses: of each task, shape (N,); not finite where its inner loop diverged.
+        metrics: of each task by name, shape (N,), without a graph.
     """
 
     loss: Tensor

@@ -1,4 +1,4 @@
-"""Inner loops of one task after the other."""
+"""The inner loops of one task after the other."""
 
 from collections.abc import Callable
 from typing import Any

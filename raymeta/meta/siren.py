@@ -1,4 +1,4 @@
-"""SIREN: networks of sines, modulated by a latent vector."""
+"""Networks of sines, modulated by a latent vector."""
 
 import math
 

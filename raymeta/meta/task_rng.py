@@ -1,4 +1,4 @@
-"""Random numbers inside the modules of inner loops."""
+"""Randomness inside the modules of inner loops."""
 
 from functools import cached_property
 from typing import Any

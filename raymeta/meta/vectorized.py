@@ -1,4 +1,4 @@
-"""Inner loops of all tasks at once, by `torch.func.vmap`."""
+"""The inner loops of all tasks at once."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Data sets by index, from data as users bring them."""
+"""Data as users bring them, as a data set by index."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""First-order updates: gradients are constants to whoever differentiates them."""
+"""Updates whose gradients are constants to whoever differentiates them."""
 
 from __future__ import annotations
 

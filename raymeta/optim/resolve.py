@@ -1,4 +1,4 @@
-"""Optimizers as functions of λ: what problems take for `optimizer`."""
+"""An update rule as a function of λ: what problems take for `optimizer`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of an optimization's arguments; an error is one line."""
+"""What is wrong with the arguments of an optimization, in one line."""
 
 import math
 from numbers import Integral, Real

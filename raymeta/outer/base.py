@@ -1,4 +1,4 @@
-"""Base class of the hypergradient descents."""
+"""What every hypergradient descent is made from."""
 
 import math
 from abc import ABC, abstractmethod
@@ -44,14 +44,14 @@ class Evaluated(NamedTuple):
 class HyperDescent(ABC):
     r"""A walk in a search space by hypergradients, within a budget.
 
-    Where hypergradients lead no further, `_local_search` tries random points near the
+    Where hypergradients lead no further, `_look_around` tries random points near the
     best one by plain runs, which cost a third of a hypergradient, until one is better.
     What is looked at over the whole horizon before anything else is the start, so that
     what is found is never worse than it.
 
-    A descent that says which coordinates matter (`_update_sensitivity`) looks in
-    coordinate i at a distance proportional to $|\partial E/\partial x_i|^{-1/2}$, for
-    where E is flat only what is far away makes a difference.
+    A descent that says which hypergradient matters (`_heed`) looks in coordinate i at a
+    distance proportional to $|\partial E/\partial x_i|^{-1/2}$, for where E is flat
+    only what is far away makes a difference.
 
     Attributes:
         problem: one sample of a task.
@@ -59,9 +59,9 @@ class HyperDescent(ABC):
         estimator: how to differentiate.
         horizon: T, the training steps of a full run.
         budget: gradient evaluations; never exceeded.
-        seed: seeds every random draw of this descent.
+        seed: of everything random.
         hyper_lr: first length of a step in each coordinate; None for the descent's own.
-        evaluator: computes what is evaluated, or remembers it.
+        evaluator: compute what is evaluated, or remember it.
     """
 
     problem: BilevelProblem
@@ -141,7 +141,7 @@ class HyperDescent(ABC):
     def _at_constant(
         self, x: Tensor, value: float, horizon: int, state: State
     ) -> Report:
-        schedule: Schedule = [(horizon, self.coordinates.flat(x))]
+        schedule: Schedule = [(horizon, self.coordinates.point(x))]
         result = (state, schedule) if horizon == self.horizon else None
         return self._meter.report(horizon, value, schedule[0][1], result)
 

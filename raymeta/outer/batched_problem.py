@@ -1,4 +1,4 @@
-"""Batched problems: many training runs of one problem, at different λ, as one."""
+"""Many training runs of one problem, at different λ, as one."""
 
 import logging
 from collections.abc import Callable, Iterator

@@ -1,8 +1,7 @@
 """Budgets, in gradient evaluations."""
 
-from typing import Any
-
 from raymeta.outer.report import Report, Schedule
+from raymeta.space import Point
 from raymeta.types import State
 
 #: Sums of thirds: a budget of exactly n runs holds n runs.
@@ -37,7 +36,7 @@ class BudgetMeter:
         self,
         inner_steps: int,
         outer_loss: float,
-        hparams: dict[str, Any],
+        hparams: Point,
         result: tuple[State, Schedule] | None = None,
     ) -> Report:
         """The next report; `result` is what a complete run ended with."""

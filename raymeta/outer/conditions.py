@@ -1,12 +1,11 @@
-"""Conditions of a task: which λ are used at which options, found by looking."""
+"""Which hyperparameters of a task are used at which options, found by looking."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Any, cast
 
-from raymeta.hypergrad.used_hparams import Read, lacking, read
-from raymeta.outer.coordinates import device_of, place
+from raymeta.hypergrad.hparams_read import Read, lacking, read
 from raymeta.problem import BilevelProblem
 from raymeta.space import Choice, Space
 from raymeta.tasks.base import Task, sample_problem, sampled
@@ -46,7 +45,7 @@ def conditioned(task: Task, seed: int = 0) -> Task:
     Args:
         task: of which one problem, or one for each combination of options that decide
             what is trained, takes a step at each combination.
-        seed: seeds the problem.
+        seed: of the problem.
 
     Raises:
         ValueError: what the space declares as not used is read all the same.
@@ -64,20 +63,20 @@ def conditioned(task: Task, seed: int = 0) -> Task:
     return Conditioned(task, Space(**space, when=when)) if when else task
 
 
-def seen_by(problem: BilevelProblem, space: Space, flat: Mapping[str, Any]) -> Space:
-    """The space without what λ lacks and the problem does not ask for.
+def seen_by(problem: BilevelProblem, space: Space, point: Mapping[str, Any]) -> Space:
+    """The space without what a point lacks and the problem does not ask for.
 
-    For a λ of `conditioned`, and the space as it was.
+    For a point of `conditioned`, and the space as it was.
 
     Args:
-        problem: at the options of λ.
-        space: of λ.
-        flat: λ by flat name.
+        problem: at the options of the point.
+        space: which the point is of.
+        point: λ by flat name.
     """
-    names = {name.split("[")[0] for name in flat}
+    names = {name.split("[")[0] for name in point}
     if not space.choices or space.is_declared or names >= set(space):
         return space
-    options = {name: flat[name] for name in space.choices if name in flat}
+    options = {k: d.option(point[k]) for k, d in space.choices.items() if k in point}
     asked = _asked(problem, space, options)
     return Space(**{k: d for k, d in space.items() if k in names | asked}, when={})
 
@@ -93,8 +92,8 @@ def _require_unread(task: Task, seed: int, combinations: list[dict[str, Any]]) -
             if hasattr(task, "sample_for")
             else problem
         )
-        hparams = space.trim({**space.initial(), **options})
-        name = lacking(at, place(hparams, device_of(at)))
+        hparams = space.trim({**space.initial(device=at.device), **options})
+        name = lacking(at, hparams)
         if name is not None and name in space:
             raise ValueError(
                 f"task {task.name!r} reads hyperparameter {name!r} at {options}, where "
@@ -119,7 +118,7 @@ def _reads(
 def _asked(
     problem: BilevelProblem, space: Space, options: Mapping[str, Any], steps: int = 1
 ) -> set[str]:
-    hparams = place({**space.initial(), **options}, device_of(problem))
+    hparams = {**space.initial(device=problem.device), **options}
     return read(problem, hparams, steps)
 
 

@@ -1,14 +1,12 @@
 """The search space as one flat vector of unconstrained coordinates."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from raymeta.outer.batched_problem import stack, unstack
-from raymeta.problem import BilevelProblem
-from raymeta.space import Real, Space
+from raymeta.space import Point, Real, Space
 from raymeta.types import Hparams, Tensors
 
 #: How many units of x lie between the bounds of a `Real`.
@@ -30,7 +28,7 @@ class Coordinates:
     Args:
         space: whose continuous hyperparameters are walked in, those that the initial
             options use; choices stay at these.
-        device: where λ is needed; see `device_of`.
+        device: where λ is needed; see `BilevelProblem.device`.
 
     Raises:
         ValueError: the space has no continuous hyperparameter.
@@ -77,11 +75,11 @@ class Coordinates:
         natural = self._space.natural(self._split(x))
         # In this order: on the device there may be no float64.
         values = {k: v.to(torch.get_default_dtype()) for k, v in natural.items()}
-        return place(values, self._device) | self._choices
+        return {k: v.to(self._device) for k, v in values.items()} | self._choices
 
-    def flat(self, x: Tensor) -> dict[str, Any]:
-        """Natural values at x by flat name."""
-        return self._space.flatten(self.hparams(x))
+    def point(self, x: Tensor) -> Point:
+        """λ at x as a point."""
+        return self._space.point(self.hparams(x))
 
     def gradient(self, x: Tensor, grads: Tensors) -> Tensor:
         """dE/dx from dE/dλ: the chain rule through the natural values.
@@ -123,13 +121,3 @@ def unit_of(domain: object) -> float:
     if isinstance(domain, Real) and math.isfinite(domain.high - domain.low):
         return (domain.high - domain.low) / UNITS_OF_RANGE
     return 1.0
-
-
-def device_of(problem: BilevelProblem) -> torch.device:
-    """Where a problem's λ must be: where its batches say which step it is."""
-    return problem.batch(0).index.device
-
-
-def place(hparams: Hparams, device: torch.device | str) -> Hparams:
-    """λ with its tensors on a device."""
-    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in hparams.items()}

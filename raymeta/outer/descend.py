@@ -1,8 +1,9 @@
 """Hypergradient descent in a task's space, and plain training at fixed λ."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from raymeta.hypergrad import Estimator, ShortTerm, Truncated
 from raymeta.hypergrad.base import advance, plain_cost
@@ -12,7 +13,7 @@ from raymeta.outer.arguments import (
 from raymeta.outer.base import HyperDescent
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.conditions import seen_by
-from raymeta.outer.coordinates import Coordinates, device_of, place
+from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.evaluator import DIRECT, Evaluator
 from raymeta.outer.offline import OfflineDescent
 from raymeta.outer.online import OnlineDescent
@@ -20,13 +21,13 @@ from raymeta.outer.report import Report, outer_value
 from raymeta.problem import BilevelProblem
 from raymeta.space import Space
 from raymeta.tasks.base import Task
-from raymeta.types import Hparams, State
+from raymeta.types import State
 
 
 def evaluate(
     problem: BilevelProblem,
     space: Space,
-    hparams: Hparams,
+    point: Mapping[str, Any],
     rungs: Iterable[int],
     start: tuple[int, State] | None = None,
 ) -> Iterator[Report]:
@@ -36,25 +37,24 @@ def evaluate(
 
     Args:
         problem: what is trained.
-        space: of λ, for the flat names.
-        hparams: λ in natural values.
+        space: which λ is of.
+        point: λ, or whatever `Space.parse` takes.
         rungs: increasing numbers of training steps; the last one is the horizon.
         start: (t, s_t) of the run that goes on, t below all rungs; step 0 by default.
     """
     rungs = list(rungs)
     assert rungs == sorted(set(rungs)), rungs
-    space = seen_by(problem, space, hparams)
-    hparams = space.trim(hparams)
-    meter, flat = BudgetMeter(math.inf), space.flatten(hparams)
-    hparams = place(hparams, device_of(problem))
+    space = seen_by(problem, space, point)
+    point, meter = space.parse(point), BudgetMeter(math.inf)
+    hparams = space.hparams(point, device=problem.device)
     t, state = start or (0, problem.init(hparams))
     for rung in rungs:
         state = advance(problem, hparams, state, t, rung - t)
         meter.charge(plain_cost(problem, rung - t))
         t = rung
         value = outer_value(problem, state, hparams)
-        result = (state, [(t, flat)]) if rung == rungs[-1] else None
-        yield meter.report(t, value, flat, result)._replace(state=state)
+        result = (state, [(t, point)]) if rung == rungs[-1] else None
+        yield meter.report(t, value, point, result)._replace(state=state)
 
 
 def descend(
@@ -78,7 +78,7 @@ def descend(
         task: gives the space and the horizon.
         problem: one sample of the task.
         estimator: how to differentiate.
-        seed: seeds every random draw of this descent.
+        seed: of the restarts.
         budget: gradient evaluations; never exceeded.
         hyper_lr: first length of a hyper-step in each unconstrained coordinate: log λ
             for `Positive`, logit λ for `Unit`, λ for `Real`, in eighths of the range
@@ -86,7 +86,7 @@ def descend(
             default. From there lengths adapt: they grow while hypergradients agree, to
             1.5 and 0.2 (or the first length where that is more), and shrink where they
             do not.
-        evaluator: computes what is evaluated, or remembers it.
+        evaluator: compute what is evaluated, or remember it.
 
     Raises:
         ValueError: the budget does not cover one complete run; the estimator restarts
@@ -140,7 +140,7 @@ def require_fit(task: Task, problem: BilevelProblem, estimator: Estimator) -> No
     Raises:
         ValueError: the estimator does not fit the task.
     """
-    hparams = place(task.space.trim(task.space.initial()), device_of(problem))
+    hparams = task.space.trim(task.space.initial(device=problem.device))
     if isinstance(estimator, Truncated) and estimator.window < estimator.steps:
         estimator = replace(estimator, steps=2, window=1)
     rollout = estimator.init(problem, hparams)
@@ -171,7 +171,7 @@ def _descent(
         )
     return (OfflineDescent if whole else OnlineDescent)(
         problem=problem,
-        coordinates=Coordinates(task.space, device_of(problem)),
+        coordinates=Coordinates(task.space, problem.device),
         estimator=estimator,
         horizon=task.horizon,
         budget=budget,

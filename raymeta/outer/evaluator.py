@@ -1,4 +1,4 @@
-"""Evaluations: the expensive part of a descent, which may also be remembered."""
+"""The expensive part of a descent, which may be remembered instead of computed."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ Trained = tuple[State, list[float]]
 
 
 class Evaluator:
-    """Evaluations of a descent: here they are computed.
+    """What a descent evaluates: here it is computed.
 
     A descent is a deterministic function of what these methods return. So one that was
     killed goes on where it was if what they returned is returned again, in order, by a
@@ -38,13 +38,13 @@ class Evaluator:
         train: Callable[[], Trained],
         rollout: Rollout | None = None,
     ) -> Trained:
-        """Training without hypergradient and E at its end: what `train` returns.
+        """What `train` returns: training without hypergradient, and E at its end.
 
         Args:
-            hparams: λ of one run, or of several, stacked.
-            horizon: the training steps of the whole run.
+            hparams: λ of the run, or of several, stacked.
+            horizon: training steps at its end.
             train: trains, and evaluates.
-            rollout: where it goes on from; None for s_0.
+            rollout: from which it goes on; None for s_0.
         """
         return train()
 

@@ -10,7 +10,6 @@ import torch
 
 from raymeta.errors import unknown_name
 from raymeta.outer.conditions import conditioned
-from raymeta.outer.coordinates import device_of, place
 from raymeta.outer.descend import evaluate
 from raymeta.outer.report import outer_value
 from raymeta.space import Choice
@@ -37,8 +36,8 @@ def loss_surface(
         task: what is trained.
         names: two continuous hyperparameters, by flat name.
         at: λ by flat name, for the others; the space's initial values by default.
-        seed: seeds the task's sample.
-        points: grid points along each, from bound to bound, evenly in the coordinate
+        seed: of the task's sample.
+        points: of the grid along each, from bound to bound, evenly in the coordinate
             that black-box search samples uniformly (log λ for `Positive`).
         progress: called with the number of runs done and of all.
 
@@ -55,7 +54,7 @@ def loss_surface(
         raise ValueError(f"a surface needs at least 2 points a side, but got {points}")
     task = conditioned(task, seed)
     first, second = (_grid(task, name, points) for name in _two(task, names))
-    flat = task.space.flatten(task.space.initial()) if at is None else dict(at)
+    flat = task.space.point(task.space.initial()) if at is None else dict(at)
     for name in names:
         if name not in task.space.used(flat):
             raise ValueError(
@@ -80,7 +79,7 @@ def learning_curves(
         task: what is trained.
         hparams: the λs, each by flat name; an option may be given as a frame holds it,
             as a string.
-        seed: seeds the task's sample.
+        seed: of the task's sample.
         progress: called with the number of runs done and of all.
 
     Returns:
@@ -105,13 +104,13 @@ def learning_curves(
 
 def _curve(task: Task, flat: Mapping[str, Any], seed: int) -> list[tuple[int, float]]:
     """(t, E(s_t)) of a run at fixed λ, from 0 to T."""
-    hparams = task.space.unflatten(flat)
-    problem = sample_problem(task, seed, hparams)
-    hparams = place(hparams, device_of(problem))
+    point = task.space.parse(flat)
+    problem = sample_problem(task, seed, point)
+    hparams = task.space.hparams(point, device=problem.device)
     stride = max(1, task.horizon // RUNGS)
     rungs = [*range(stride, task.horizon, stride), task.horizon]
     start = outer_value(problem, problem.init(hparams), hparams)
-    reports = evaluate(problem, task.space, hparams, rungs)
+    reports = evaluate(problem, task.space, point, rungs)
     return [(0, start), *((r.inner_steps, r.outer_loss) for r in reports)]
 
 

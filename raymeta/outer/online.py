@@ -1,4 +1,4 @@
-"""Online hypergradient descent: hyper-steps while training goes on."""
+"""Hypergradient descent while training goes on."""
 
 import math
 from collections.abc import Generator, Iterator
@@ -117,11 +117,11 @@ class OnlineDescent(HyperDescent):
         return x
 
     def _report(self, step: OnlineStep) -> Report:
-        rollout, flat = step.state.rollout, self.coordinates.flat(step.x)
+        rollout, flat = step.state.rollout, self.coordinates.point(step.x)
         if rollout.step < self.horizon:
             return self._meter.report(rollout.step, step.value, flat)
         schedule: Schedule = [
-            (steps, self.coordinates.flat(visited)) for steps, visited in self._visited
+            (steps, self.coordinates.point(visited)) for steps, visited in self._visited
         ]
         result = rollout.state, schedule
         return self._meter.report(rollout.step, step.value, flat, result)

@@ -57,7 +57,7 @@ class OnlineRun:
         coordinates: where to walk, at fixed choices.
         estimator: one that looks ahead while training goes on.
         horizon: T, the training steps of a full run.
-        evaluator: computes what is evaluated, or remembers it.
+        evaluator: compute what is evaluated, or remember it.
         adam: how λ steps.
 
     Several runs are one where x has a row for each, shape (N, n), and the problem is
@@ -122,7 +122,7 @@ class OnlineRun:
             for step in self.steps(state, rung):
                 meter.charge(step.gradient_evals)
             t, state = step.state.rollout.step, step.state
-            report = meter.report(t, step.value, self.coordinates.flat(step.x))
+            report = meter.report(t, step.value, self.coordinates.point(step.x))
             complete = t == self.horizon
             yield report._replace(complete=complete, state=state.rollout.state), state
             if not math.isfinite(step.value):

@@ -11,7 +11,7 @@ import torch
 
 from raymeta import tasks
 from raymeta.hypergrad import Estimator
-from raymeta.hypergrad.used_hparams import require_names
+from raymeta.hypergrad.hparams_read import require_names
 from raymeta.outer.arguments import (
     estimator_of,
     require_hyper_lr,
@@ -20,7 +20,6 @@ from raymeta.outer.arguments import (
 )
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.conditions import conditioned
-from raymeta.outer.coordinates import device_of, place
 from raymeta.outer.descend import descend, sure_cost, unsure
 from raymeta.outer.report import Report, Schedule
 from raymeta.outer.result import Result, better
@@ -52,7 +51,7 @@ def optimize(
             or a name of `raymeta.hypergrad.registry`, for example "reverse".
         hyper_lr: see `descend`.
         budget: gradient evaluations; the task's default if None.
-        seed: seeds the task's sample and every random draw of the descent.
+        seed: of the task's sample and of restarts.
         progress: whether to print a line now and then; or what is called after each
             report with it and the lowest outer loss of a full run so far, ∞ before the
             first.
@@ -75,7 +74,6 @@ def optimize(
     problem = sampled(task, seed)
     start = time.perf_counter()
     reports: list[Report] = []
-    seconds: list[float] = []
     best: Report | None = None
     interrupted = False
     try:
@@ -89,8 +87,8 @@ def optimize(
         for report in descent:
             if better(report, best):
                 best = report
-            reports.append(report._replace(state=None))
-            seconds.append(time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            reports.append(report._replace(state=None, wall_s=seconds))
             show(reports[-1], math.inf if best is None else best.outer_loss)
     except KeyError:
         require_names(problem, task.space.trim(task.space.initial()))
@@ -105,7 +103,7 @@ def optimize(
             "estimates: start from other hyperparameters or narrow the space"
         )
     metrics: Mapping[str, Any] = {}
-    last = place(task.space.unflatten(best.hparams), device_of(problem))
+    last = task.space.hparams(best.hparams, device=problem.device)
     if problem.metrics is not None:
         metrics = problem.metrics(best.state, last)
     return Result(
@@ -118,14 +116,13 @@ def optimize(
         schedule=best.schedule,
         metrics={name: float(value) for name, value in metrics.items()},
         reports=reports,
-        seconds=seconds,
         interrupted=interrupted,
         tuned=problem.module and partial(problem.module, best.state, last),
     )
 
 
 def _printing(budget: float) -> Callable[[Report, float], None]:
-    """A printer of how far a descent has come, now and then."""
+    """What prints how far a descent has come, now and then."""
     display = Progress(True)
 
     def show(report: Report, best: float) -> None:
@@ -147,12 +144,11 @@ def mean_hparams(space: Space, schedule: Schedule) -> Hparams:
     """The mean of a schedule in unconstrained coordinates, as natural values."""
     total = sum(steps for steps, _ in schedule)
     mean: dict[str, Any] = {}
-    for steps, flat in schedule:
+    for steps, point in schedule:
         # In double precision: a constant schedule must give back its own λ.
-        coordinates = space.unconstrained(space.unflatten(flat, torch.float64))
-        for name, value in coordinates.items():
+        hparams = space.hparams(point, dtype=torch.float64)
+        for name, value in space.unconstrained(hparams).items():
             mean[name] = mean.get(name, 0.0) + value * (steps / total)
     natural, dtype = space.natural(mean), torch.get_default_dtype()
-    last = schedule[-1][1]
-    choices = {name: last[name] for name in space.active(last) if name in space.choices}
+    choices = {name: hparams[name] for name in space.choices if name in hparams}
     return {name: value.to(dtype) for name, value in natural.items()} | choices

@@ -2,7 +2,6 @@
 
 from raymeta.hypergrad.base import advance
 from raymeta.outer.conditions import seen_by
-from raymeta.outer.coordinates import device_of, place
 from raymeta.outer.report import Schedule, outer_value
 from raymeta.problem import BilevelProblem
 from raymeta.space import Space
@@ -11,10 +10,10 @@ from raymeta.types import State
 
 def replay(problem: BilevelProblem, space: Space, schedule: Schedule) -> State:
     """s_T of plain training along a schedule: the run that a descent reported."""
-    space, device = seen_by(problem, space, schedule[0][1]), device_of(problem)
-    state, t = problem.init(place(space.unflatten(schedule[0][1]), device)), 0
-    for steps, flat in schedule:
-        hparams = place(space.unflatten(flat), device)
+    space, device = seen_by(problem, space, schedule[0][1]), problem.device
+    state, t = problem.init(space.hparams(schedule[0][1], device=device)), 0
+    for steps, point in schedule:
+        hparams = space.hparams(point, device=device)
         state = advance(problem, hparams, state, t, steps)
         t += steps
     return state
@@ -24,12 +23,12 @@ def loss_curve(
     problem: BilevelProblem, space: Space, schedule: Schedule
 ) -> list[float]:
     """E(s_t) for t = 0 … T of plain training along a schedule."""
-    space, device = seen_by(problem, space, schedule[0][1]), device_of(problem)
-    hparams = place(space.unflatten(schedule[0][1]), device)
+    space, device = seen_by(problem, space, schedule[0][1]), problem.device
+    hparams = space.hparams(schedule[0][1], device=device)
     state, t = problem.init(hparams), 0
     curve = [outer_value(problem, state, hparams)]
-    for steps, flat in schedule:
-        hparams = place(space.unflatten(flat), device)
+    for steps, point in schedule:
+        hparams = space.hparams(point, device=device)
         for _ in range(steps):
             state = advance(problem, hparams, state, t, 1)
             curve.append(outer_value(problem, state, hparams))

@@ -1,19 +1,24 @@
-"""What a descent reports."""
+"""Reports of a trial, and the outer loss that they are about."""
 
-from typing import Any, NamedTuple
+import math
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from raymeta.hypergrad.base import advance
 from raymeta.problem import BilevelProblem
+from raymeta.space import Point
 from raymeta.types import Hparams, State
 
-#: λ over one training run: (number of steps, λ by flat name) in order.
-Schedule = list[tuple[int, dict[str, Any]]]
+#: λ over one training run: (number of steps, λ) in order.
+Schedule = list[tuple[int, Point]]
 
 
 class Report(NamedTuple):
-    """What a running trial says after each evaluation of the outer loss.
+    """An evaluation of the outer loss, as the frame has it in a row.
+
+    Who evaluates makes it, whoever runs the trial adds when and on what, and that
+    travels to the frame: see `raymeta.results.schema`.
 
     Attributes:
         outer_step: evaluations of the outer loss by this trial so far, from 1.
@@ -21,19 +26,63 @@ class Report(NamedTuple):
         gradient_evals: what this trial has spent so far.
         outer_loss: E now; may be non-finite.
         complete: whether this is E(s_T, λ), the value of a full run.
-        hparams: λ by flat name, natural values.
-        state: s_T of a complete run, else None. Not for serialization.
-        schedule: λ over the steps of a complete run, else None.
+        hparams: λ.
+        state: s_T of a complete run, else None. It does not travel.
+        schedule: λ over the steps of a complete run, else None. It does not travel.
+        wall_s: seconds that the trial has spent in training and evaluation so far.
+        kind: "report"; "failed" where a trial ends without an outer loss; "final", the
+            one look at the test set.
+        failure: why there is no finite outer loss, "" without a reason.
+        metrics: on the test set, by column name.
+        parent: the trial whose training this continues; None for its own.
+        evidence: digests of what the trial trains on, in its first report.
     """
 
-    outer_step: int
-    inner_steps: int
-    gradient_evals: float
-    outer_loss: float
-    complete: bool
-    hparams: dict[str, Any]
-    state: State | None
+    outer_step: int = 0
+    inner_steps: int = 0
+    gradient_evals: float = 0.0
+    outer_loss: float = math.nan
+    complete: bool = False
+    hparams: Point = {}  # noqa: RUF012, never changed
+    state: State | None = None
     schedule: Schedule | None = None
+    wall_s: float = 0.0
+    kind: Literal["report", "failed", "final"] = "report"
+    failure: str = ""
+    metrics: dict[str, float] = {}  # noqa: RUF012, never changed
+    parent: int | None = None
+    evidence: dict[str, str] = {}  # noqa: RUF012, never changed
+
+    @property
+    def status(self) -> str:
+        """The frame's: "complete" or "running", or else the kind."""
+        if self.kind != "report":
+            return self.kind
+        return "complete" if self.complete else "running"
+
+    @property
+    def scores(self) -> bool:
+        """Whether this is the finite outer loss of a full run."""
+        return self.status == "complete" and math.isfinite(self.outer_loss)
+
+    def travelling(self) -> dict[str, Any]:
+        """What a journal holds: all but state and schedule."""
+        fields = self._asdict()
+        del fields["state"], fields["schedule"]
+        return fields
+
+    def ended(self, kind: Literal["failed", "final"], failure: str) -> "Report":
+        """The end of a trial that has no outer loss, after this report."""
+        return self._replace(
+            kind=kind, outer_loss=math.nan, complete=False, failure=failure, metrics={}
+        )
+
+
+def non_finite(report: Report) -> str:
+    """Why a report has no finite outer loss; "" where it has."""
+    if math.isfinite(report.outer_loss):
+        return ""
+    return f"non-finite outer loss at inner step {report.inner_steps}"
 
 
 def plain_run(

@@ -1,6 +1,5 @@
-"""Results of descents in this process."""
+"""What a descent in this process has found."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from torch import nn
 
 from raymeta.optim import export_schedule
 from raymeta.outer.report import Report, Schedule
-from raymeta.space import label, plain
 from raymeta.types import Hparams, State, Tensors
 
 if TYPE_CHECKING:
@@ -20,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """Result of a hypergradient descent.
+    """What hypergradient descent found.
 
     Attributes:
         task: its name.
         method: the estimator's name.
-        seed: the one of the task's sample.
+        seed: of the task's sample.
         hparams: λ of the best run in natural values. Where λ changed during that run,
             the mean in unconstrained coordinates: a run at this constant λ is another
             run than `schedule`, with another outer loss.
@@ -35,7 +33,6 @@ class Result:
         metrics: held-out metrics of the best run's state, looked at once; empty where
             the problem has none.
         reports: everything that was reported, in order, without states.
-        seconds: when, since the start; one number per report.
         interrupted: whether Ctrl-C ended it before the budget was spent.
         tuned: makes the module of `module()`.
     """
@@ -49,7 +46,6 @@ class Result:
     schedule: Schedule
     metrics: Mapping[str, float]
     reports: list[Report]
-    seconds: list[float]
     interrupted: bool = False
     tuned: Callable[[], nn.Module] | None = None
 
@@ -94,11 +90,7 @@ class Result:
         Options that JSON does not have (functions, classes) are written by name.
         See `raymeta.optim.load_schedule` and `raymeta.optim.replay_with_torch`.
         """
-        shown = [
-            (steps, {name: _in_json(value) for name, value in flat.items()})
-            for steps, flat in self.schedule
-        ]
-        export_schedule(shown, path)
+        export_schedule(self.schedule, path)
 
     @property
     def frame(self) -> "DataFrame":
@@ -107,18 +99,17 @@ class Result:
 
         rows: list[dict[str, Any]] = []
         best: Report | None = None
-        for report, seconds in zip(self.reports, self.seconds, strict=True):
+        for report in self.reports:
             best = report if better(report, best) else best
-            rows.append(self._row(report, best, seconds))
+            rows.append(self._row(report, best))
         assert best is not None
-        final = self._row(best, best, self.seconds[-1])
-        spent = self.reports[-1].gradient_evals
-        final |= {"status": "final", "gradient_evals": spent, **self.metrics}
-        return pd.DataFrame([*rows, final])
+        last = self.reports[-1]
+        end = best._replace(
+            kind="final", gradient_evals=last.gradient_evals, wall_s=last.wall_s
+        )
+        return pd.DataFrame([*rows, {**self._row(end, best), **self.metrics}])
 
-    def _row(
-        self, report: Report, best: Report | None, seconds: float
-    ) -> dict[str, Any]:
+    def _row(self, report: Report, best: Report | None) -> dict[str, Any]:
         finite = math.isfinite(report.outer_loss)
         return {
             "task": self.task,
@@ -129,25 +120,15 @@ class Result:
             "outer_step": report.outer_step,
             "inner_steps": report.inner_steps,
             "gradient_evals": report.gradient_evals,
-            "wall_s": seconds,
+            "wall_s": report.wall_s,
             "outer_loss": report.outer_loss if finite else math.nan,
             "best_outer_loss": math.nan if best is None else best.outer_loss,
-            "status": "complete" if report.complete else "running",
+            "status": report.status,
             "failure": "" if finite else "non-finite outer loss",
-            **{f"hp/{name}": plain(v) for name, v in report.hparams.items()},
+            **{f"hp/{name}": value for name, value in report.hparams.items()},
         }
-
-
-def _in_json(option: Any) -> Any:
-    try:
-        json.dumps(option)
-    except TypeError:
-        return label(option)
-    return option
 
 
 def better(report: Report, best: Report | None) -> bool:
     """Whether a report is a complete, finite run with a lower outer loss."""
-    if not report.complete or not math.isfinite(report.outer_loss):
-        return False
-    return best is None or report.outer_loss < best.outer_loss
+    return report.scores and (best is None or report.outer_loss < best.outer_loss)

@@ -1,8 +1,8 @@
-"""Vectorized runs: many of one problem, as one program where `vmap` can."""
+"""Many runs of a problem side by side, as one program where `vmap` can."""
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -17,21 +17,21 @@ from raymeta.outer.batched_problem import (
 from raymeta.outer.evaluator import DIRECT, Evaluator, Trained
 from raymeta.outer.online_run import OnlineRun
 from raymeta.problem import BilevelProblem
-from raymeta.space import Space
+from raymeta.space import Point, Space
 from raymeta.types import Hparams, State
 
 
 class RunOutcome(NamedTuple):
-    """End of one of the runs.
+    """How one of the runs ended.
 
     Attributes:
         value: E(s_T), maybe not finite.
-        flat: λ of the last steps, natural values by flat name.
+        point: λ of the last steps.
         state: s_T.
     """
 
     value: float
-    flat: dict[str, Any]
+    point: Point
     state: State
 
 
@@ -46,16 +46,16 @@ def at_constants(
 
     Args:
         problem: what is trained.
-        space: of λ, for the flat names.
+        space: which λ is of.
         runs: λ of each, of the same choices, where the problem needs them.
         horizon: T.
-        evaluator: computes what is evaluated, or remembers it.
+        evaluator: compute what is evaluated, or remember it.
     """
-    flats = [space.flatten(hparams) for hparams in runs]
+    points = [space.point(hparams) for hparams in runs]
     if not stackable(problem, runs):
-        for hparams, flat in zip(runs, flats, strict=True):
+        for hparams, point in zip(runs, points, strict=True):
             state, value = evaluator.plain_run(problem, hparams, horizon)
-            yield RunOutcome(value, flat, state)
+            yield RunOutcome(value, point, state)
         return
     many, hparams = stacked(problem), stack(runs)
 
@@ -63,7 +63,7 @@ def at_constants(
         state = advance(many, hparams, many.init(hparams), 0, horizon)
         return state, _values(problem, state, hparams)
 
-    yield from _apart(flats, *evaluator.run(hparams, horizon, train))
+    yield from _apart(points, *evaluator.run(hparams, horizon, train))
 
 
 def descending(one: OnlineRun, starts: list[Hparams]) -> Iterator[RunOutcome]:
@@ -89,7 +89,7 @@ def descending(one: OnlineRun, starts: list[Hparams]) -> Iterator[RunOutcome]:
         return rollout.state, _values(problem, rollout.state, hparams)
 
     ended = one.evaluator.run(hparams, one.horizon, evaluate, rollout)
-    yield from _apart([coordinates.flat(x) for x in last.x], *ended)
+    yield from _apart([coordinates.point(x) for x in last.x], *ended)
 
 
 def _values(problem: BilevelProblem, state: State, hparams: Hparams) -> list[float]:
@@ -98,8 +98,8 @@ def _values(problem: BilevelProblem, state: State, hparams: Hparams) -> list[flo
 
 
 def _apart(
-    flats: list[dict[str, Any]], state: State, values: list[float]
+    points: list[Point], state: State, values: list[float]
 ) -> Iterator[RunOutcome]:
-    states = [None] * len(flats) if state is None else unstack(state, len(flats))
-    for value, flat, own in zip(values, flats, states, strict=True):
-        yield RunOutcome(value, flat, own)
+    states = [None] * len(points) if state is None else unstack(state, len(points))
+    for value, point, own in zip(values, points, states, strict=True):
+        yield RunOutcome(value, point, own)

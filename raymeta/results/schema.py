@@ -2,10 +2,11 @@
 
 Before version 1, `forward` was the online method and `forward_long` forward mode
 through the whole run. Frames, records and journals without a version are of that time:
-they are read with the names that their methods have today.
+frames and records are read with the names that their methods have today.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ KEY, VERSION = "schema", 1
 #: Names of methods before version 1 -> their names today.
 RENAMED = {"forward": "forward_online", "forward_long": "forward"}
 
-#: The first event of a journal, or of what has been added to an older one.
+#: The first event of a journal.
 EVENT: dict[str, Any] = {"event": KEY, "version": VERSION}
 
 
@@ -53,15 +54,13 @@ def current_record(record: Mapping[str, Any]) -> dict[str, Any]:
     return current
 
 
-def current_events(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The events of a journal with today's names, without what marks the version."""
-    events = list(events)
-    old = events.index(EVENT) if EVENT in events else len(events)
-    for event in events[:old]:
-        if "cell" in event:
-            task, method, seed = event["cell"]
-            event["cell"] = [task, RENAMED.get(method, method), seed]
-    return [event for event in events if event != EVENT]
+def require_current(events: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Raise ValueError where an older version began the journal of a comparison."""
+    if events and events[0] != EVENT:
+        raise ValueError(
+            f"{folder} was begun by an older raymeta, whose journals this one cannot "
+            "continue: finish it with that version, or use another name"
+        )
 
 
 def _settings(name: str, text: str) -> str:

@@ -135,14 +135,15 @@ def _compared(
     states = TrialStore((folder.path / ".states").resolve())
     with closing(JsonLines(folder.path / "journal.jsonl")) as journal, quiet_tune():
         lines = journal.read()
-        if schema.EVENT not in lines:
+        if not lines:
             journal.append(schema.EVENT)
-        events = schema.current_events(lines)
+        events = [event for event in lines if event != schema.EVENT]
         require_same_code(folder, code, begun=bool(events))
         finished = folder.noted("finished") or FINISHED in events
         if finished and folder.frame.exists():
             display.print(["it had finished before"])
             return marked(folder.read(), folder.path)
+        schema.require_current(lines, folder.path)
         require_same_values(folder, plan.first_values(), begun=bool(events))
         coordinator = Coordinator(studies, journal, states)
         coordinator.replay(events)

@@ -9,10 +9,8 @@ import pandas as pd
 from raymeta.results.schema import KEY, VERSION
 from raymeta.results.validity import mark
 from raymeta.search.fairness import evidence_of, reasons
-from raymeta.search.spec import TrialReport
 from raymeta.search.study.study import Study
 from raymeta.search.study.sums import Sums
-from raymeta.search.tune.space import decode
 from raymeta.space import Choice, Domain
 
 DTYPES = {
@@ -68,18 +66,15 @@ def to_frame(studies: Iterable[Study]) -> pd.DataFrame:
 
 def _rows(study: Study, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
     spec, best = study.spec, math.nan
-    space = spec.task.space
-    domains = space.flat_domains()
+    domains = spec.task.space.flat_domains()
     spent, wall = Sums(), Sums()
     for number, report in study.reports:
         if report.kind != "final":
             spent.put(number, report.gradient_evals)
             wall.put(number, report.wall_s)
-        total, value = spent.total, report.outer_loss
-        counts = report.kind == "report" and report.complete and math.isfinite(value)
-        if counts and not best <= value:  # also when best is NaN
-            best = value
-        natural = decode(space, report.hparams) if report.hparams else {}
+        total = spent.total
+        if report.scores and not best <= report.outer_loss:  # also when best is NaN
+            best = report.outer_loss
         yield {
             **spec.key._asdict(),
             "family": spec.method.family,
@@ -92,20 +87,15 @@ def _rows(study: Study, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
             "wall_s": wall.total,
             "outer_loss": report.outer_loss,
             "best_outer_loss": best,
-            "status": _status(report),
+            "status": report.status,
             "failure": report.failure,
             **report.metrics,
             **{
                 f"hp/{name}": _shown(domains[name], value, dtypes[name])
-                for name, value in natural.items()
+                for name, value in report.hparams.items()
+                if name in domains
             },
         }
-
-
-def _status(report: TrialReport) -> str:
-    if report.kind == "report":
-        return "complete" if report.complete else "running"
-    return report.kind
 
 
 def _hparam_dtypes(studies: list[Study]) -> dict[str, str]:

@@ -1,16 +1,16 @@
-"""What a comparison is made of: studies, the trials they run, what a trial reports."""
+"""Specifications of a comparison: its studies, and the trials that they run."""
 
 import math
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from raymeta.outer.budget import BudgetMeter
+from raymeta.outer.report import Report
 from raymeta.search.methods import BLACK_BOX, Method, SearchMethod
-from raymeta.search.tune.space import Coded
+from raymeta.space import Point
 from raymeta.tasks.base import Task
 
 NAN = float("nan")
-Kind = Literal["report", "failed", "final"]
 
 
 class StudyKey(NamedTuple):
@@ -85,7 +85,7 @@ class Segment(NamedTuple):
     """
 
     steps: int
-    hparams: Coded
+    hparams: Point
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class TrialSpec:
     number: int
     kind: Literal["search", "final", "descent"]
     # Tune puts the repr of a trial's configuration into its tag.
-    hparams: Coded | None = field(default=None, repr=False)
+    hparams: Point | None = field(default=None, repr=False)
     budget: float = NAN
     recorded: float = NAN
     before: tuple[Segment, ...] = field(default=(), repr=False)
@@ -118,44 +118,7 @@ class TrialSpec:
     keep: bool = False
     constant: bool = False
 
-
-class TrialReport(NamedTuple):
-    """What a running trial reports: a `loop.Report` as plain numbers, or its end.
-
-    Attributes:
-        kind: a "report"; "failed", by an exception or a non-finite outer loss; or
-            "final", the one look at the test set.
-        outer_step: as in `loop.Report`, like the following.
-        inner_steps: training steps of the run that this is about.
-        gradient_evals: what the trial has spent so far.
-        wall_s: seconds that the trial has spent in training and evaluation so far.
-        outer_loss: NaN when it failed.
-        complete: whether this is the value of a full run.
-        hparams: at which it was measured.
-        failure: the reason, "" without one.
-        metrics: on the test set, by column name.
-        parent: the trial whose training this continues; None for its own.
-        evidence: of what it trains on, in its first report: see `Fingerprint`.
-    """
-
-    kind: Kind
-    outer_step: int = 0
-    inner_steps: int = 0
-    gradient_evals: float = 0.0
-    wall_s: float = 0.0
-    outer_loss: float = NAN
-    complete: bool = False
-    hparams: Coded = {}  # noqa: RUF012, never changed
-    failure: str = ""
-    metrics: dict[str, float] = {}  # noqa: RUF012, never changed
-    parent: int | None = None
-    evidence: dict[str, str] = {}  # noqa: RUF012, never changed
-
-
-def broken(run: TrialSpec, last: TrialReport | None, failure: str) -> TrialReport:
-    """The end of a trial that has no outer loss, after its last report."""
-    last = last or TrialReport("report", hparams=run.hparams or {})
-    kind: Kind = "final" if run.kind == "final" else "failed"
-    return last._replace(
-        kind=kind, outer_loss=NAN, complete=False, failure=failure, metrics={}
-    )
+    def broken(self, last: Report | None, failure: str) -> Report:
+        """The end of the trial without an outer loss, after its last report."""
+        last = last or Report(hparams=self.hparams or {})
+        return last.ended("final" if self.kind == "final" else "failed", failure)

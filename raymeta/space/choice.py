@@ -18,7 +18,9 @@ class _First:
 
 
 FIRST: Any = _First()
-_PLAIN = (bool, int, float, str)
+#: What JSON has, and gives back as it was.
+Plain = float | int | bool | str | None
+_PLAIN = (float, int, bool, str, type(None))
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Choice:
     """One of several values of any type; black-box search picks, gradients do not.
 
     Options are told apart by type and value: True, 1 and 1.0 are three. λ holds the
-    option itself; frames, which hold text, its `labels`.
+    option itself; a `Point` what JSON has of it, see `plain`.
 
     Attributes:
         options: the values, in a list or tuple.
@@ -75,10 +77,10 @@ class Choice:
     def labels(self) -> list[str]:
         """What frames and figures call the options: as different as these are."""
         names = [label(option) for option in self.options]
-        taken = {option for option in self.options if isinstance(option, str)}
+        taken = {option for option in self.options if type(option) is str}
         for number, option in enumerate(self.options):
             name, again = names[number], 2
-            while not isinstance(option, str) and names[number] in taken:
+            while type(option) is not str and names[number] in taken:
                 names[number], again = f"{name} ({again})", again + 1
             taken.add(names[number])
         return names
@@ -100,6 +102,19 @@ class Choice:
             )
         return found
 
+    def option(self, value: Any) -> Any:
+        """The option that a value stands for, see `index`."""
+        return self.options[self.index(value)]
+
+    def plain(self, value: Any) -> Plain:
+        """An option as a `Point` has it: numbers, text and None; of all else its label.
+
+        `option` gives it back: labels differ from each other, and from text.
+        """
+        number = self.index(value)
+        option = self.options[number]
+        return option if type(option) in _PLAIN else self.labels[number]
+
     def _find(self, value: Any) -> int | None:
         for alike in (same, _equal):
             for number, option in enumerate(self.options):
@@ -118,11 +133,6 @@ def label(option: Any) -> str:
         return option
     name = getattr(option, "__qualname__", None) or str(option)
     return without_addresses(" ".join(name.split()))
-
-
-def plain(option: Any) -> Any:
-    """Numbers, text and None as they are; of all else its label."""
-    return option if option is None or isinstance(option, _PLAIN) else label(option)
 
 
 def without_addresses(text: str) -> str:

@@ -101,7 +101,7 @@ def _has(
 ) -> bool:
     if name not in options:
         raise ValueError(f"hyperparameter {name!r} is missing: got {sorted(options)}")
-    present = domain.options[domain.index(options[name])]
+    present = domain.option(options[name])
     return any(same(present, option) for option in allowed)
 
 

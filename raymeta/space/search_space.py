@@ -10,19 +10,23 @@ from torch import Tensor
 
 from raymeta.errors import said, unknown_name
 from raymeta.space import conditions
-from raymeta.space.choice import Choice
+from raymeta.space.choice import Choice, Plain
 from raymeta.space.conditions import Conditions
 from raymeta.space.continuous import Continuous, Positive, Real, Unit
 from raymeta.types import Hparams, Tensors
 
 Domain = Positive | Unit | Real | Choice
 
+#: λ as plain scalars by flat name, which JSON holds: made and read by `Space`.
+Point = dict[str, Plain]
+
 
 class Space(Mapping[str, Domain]):
     """Named hyperparameters with their domains.
 
     `Space(lr=Positive(0.1, low=1e-3, high=1.0), momentum=Unit(0.9))`. Flat names
-    are `name` for a scalar, `name[i]` or `name[i,j]` for elements of a tensor.
+    are `name` for a scalar, `name[i]` or `name[i,j]` for elements of a tensor; a
+    `Point` has a plain scalar by each.
 
     A hyperparameter that only some options use has a condition:
 
@@ -130,7 +134,7 @@ class Space(Mapping[str, Domain]):
         """The space of what is used at the options of λ, which are the only ones."""
         domains = {name: self[name] for name in self.active(hparams)}
         fixed = {
-            name: Choice((domain.options[domain.index(hparams[name])],))
+            name: Choice((domain.option(hparams[name]),))
             for name, domain in domains.items()
             if isinstance(domain, Choice)
         }
@@ -165,10 +169,14 @@ class Space(Mapping[str, Domain]):
 
     # ----------------------------------------------------------------- natural values
 
-    def initial(self, dtype: torch.dtype | None = None) -> Hparams:
+    def initial(
+        self,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Hparams:
         """Natural starting values of all, used or not; `dtype`: torch's default."""
         dtype = dtype or torch.get_default_dtype()
-        start = {name: d.start(dtype) for name, d in self.continuous.items()}
+        start = {k: d.start(dtype).to(device) for k, d in self.continuous.items()}
         return start | {name: d.initial for name, d in self.choices.items()}
 
     def centre(self, dtype: torch.dtype | None = None) -> Hparams:
@@ -221,7 +229,7 @@ class Space(Mapping[str, Domain]):
             else:
                 _check_tensor(name, value, domain.shape)
 
-    # -------------------------------------------------------------------- flat values
+    # ------------------------------------------------------------------------- points
 
     def flat_domains(self) -> dict[str, Domain]:
         """One domain per scalar element, by flat name, used or not."""
@@ -231,52 +239,80 @@ class Space(Mapping[str, Domain]):
             for flat in _flat_names(name, domain)
         }
 
-    def used(self, flat: Mapping[str, Any]) -> dict[str, Domain]:
-        """Of `flat_domains`, what is used at the options in scalars by flat name."""
+    def used(self, point: Mapping[str, Any]) -> dict[str, Domain]:
+        """Of `flat_domains`, what is used at the options of a point."""
         return {
             element: self[name]
-            for name in self.active(flat)
+            for name in self.active(point)
             for element in _flat_names(name, self[name])
         }
 
-    def flatten(self, hparams: Hparams) -> dict[str, Any]:
-        """Scalars by flat name of what is used: floats, and choices as they are."""
-        flat: dict[str, Any] = {}
+    def initial_point(self) -> Point:
+        """The initial values of all, used or not, in double precision."""
+        return Space(**self._domains, when={}).point(self.initial(torch.float64))
+
+    def point(self, hparams: Mapping[str, Any]) -> Point:
+        """λ as a point: plain scalars by flat name, of what is used."""
+        point: Point = {}
         for name in self.active(hparams):
             domain = self[name]
-            names = _flat_names(name, domain)
             if isinstance(domain, Choice):
-                flat[name] = hparams[name]
+                point[name] = domain.plain(hparams[name])
             else:
                 values = hparams[name].detach().flatten().tolist()
-                flat |= dict(zip(names, values, strict=True))
-        return flat
+                point |= dict(zip(_flat_names(name, domain), values, strict=True))
+        return point
 
-    def unflatten(
-        self, flat: Mapping[str, Any], dtype: torch.dtype | None = None
-    ) -> Hparams:
-        """Natural values from scalars by flat name; the inverse of `flatten`.
+    def parse(self, values: Mapping[str, Any]) -> Point:
+        """The point of scalars by flat name, as searchers, users and files have them.
 
-        Whatever is given for what the options do not use is left out.
+        Numbers of any library become floats; an option is told by itself, by what is
+        equal, or by its label. What the options do not use is left out.
+
+        Raises:
+            ValueError: a value that is used is missing, or no option.
         """
-        dtype = dtype or torch.get_default_dtype()
-        known, used = self.flat_domains(), self.used(flat)
-        for name in flat:
+        point: Point = {}
+        for name, domain in self.used(values).items():
+            if name not in values:
+                raise ValueError(
+                    f"hyperparameter {name!r} is missing: got {list(values)}"
+                )
+            value = values[name]
+            point[name] = (
+                domain.plain(value) if isinstance(domain, Choice) else float(value)
+            )
+        return point
+
+    def hparams(
+        self,
+        point: Mapping[str, Any],
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Hparams:
+        """λ at a point, or at anything that `parse` takes.
+
+        Args:
+            point: plain scalars by flat name.
+            dtype: of the tensors; torch's default by default.
+            device: see `BilevelProblem.device`.
+
+        Raises:
+            ValueError: see `parse`; a name that the space does not have.
+        """
+        dtype, known = dtype or torch.get_default_dtype(), self.flat_domains()
+        for name in point:
             if name not in known:
                 raise unknown_name("hyperparameter", name, known)
-        for name in used:
-            if name not in flat:
-                raise ValueError(
-                    f"hyperparameter {name!r} is missing: got {list(flat)}"
-                )
-        hparams: Hparams = {}
-        for name in self.active(flat):
+        point, hparams = self.parse(point), {}
+        for name in self.active(point):
             domain = self[name]
             if isinstance(domain, Choice):
-                hparams[name] = domain.options[domain.index(flat[name])]
+                hparams[name] = domain.option(point[name])
             else:
-                values = [flat[element] for element in _flat_names(name, domain)]
-                value = torch.tensor(values, dtype=dtype)
+                values = [point[element] for element in _flat_names(name, domain)]
+                value = torch.tensor(values, dtype=dtype, device=device)
                 hparams[name] = value.reshape(domain.shape)
         return hparams
 

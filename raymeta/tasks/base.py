@@ -62,7 +62,7 @@ def choice_key(task: Task, hparams: Mapping[str, Any]) -> tuple[int, ...]:
 
     Args:
         task: with `sample_for`, or no option does.
-        hparams: λ, or any mapping with an option of every `Choice` by name.
+        hparams: λ or a point, or any mapping with options by name.
     """
     if not hasattr(task, "sample_for"):
         return ()
@@ -78,8 +78,8 @@ def sample_problem(
     Args:
         task: with `sample_for` where they do.
         seed: see `Task.sample`.
-        hparams: λ, or any mapping with an option of every `Choice` by name; by default
-            the initial options.
+        hparams: λ or a point, or any mapping with options by name; by default the
+            initial options.
     """
     if hparams is None or not hasattr(task, "sample_for"):
         return task.sample(seed)
@@ -89,7 +89,7 @@ def sample_problem(
 def _options(task: Task, hparams: Mapping[str, Any]) -> dict[str, Any]:
     """An option of every choice: the initial one where λ does not use it."""
     choices = task.space.choices.items()
-    return {name: hparams.get(name, choice.initial) for name, choice in choices}
+    return {k: c.option(hparams[k]) if k in hparams else c.initial for k, c in choices}
 
 
 def sampled(task: Task, seed: int) -> BilevelProblem:

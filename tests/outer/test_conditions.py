@@ -16,15 +16,15 @@ from raymeta.hypergrad import (
     ShortTerm,
     Truncated,
 )
-from raymeta.hypergrad.used_hparams import Read, read
+from raymeta.hypergrad.hparams_read import Read, read
 from raymeta.optim import adam, sgd
 from raymeta.outer import descend
 from raymeta.outer.conditions import conditioned, seen_by
 from raymeta.outer.replay import loss_curve, replay
 from raymeta.problem import descent, known
 from raymeta.space import Choice, Positive, Real, Space, Unit
-from raymeta.testing.truth import largest_relative_error, run_differences
 from tests.support.either import Either
+from tests.support.truth import largest_relative_error, run_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -75,16 +75,16 @@ def test_points_leave_out_what_is_not_used_and_come_back():
     space = nested()
     whole = space.initial() | {"inner": 3}
     assert set(whole) == {"kind", "inner", "x", "y"}
-    flat = space.flatten(whole)
+    flat = space.point(whole)
     assert flat == {"kind": "a", "inner": 3, "x[0]": 0.5, "x[1]": 0.5, "y": 0.5}
-    assert set(space.unflatten(flat)) == set(whole)
+    assert set(space.hparams(flat)) == set(whole)
     short = {"kind": "b", "y": 0.25}
-    assert space.flatten(space.unflatten(short)) == short
+    assert space.point(space.hparams(short)) == short
     nan = float("nan")  # as a frame has it
     full = {**short, "inner": nan, "x[0]": nan, "x[1]": nan}
-    assert space.flatten(space.unflatten(full)) == short
+    assert space.point(space.hparams(full)) == short
     with pytest.raises(ValueError, match=r"'x\[1\]' is missing"):
-        space.unflatten({"kind": "a", "inner": 2, "x[0]": 0.1, "y": 0.5})
+        space.hparams({"kind": "a", "inner": 2, "x[0]": 0.1, "y": 0.5})
 
 
 def test_coordinates_are_of_what_is_used():
@@ -396,7 +396,7 @@ def test_a_descent_walks_in_what_its_options_use(estimator, declared):
     assert float(problem.outer_loss(state, {})) == result.outer_loss
     curve = loss_curve(problem, task.space, result.schedule)
     assert curve[-1] == result.outer_loss
-    (again,) = descend.evaluate(problem, task.space, result.hparams, [9])
+    (again,) = descend.evaluate(problem, task.space, result.schedule[-1][1], [9])
     assert set(again.hparams) == set(USED["adam"])
 
 

@@ -17,6 +17,7 @@ from raymeta.outer.report import Report, outer_value, plain_run
 from raymeta.outer.result import better
 from raymeta.space import Choice, Positive, Real, Space, Unit
 from raymeta.tasks import Quadratic
+from tests.support.killed import untimed
 from tests.support.small_tasks import (
     Diverging,
     OneStep,
@@ -36,35 +37,36 @@ def test_evaluate_charges_every_step_and_a_third_of_each_outer_pass():
     problem, rungs = task.sample(0), [2, 5, 13]
     assert problem.outer_cost == 1.0
     problem = replace(problem, outer_cost=6.0)
-    reports = list(evaluate(problem, task.space, task.space.initial(), rungs))
+    reports = list(evaluate(problem, task.space, task.space.initial_point(), rungs))
     assert [r.gradient_evals for r in reports] == [2 + 2, 5 + 4, 13 + 6]
     assert [r.inner_steps for r in reports] == rungs
     assert [r.outer_step for r in reports] == [1, 2, 3]
     assert [r.complete for r in reports] == [False, False, True]
     assert not any(r.state is None for r in reports)
-    assert reports[-1].schedule == [(13, task.space.flatten(task.space.initial()))]
+    assert reports[-1].schedule == [(13, task.space.initial_point())]
 
 
 def test_evaluates_values_are_those_of_plain_runs():
     task = Small()
     problem, hparams = task.sample(0), task.space.initial()
-    for report in evaluate(problem, task.space, hparams, [2, 5, 13]):
+    point = task.space.point(hparams)
+    for report in evaluate(problem, task.space, point, [2, 5, 13]):
         assert report.outer_loss == plain_run(problem, hparams, report.inner_steps)[1]
-        assert report.hparams == task.space.flatten(hparams)
+        assert report.hparams == point
 
 
 def test_evaluate_wants_the_spaces_own_names():
     task = Small()
-    hparams = task.space.initial()
-    del hparams["l2"]
+    point = task.space.initial_point()
+    del point["l2"]
     with pytest.raises(ValueError, match="hyperparameter 'l2' is missing"):
-        next(evaluate(task.sample(0), task.space, hparams, [1]))
+        next(evaluate(task.sample(0), task.space, point, [1]))
 
 
 def test_evaluate_reports_a_diverged_run_as_it_is():
     task = Quadratic()
-    hparams = {"lr": torch.tensor(1e200), "momentum": torch.tensor(0.5)}
-    reports = list(evaluate(task.sample(0), task.space, hparams, [1, 2, 20]))
+    point = {"lr": 1e200, "momentum": 0.5}
+    reports = list(evaluate(task.sample(0), task.space, point, [1, 2, 20]))
     assert not any(math.isfinite(report.outer_loss) for report in reports[1:])
     assert reports[-1].complete
 
@@ -72,7 +74,7 @@ def test_evaluate_reports_a_diverged_run_as_it_is():
 def test_the_loss_curve_begins_before_training_and_ends_with_the_run():
     task = Small()
     problem, space = task.sample(0), task.space
-    first = space.flatten(space.initial())
+    first = space.point(space.initial())
     schedule = [(2, first), (1, first | {"l2": 0.1}), (3, first | {"momentum": 0.9})]
     curve = loss_curve(problem, space, schedule)
     assert len(curve) == 7
@@ -99,7 +101,7 @@ def test_every_complete_report_replays_to_the_same_value(estimator, dtype):
         assert sum(steps for steps, _ in report.schedule) == task.horizon
         assert report.schedule[-1][1] == report.hparams
         state = replay(problem, task.space, report.schedule)
-        again = outer_value(problem, state, task.space.unflatten(report.hparams))
+        again = outer_value(problem, state, task.space.hparams(report.hparams))
         if isinstance(estimator, Forward):
             # torch takes other kernels, with other rounding, where tangents go along.
             rounding = 1e-9 if dtype == torch.float64 else 1e-3
@@ -128,8 +130,8 @@ def test_the_mean_of_one_value_is_that_value_in_single_precision():
     space = Space(lr=Positive(0.1), mu=Unit(0.5), w=Real(0.0))
     for i in range(1, 100):
         flat = {"lr": 0.013 * i, "mu": 0.01 * i, "w": 0.7 * i}
-        own = space.unflatten(flat)
-        mean = mean_hparams(space, [(3, space.flatten(own)), (4, space.flatten(own))])
+        own = space.hparams(flat)
+        mean = mean_hparams(space, [(3, space.point(own)), (4, space.point(own))])
         assert all(torch.equal(mean[name], own[name]) for name in own)
         assert {value.dtype for value in mean.values()} == {torch.float32}
 
@@ -144,7 +146,7 @@ def test_a_result_is_the_best_complete_run():
     assert result.outer_loss == min(r.outer_loss for r in complete)
     (best,) = [r for r in complete if r.outer_loss == result.outer_loss][:1]
     task.space.check(result.hparams)
-    assert task.space.flatten(result.hparams) == pytest.approx(best.hparams, rel=1e-12)
+    assert task.space.point(result.hparams) == pytest.approx(best.hparams, rel=1e-12)
     assert result.schedule == [(13, best.hparams)]
     problem = task.sample(3)
     assert outer_value(problem, result.state, result.hparams) == result.outer_loss
@@ -176,7 +178,7 @@ def test_ctrl_c_gives_what_was_found_until_then():
     cut = optimize(task, Reverse(13), budget=500, progress=interrupted_after(6))
     assert (whole.interrupted, cut.interrupted) == (False, True)
     assert len(cut.reports) == 6
-    assert cut.reports == whole.reports[:6]
+    assert untimed(cut.reports) == untimed(whole.reports[:6])
     complete = [r.outer_loss for r in cut.reports if r.complete]
     assert cut.outer_loss == min(complete)
     assert cut.frame["status"].iloc[-1] == "final"
@@ -242,8 +244,7 @@ def test_the_best_so_far_ignores_diverged_and_incomplete_runs():
         Report(i, 1, float(i), value, bool(complete), {}, None)
         for i, (value, complete) in enumerate(told)
     ]
-    seconds = [float(i) for i in range(7)]
-    result = Result("t", "m", 0, {}, 2.0, None, [], {}, reports, seconds)
+    result = Result("t", "m", 0, {}, 2.0, None, [], {}, reports)
     best = result.frame["best_outer_loss"].tolist()
     assert all(map(math.isnan, best[:2]))
     assert best[2:] == [3.0, 3.0, 3.0, 3.0, 2.0, 2.0]
@@ -295,7 +296,7 @@ def test_the_hyper_rate_is_the_first_step_in_each_coordinate(estimator, hyper_lr
     reports = descend(
         task, task.sample(0), estimator, seed=0, budget=200, hyper_lr=hyper_lr
     )
-    zero, one, two = (task.space.unflatten(next(reports).hparams) for _ in range(3))
+    zero, one, two = (task.space.hparams(next(reports).hparams) for _ in range(3))
     assert zero == one
     before, after = (task.space.unconstrained(h) for h in (one, two))
     for name in before:

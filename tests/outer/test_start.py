@@ -66,7 +66,7 @@ def test_the_start_comes_first_and_nothing_worse_is_returned(estimator, runs, tm
     result = optimize(TASK, estimator, budget=budget)
     start, first = initial(TASK), result.reports[0]
     assert (first.outer_step, first.complete, first.inner_steps) == (1, True, 16)
-    assert first.hparams == TASK.space.flatten(TASK.space.initial())
+    assert first.hparams == TASK.space.point(TASK.space.initial())
     assert result.start_loss == first.outer_loss == pytest.approx(start, rel=1e-12)
     assert result.outer_loss == result.start_loss  # everything else is worse
     elsewhere = [r for r in result.reports if r.hparams != first.hparams]

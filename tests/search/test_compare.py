@@ -13,6 +13,7 @@ from search_toys import Bowl, Listed, Walk
 from raymeta.analysis.report.record import read_settings
 from raymeta.analysis.tables.frames import read
 from raymeta.hypergrad.registry import ESTIMATORS
+from raymeta.results import schema
 from raymeta.results.jsonlines import JsonLines
 from raymeta.results.run_folder import RunFolder, run_name
 from raymeta.search import compare
@@ -226,7 +227,7 @@ def test_a_finished_comparison_returns_without_ray(bench, tmp_path):
         comparison(tmp_path, make_plan(**settings)) as folder,
         closing(JsonLines(folder.path / "journal.jsonl")) as journal,
     ):
-        for event in done.journal.read():
+        for event in [schema.EVENT, *done.journal.read()]:
             journal.append(event)
 
     lines = []
@@ -238,7 +239,7 @@ def test_a_finished_comparison_returns_without_ray(bench, tmp_path):
     assert "finished before" in lines[-1]
 
 
-def test_what_older_versions_left_goes_on_under_the_names_of_today(bench, tmp_path):
+def test_what_older_versions_finished_is_read_with_the_names_of_today(bench, tmp_path):
     """`forward` was the online method then, and `forward_long` the whole run."""
     methods = ["random", "forward_online", "forward"]
     settings = {"tasks": Quadratic(), "methods": methods, "budget": 250, "seeds": 1}
@@ -256,20 +257,19 @@ def test_what_older_versions_left_goes_on_under_the_names_of_today(bench, tmp_pa
     folder = tmp_path / "x"
     folder.mkdir()
     (folder / "comparison.json").write_text(json.dumps(record))
-    for event in done.journal.read():
-        task, method, seed = event["cell"]
-        old = event | {"cell": [task, then.get(method, method), seed]}
-        with (folder / "journal.jsonl").open("a") as file:
-            file.write(json.dumps(old) + "\n")
+    journal = folder / "journal.jsonl"
+    journal.write_text('{"event": "start"}\n')
+    with pytest.raises(ValueError, match="begun by an older raymeta"):
+        compare(**settings, name="x", storage=tmp_path, progress=False)
 
-    for _ in range(2):  # the second time, some of the journal is of today
-        frame = compare(**settings, name="x", storage=tmp_path, progress=False)
-        pd.testing.assert_frame_equal(frame, done.frame())
-
+    frame = done.frame()
     shown = frame.assign(method=frame["method"].replace(then))
     shown.attrs.clear()
     shown.to_parquet(folder / "frame.parquet")
     pd.testing.assert_frame_equal(read(folder), frame)
+    journal.write_text('{"event": "start"}\n{"event": "finished"}\n')
+    again = compare(**settings, name="x", storage=tmp_path, progress=False)
+    pd.testing.assert_frame_equal(again, frame)
     assert list(read_settings(folder)["methods"]) == methods
     refused = {**settings, "methods": ["random", "forward_online"]}
     with pytest.raises(ValueError, match=r"other methods \(forward: .* then, none now"):

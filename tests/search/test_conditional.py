@@ -17,7 +17,7 @@ from raymeta.search.methods.pb2 import Pb2
 from raymeta.search.methods.pbt import Pbt
 from raymeta.search.methods.pbt_descent import PbtDescent
 from raymeta.search.tune.optuna_searcher import OptunaSearcher
-from raymeta.search.tune.space import encode, initial_point, to_tune, tune_names
+from raymeta.search.tune.space import to_tune, tune_names
 from raymeta.space import Choice, Positive, Space, Unit
 from tests.support import either
 from tests.support.either import Either
@@ -118,7 +118,7 @@ def test_a_grid_has_the_levels_of_what_is_used():
     grid = get("grid").sized(21)
     assert grid.min_budget(task, task.sample(0)) == 21 * (9 + 1 / 3)
     points = list(itertools.islice(suggested(grid, task), 21))[1:]
-    coded = [tuple(sorted(encode(task.space, point).items())) for point in points]
+    coded = [tuple(sorted(point.items())) for point in points]
     assert len(set(coded)) == 20
     by_opt = {opt: [p for p in points if p["opt"] == opt] for opt in ("sgd", "adam")}
     assert len(by_opt["sgd"]) == 2 * 2 * 2 * 2  # lr, momentum[0], [1], nesterov
@@ -170,11 +170,13 @@ def test_options_come_back_as_they_are(name):
     points = list(itertools.islice(suggested(get(name), task), 12))
     assert points[0]["kind"] == 1.0
     assert type(points[0]["kind"]) is float
-    numbers = {encode(task.space, point)["kind"] for point in points}
-    assert len(numbers) > 3
+    choice = task.space["kind"]
+    assert len({choice.index(point["kind"]) for point in points}) > 3
     for point in points:
-        number = encode(task.space, point)["kind"]
-        assert type(point["kind"]) is type(task.space["kind"].options[number])
+        option = choice.option(point["kind"])
+        same = isinstance(option, list | dict) or type(option) is type(point["kind"])
+        assert same
+        assert choice.plain(option) == point["kind"]
 
 
 def test_without_conditions_optuna_suggests_what_it_suggested_without_us():
@@ -189,7 +191,7 @@ def test_without_conditions_optuna_suggests_what_it_suggested_without_us():
     sampler = optuna.samplers.TPESampler
     ours = OptunaSearcher(space, sampler(seed=3))
     theirs = OptunaSearch(
-        sampler=sampler(seed=3), points_to_evaluate=[initial_point(space)]
+        sampler=sampler(seed=3), points_to_evaluate=[space.initial_point()]
     )
     for search in (ours, theirs):
         assert search.set_search_properties("outer_loss", "min", to_tune(space))

@@ -14,7 +14,6 @@ from raymeta.hypergrad.base import plain_cost
 from raymeta.outer.report import plain_run
 from raymeta.search.methods import HYBRID, HYPERGRADIENT, METHODS, SearchMethod
 from raymeta.search.plan import make_plan
-from raymeta.search.tune.space import initial_point
 from tests.support.ridge import Well
 
 TASK = Well(horizon=16, momentum=0.1)
@@ -39,7 +38,7 @@ def test_the_start_is_the_first_row_and_the_best(bench, name, runs):
     assert (first.trial, first.outer_step, first.inner_steps) == (0, 1, 16)
     assert (first.status, first.failure) == ("complete", "")
     assert first.outer_loss == pytest.approx(value, rel=1e-5)
-    assert first[[f"hp/{n}" for n in initial_point(TASK.space)]].tolist() == [0.5] * 6
+    assert first[[f"hp/{n}" for n in TASK.space.initial_point()]].tolist() == [0.5] * 6
     if name in HYBRIDS:
         assert first.gradient_evals == pytest.approx(plain_cost(problem, 16))
     assert (final.status, final.failure) == ("final", "")

@@ -171,13 +171,13 @@ def test_the_dtype_is_the_default_or_the_one_asked_for(name):
     assert {at()[k].dtype for k in continuous} == {torch.float32}
 
 
-# -------------------------------------------------------------------------- flat names
+# ------------------------------------------------------------------------------ points
 
 
 def test_flat_names_and_values_in_row_order():
     space = mixed()
     weight = torch.arange(4.0).reshape(2, 2)
-    flat = space.flatten(space.initial() | {"weight": weight})
+    flat = space.point(space.initial() | {"weight": weight})
     assert flat == {
         "lr": 0.1,
         "momentum[0]": 0.2,
@@ -194,19 +194,32 @@ def test_flat_names_and_values_in_row_order():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_unflatten_inverts_flatten_bit_for_bit(shape, dtype):
+def test_hparams_come_back_from_their_point_bit_for_bit(shape, dtype):
     generator = torch.Generator().manual_seed(0)
     space = Space(x=Positive(1.0, shape=shape), c=Choice(["a", "b"]))
     value = torch.rand(shape, generator=generator, dtype=dtype) + 0.1
-    back = space.unflatten(space.flatten({"x": value, "c": "b"}), dtype)
+    back = space.hparams(space.point({"x": value, "c": "b"}), dtype=dtype)
     assert back["x"].dtype == dtype
     assert torch.equal(back["x"], value)
     assert back["c"] == "b"
 
 
-def test_flatten_takes_values_that_carry_a_graph():
+def test_the_initial_point_is_exact_in_double_precision():
+    torch.set_default_dtype(torch.float32)
+    space = Space(lr=Positive(0.1, shape=(2,)), kind=Choice([None, (1, 2)], (1, 2)))
+    assert space.initial_point() == {"lr[0]": 0.1, "lr[1]": 0.1, "kind": "(1, 2)"}
+
+
+def test_what_others_have_is_parsed_to_plain_scalars():
+    space = Space(shift=Real(0.0), size=Choice([16, 32]))
+    point = space.parse({"size": 32.0, "shift": torch.tensor(0.5)})
+    assert point == {"shift": 0.5, "size": 32}
+    assert {type(value) for value in point.values()} == {float, int}
+
+
+def test_a_point_takes_values_that_carry_a_graph():
     value = torch.tensor(2.0, requires_grad=True)
-    assert Space(x=Real(0.0)).flatten({"x": value}) == {"x": 2.0}
+    assert Space(x=Real(0.0)).point({"x": value}) == {"x": 2.0}
 
 
 # ------------------------------------------------------------------------ a mapping
@@ -333,11 +346,11 @@ REFUSED = {
         r"hyperparameter 'lr' needs a tensor of shape \(\), but got 0.1",
     ),
     "an unknown flat name": (
-        lambda: Space(x=Real(0.0, shape=(2,))).unflatten({"x[0]": 0, "x[2]": 0}),
+        lambda: Space(x=Real(0.0, shape=(2,))).hparams({"x[0]": 0, "x[2]": 0}),
         r"unknown hyperparameter 'x\[2\]': did you mean 'x\[.\]'\? available: x\[0\], ",
     ),
     "a missing element": (
-        lambda: Space(x=Real(0.0, shape=(2,))).unflatten({"x[0]": 0.0}),
+        lambda: Space(x=Real(0.0, shape=(2,))).hparams({"x[0]": 0.0}),
         r"hyperparameter 'x\[1\]' is missing: got \['x\[0\]'\]",
     ),
 }

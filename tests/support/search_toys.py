@@ -157,10 +157,8 @@ class Walk(DescentMethod):
         for step, rate in enumerate(self.rates):
             if rate is None:
                 raise RuntimeError("lost the way")
-            hparams = task.space.unflatten({"lr": rate, "kind": "plain"})
-            for report in descend.evaluate(
-                problem, task.space, hparams, (task.horizon,)
-            ):
+            point = {"lr": rate, "kind": "plain"}
+            for report in descend.evaluate(problem, task.space, point, (task.horizon,)):
                 if spent + report.gradient_evals > budget:
                     return
                 spent += report.gradient_evals

@@ -4,7 +4,6 @@ import torch
 from raymeta.outer.report import plain_run
 from raymeta.search.methods import METHODS
 from raymeta.search.spec import StudyKey, TrialSpec
-from raymeta.search.tune.space import encode
 from raymeta.search.worker import trial_runner
 from raymeta.space import Choice, Positive, Space
 from raymeta.tasks import Digits, DigitsChoices
@@ -63,9 +62,9 @@ def test_choices_without_sample_for_are_values_only():
 def test_a_worker_trains_the_network_that_the_trial_names():
     task = DigitsChoices(horizon=3)
     hparams = task.space.initial() | {"width": 32, "activation": "relu"}
-    coded = encode(task.space, task.space.flatten(hparams))
+    point = task.space.point(hparams)
     study = StudyKey(task.name, "random", 0)
-    run = TrialSpec(study=study, number=0, kind="search", hparams=coded)
+    run = TrialSpec(study=study, number=0, kind="search", hparams=point)
     (message,) = trial_runner.reports_of(run, task, METHODS["random"])
     truth = plain_run(sample_problem(task, 0, hparams), hparams, 3)[1]
     assert message.outer_loss == truth

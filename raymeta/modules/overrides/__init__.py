@@ -1,1 +1,1 @@
-"""Overrides of torch's functions and layers while a module trains."""
+"""What replaces functions of torch while a module trains."""

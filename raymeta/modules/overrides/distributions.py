@@ -1,4 +1,4 @@
-"""Distributions: torch's random functions of more of them, drawing from `Noise`."""
+"""torch's random functions of more distributions, drawing from `Noise`."""
 
 import math
 from collections.abc import Callable

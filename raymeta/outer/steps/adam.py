@@ -15,7 +15,7 @@ GROW = 0.5
 
 
 class AdamState(NamedTuple):
-    """State of `ClippedAdam` between two steps.
+    """What `ClippedAdam` remembers between steps.
 
     Attributes:
         lr: η, the length of the next step in each coordinate; may be replaced.

@@ -1,4 +1,4 @@
-"""A line search by values alone: how far to go along a step."""
+"""How far to go along a step, by values alone."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class LineSearchState(NamedTuple):
-    """State of a `LineSearch`.
+    """How far a line search has come.
 
     Attributes:
         length: the t to try next; None when the search is over.

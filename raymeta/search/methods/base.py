@@ -10,7 +10,6 @@ from ray.tune import TuneConfig
 
 from raymeta.hypergrad.base import plain_cost
 from raymeta.outer import descend
-from raymeta.outer.coordinates import device_of, place
 from raymeta.outer.evaluator import DIRECT, Evaluator
 from raymeta.outer.report import Report
 from raymeta.problem import BilevelProblem
@@ -155,7 +154,7 @@ class SearchMethod(Method):
             problem: the task's, at the configuration's choices.
             config: natural values by flat name, and what a scheduler has added.
         """
-        hparams = place(task.space.unflatten(config), device_of(problem))
+        hparams = task.space.hparams(config, device=problem.device)
         return problem.init(hparams)
 
     def train(
@@ -178,8 +177,7 @@ class SearchMethod(Method):
             rungs: some of the method's rungs in a row; a report is complete at the
                 horizon.
         """
-        hparams = task.space.unflatten(config)
-        for report in descend.evaluate(problem, task.space, hparams, rungs, start):
+        for report in descend.evaluate(problem, task.space, config, rungs, start):
             complete = report.inner_steps == task.horizon
             yield report._replace(complete=complete), report.state
 

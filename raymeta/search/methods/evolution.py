@@ -9,7 +9,7 @@ import torch
 from raymeta.hypergrad import ES, PES, Hypergradient, Rollout
 from raymeta.outer import descend
 from raymeta.outer.batched_problem import stackable
-from raymeta.outer.coordinates import device_of, place, unit_of
+from raymeta.outer.coordinates import unit_of
 from raymeta.outer.evaluator import DIRECT, Evaluator
 from raymeta.outer.report import Report
 from raymeta.problem import BilevelProblem
@@ -146,7 +146,7 @@ class Evolution(DescentMethod):
         evaluator: Evaluator = DIRECT,
     ) -> Iterator[Report]:
         """The course of the descent."""
-        start = place(task.space.trim(task.space.initial()), device_of(problem))
+        start = task.space.trim(task.space.initial(device=problem.device))
         vectorized = stackable(problem, [start, start])
         estimator = replace(self._estimator(task), seed=seed, vectorized=vectorized)
         return descend.descend(

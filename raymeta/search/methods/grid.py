@@ -13,7 +13,6 @@ from ray.tune.search import Searcher
 from raymeta.hypergrad.base import plain_cost
 from raymeta.problem import BilevelProblem
 from raymeta.search.methods.base import METRIC, MODE, SearchMethod
-from raymeta.search.tune.space import initial_point
 from raymeta.search.tune.unit_cube import UnitCube
 from raymeta.space import Choice, Space
 from raymeta.tasks.base import Task
@@ -144,7 +143,7 @@ def _units(space: Space, levels: Levels) -> list[dict[str, float]]:
 def _points(space: Space, seed: int, runs: float) -> Iterator[dict[str, Any]]:
     """The initial point and the points of all grids, each once."""
     cube, random = UnitCube(space), np.random.default_rng(seed)
-    start = initial_point(space)
+    start = space.initial_point()
     yield start
     middle = cube.units(start)
     tried = {_rounded({name: middle[name] for name in space.used(start)})}

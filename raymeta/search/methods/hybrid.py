@@ -10,7 +10,7 @@ from raymeta.hypergrad import ShortTerm
 from raymeta.hypergrad.base import differentiable, plain_cost
 from raymeta.outer import descend
 from raymeta.outer.conditions import MOST
-from raymeta.outer.coordinates import Coordinates, device_of
+from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.online_run import OnlineRun, OnlineState
 from raymeta.outer.report import Report
 from raymeta.problem import BilevelProblem
@@ -78,7 +78,7 @@ class HybridMethod(SearchMethod):
     ) -> OnlineState:
         """Before the first step, at the suggested hyperparameters."""
         flat = {name: config[name] for name in task.space.used(config)}
-        hparams = task.space.unflatten(flat, torch.float64)
+        hparams = task.space.hparams(flat, dtype=torch.float64)
         run = self._at(task, problem, config)
         return run.begin(run.coordinates.at(hparams))
 
@@ -102,7 +102,7 @@ class HybridMethod(SearchMethod):
     def _run(self, task: Task, problem: BilevelProblem, space: Space) -> OnlineRun:
         return OnlineRun(
             problem=problem,
-            coordinates=Coordinates(space, device_of(problem)),
+            coordinates=Coordinates(space, problem.device),
             estimator=self._estimator(task),
             horizon=task.horizon,
         )

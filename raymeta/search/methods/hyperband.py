@@ -10,7 +10,6 @@ from raymeta.search.methods.base import METRIC, MODE, SearchMethod
 from raymeta.search.methods.random import RandomSearch
 from raymeta.search.methods.rung_schedules import geometric
 from raymeta.search.tune.hyperband import HyperBandInUnits
-from raymeta.search.tune.space import initial_point
 from raymeta.tasks.base import Task
 
 
@@ -41,7 +40,7 @@ class HyperBand(SearchMethod):
         return TuneConfig(
             metric=METRIC,
             mode=MODE,
-            search_alg=RandomSearch(seed, first=initial_point(task.space)),
+            search_alg=RandomSearch(seed, first=task.space.initial_point()),
             scheduler=HyperBandInUnits(self.units(task), self.reduction_factor),
         )
 

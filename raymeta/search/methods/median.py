@@ -8,7 +8,6 @@ from ray.tune.schedulers import MedianStoppingRule
 from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR, SearchMethod
 from raymeta.search.methods.random import RandomSearch
 from raymeta.search.methods.rung_schedules import even
-from raymeta.search.tune.space import initial_point
 from raymeta.tasks.base import Task
 
 
@@ -42,7 +41,7 @@ class Median(SearchMethod):
         return TuneConfig(
             metric=METRIC,
             mode=MODE,
-            search_alg=RandomSearch(seed, first=initial_point(task.space)),
+            search_alg=RandomSearch(seed, first=task.space.initial_point()),
             scheduler=scheduler,
         )
 

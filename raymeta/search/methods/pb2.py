@@ -8,7 +8,6 @@ from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR
 from raymeta.search.methods.pbt import Pbt, require_continuous
 from raymeta.search.methods.random import RandomSearch
 from raymeta.search.tune.population import PB2InUnitCube
-from raymeta.search.tune.space import initial_point
 from raymeta.tasks.base import Task
 
 
@@ -47,6 +46,6 @@ class Pb2(Pbt):
         return TuneConfig(
             metric=METRIC,
             mode=MODE,
-            search_alg=RandomSearch(seed, first=initial_point(task.space)),
+            search_alg=RandomSearch(seed, first=task.space.initial_point()),
             scheduler=scheduler,
         )

@@ -9,7 +9,6 @@ from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR, SearchMethod
 from raymeta.search.methods.random import RandomSearch
 from raymeta.search.methods.rung_schedules import even
 from raymeta.search.tune.population import PBTByFactors
-from raymeta.search.tune.space import initial_point
 from raymeta.space import Space
 from raymeta.tasks.base import Task
 
@@ -62,7 +61,7 @@ class Pbt(SearchMethod):
         return TuneConfig(
             metric=METRIC,
             mode=MODE,
-            search_alg=RandomSearch(seed, first=initial_point(task.space)),
+            search_alg=RandomSearch(seed, first=task.space.initial_point()),
             scheduler=scheduler,
         )
 

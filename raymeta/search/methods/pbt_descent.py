@@ -10,7 +10,6 @@ from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR
 from raymeta.search.methods.hybrid import HYPER_LR_FACTOR, HybridMethod
 from raymeta.search.methods.pbt import equal_intervals, require_continuous
 from raymeta.search.methods.random import RandomSearch
-from raymeta.search.tune.space import initial_point
 from raymeta.tasks.base import Task
 
 
@@ -67,7 +66,7 @@ class PbtDescent(HybridMethod):
         return TuneConfig(
             metric=METRIC,
             mode=MODE,
-            search_alg=RandomSearch(seed, first=initial_point(task.space)),
+            search_alg=RandomSearch(seed, first=task.space.initial_point()),
             scheduler=scheduler,
         )
 

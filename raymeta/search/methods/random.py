@@ -10,7 +10,6 @@ from ray.tune.search import Searcher
 from ray.tune.search.sample import Categorical, Domain
 
 from raymeta.search.methods.base import METRIC, MODE, SearchMethod
-from raymeta.search.tune.space import initial_point
 from raymeta.tasks.base import Task
 
 
@@ -25,7 +24,7 @@ class Random(SearchMethod):
 
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """The initial point, then samples."""
-        searcher = RandomSearch(seed, first=initial_point(task.space))
+        searcher = RandomSearch(seed, first=task.space.initial_point())
         return TuneConfig(metric=METRIC, mode=MODE, search_alg=searcher)
 
     def ahead(self, task: Task, runs: float) -> float:

@@ -10,7 +10,7 @@ from raymeta.hypergrad import ShortTerm
 from raymeta.hypergrad.base import plain_cost
 from raymeta.outer import descend
 from raymeta.outer.budget import BudgetMeter
-from raymeta.outer.coordinates import Coordinates, device_of, place
+from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.evaluator import DIRECT, Evaluator
 from raymeta.outer.online_run import OnlineRun
 from raymeta.outer.report import Report
@@ -18,7 +18,7 @@ from raymeta.outer.vectorized import RunOutcome, at_constants, descending
 from raymeta.problem import BilevelProblem
 from raymeta.search.methods.base import BLACK_BOX, HYBRID, METRIC, MODE, DescentMethod
 from raymeta.search.methods.random import RandomSearch
-from raymeta.search.tune.space import initial_point, to_tune
+from raymeta.search.tune.space import to_tune
 from raymeta.tasks.base import Task, sample_problem
 
 
@@ -69,12 +69,12 @@ class Restarts(DescentMethod):
         to_tune(task.space)
         if self.hyper_steps:
             descend.require_fit(task, problem, self._estimator(task))
-        return self._cost(task, problem, initial_point(task.space))
+        return self._cost(task, problem, task.space.initial_point())
 
     def sure_budget(self, task: Task, problem: BilevelProblem) -> float:
         """The same, with a plain run at the start where runs descend from it."""
         start = plain_cost(problem, task.horizon) if self.hyper_steps else 0.0
-        return self._cost(task, problem, initial_point(task.space)) + start
+        return self._cost(task, problem, task.space.initial_point()) + start
 
     def reports(
         self,
@@ -85,7 +85,7 @@ class Restarts(DescentMethod):
         evaluator: Evaluator = DIRECT,
     ) -> Iterator[Report]:
         """A complete report for every run, batch by batch."""
-        searcher = RandomSearch(seed, first=initial_point(task.space))
+        searcher = RandomSearch(seed, first=task.space.initial_point())
         searcher.set_search_properties(METRIC, MODE, to_tune(task.space))
         meter = BudgetMeter(budget)
         if self.hyper_steps and meter.covers(self.sure_budget(task, problem)):
@@ -102,9 +102,9 @@ class Restarts(DescentMethod):
             points = [point | choices for point in points]
             for ran in self._run(task, at, points, evaluator):
                 meter.charge(cost)
-                schedule = [(task.horizon, ran.flat)]
+                schedule = [(task.horizon, ran.point)]
                 yield meter.report(
-                    task.horizon, ran.value, ran.flat, (ran.state, schedule)
+                    task.horizon, ran.value, ran.point, (ran.state, schedule)
                 )
 
     def _at_start(
@@ -115,8 +115,8 @@ class Restarts(DescentMethod):
         evaluator: Evaluator,
     ) -> Report:
         """A plain run at the initial point."""
-        flat = initial_point(task.space)
-        hparams = place(task.space.unflatten(flat), device_of(problem))
+        flat = task.space.initial_point()
+        hparams = task.space.hparams(flat, device=problem.device)
         state, value = evaluator.plain_run(problem, hparams, task.horizon)
         meter.charge(plain_cost(problem, task.horizon))
         schedule = [(task.horizon, flat)]
@@ -130,11 +130,13 @@ class Restarts(DescentMethod):
         evaluator: Evaluator,
     ) -> Iterator[RunOutcome]:
         if self.hyper_steps:
-            starts = [task.space.unflatten(point, torch.float64) for point in points]
+            starts = [
+                task.space.hparams(point, dtype=torch.float64) for point in points
+            ]
             descent = self._descent(task, problem, points[0])
             return descending(replace(descent, evaluator=evaluator), starts)
-        device = device_of(problem)
-        runs = [place(task.space.unflatten(point), device) for point in points]
+        device = problem.device
+        runs = [task.space.hparams(point, device=device) for point in points]
         return at_constants(problem, task.space, runs, task.horizon, evaluator)
 
     def _cost(
@@ -151,7 +153,7 @@ class Restarts(DescentMethod):
         space = task.space.at(point)
         return OnlineRun(
             problem=problem,
-            coordinates=Coordinates(space, device_of(problem)),
+            coordinates=Coordinates(space, problem.device),
             estimator=self._estimator(task),
             horizon=task.horizon,
         )

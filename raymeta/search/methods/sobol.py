@@ -9,7 +9,6 @@ from ray.tune.search import Searcher
 from scipy.stats import qmc
 
 from raymeta.search.methods.base import METRIC, MODE, SearchMethod
-from raymeta.search.tune.space import initial_point
 from raymeta.search.tune.unit_cube import UnitCube
 from raymeta.space import Space
 from raymeta.tasks.base import Task
@@ -57,7 +56,7 @@ class SobolSearch(Searcher):
                 f"{count}: use 'random'"
             )
         self._sequence = qmc.Sobol(count, scramble=True, rng=seed)
-        self._first: dict[str, Any] | None = initial_point(space)
+        self._first: dict[str, Any] | None = space.initial_point()
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict, **spec: Any

@@ -4,9 +4,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from raymeta.outer.report import Report
 from raymeta.results.jsonlines import JsonLines
 from raymeta.runtime.serialization import REMEDY
-from raymeta.search.spec import StudyKey, TrialReport, TrialSpec
+from raymeta.search.spec import StudyKey, TrialSpec
 from raymeta.search.study.study import Study
 from raymeta.search.worker.trial_store import TrialStore
 
@@ -67,13 +68,13 @@ class Coordinator:
                 return run
         return None  # some may have nothing left: `finished` looks
 
-    def record(
-        self, run: TrialSpec, reports: Sequence[TrialReport], last: bool
-    ) -> bool:
+    def record(self, run: TrialSpec, reports: Sequence[Report], last: bool) -> bool:
         """Record what a trial reports; return whether it is over."""
         self._any_report = True
-        said = [report._asdict() for report in reports]
-        self._journal.append({"event": "tell", **_key(run), "said": said, "last": last})
+        said = [report.travelling() for report in reports]
+        self._journal.append(
+            {"event": "reports", **_key(run), "reports": said, "last": last}
+        )
         study = self.studies[run.study]
         over = study.record(run.number, reports, last)
         if over and study.finished and study in self._under_way:
@@ -110,17 +111,17 @@ class Coordinator:
         for event in events:
             if event["event"] == "start":
                 self._replay_start(event)
-            elif event["event"] == "tell":
-                study = self.studies[_cell(event)]
-                said = [TrialReport(**report) for report in event["said"]]
-                study.record(event["trial"], said, event["last"])
+            elif event["event"] == "reports":
+                study = self.studies[_study_of(event)]
+                reports = [Report(**report) for report in event["reports"]]
+                study.record(event["trial"], reports, event["last"])
         for study in self.studies.values():
             for number in list(study.live):
                 study.rerun(number)
         self._under_way = [c for c in self.studies.values() if not c.finished]
 
     def _replay_start(self, event: Event) -> None:
-        study = self.studies[_cell(event)]
+        study = self.studies[_study_of(event)]
         if event["trial"] in study.live:  # the process had died, or only the worker
             study.rerun(event["trial"])
         run = study.request_trial()
@@ -154,7 +155,7 @@ def _progress_of(study: Study) -> StudyProgress:
 
 
 def _key(run: TrialSpec) -> dict[str, Any]:
-    return {"cell": list(run.study), "trial": run.number}
+    return {"study": list(run.study), "trial": run.number}
 
 
 def _describe(run: TrialSpec) -> dict[str, Any]:
@@ -166,5 +167,5 @@ def _describe(run: TrialSpec) -> dict[str, Any]:
     return described
 
 
-def _cell(event: Event) -> StudyKey:
-    return StudyKey(*event["cell"])
+def _study_of(event: Event) -> StudyKey:
+    return StudyKey(*event["study"])

@@ -5,14 +5,14 @@ through the same `request_trial` and `record`, so a resumed study stands where t
 killed one stood.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 
-from raymeta.search.spec import StudySpec, TrialReport, TrialSpec, broken
+from raymeta.outer.report import Report, non_finite
+from raymeta.search.spec import StudySpec, TrialSpec
 from raymeta.search.study.sums import Sums
-from raymeta.search.tune.space import Coded
+from raymeta.space import Point
 
 #: Lost workers (a node gone, memory exhausted) after which a trial counts as failed; of
 #: a descent, those since it came further than ever.
@@ -31,12 +31,12 @@ class Study(ABC):
 
     def __init__(self, spec: StudySpec) -> None:
         self.spec = spec
-        self.reports: list[tuple[int, TrialReport]] = []
+        self.reports: list[tuple[int, Report]] = []
         self.live: dict[int, TrialSpec] = {}
-        self.best: tuple[float, Coded] | None = None
+        self.best: tuple[float, Point] | None = None
         self._redo: list[TrialSpec] = []
         self._spent = Sums()
-        self._done: dict[int, TrialReport] = {}
+        self._done: dict[int, Report] = {}
         self._lost: Counter[int] = Counter()
 
     @property
@@ -70,7 +70,7 @@ class Study(ABC):
         return run
 
     def record(
-        self, number: int, reports: Sequence[TrialReport], last: bool = False
+        self, number: int, reports: Sequence[Report], last: bool = False
     ) -> bool:
         """Record what a trial reports.
 
@@ -117,7 +117,7 @@ class Study(ABC):
             if n != number or report.outer_step <= kept
         ]
 
-    def on_worker_lost(self, number: int, reason: str) -> TrialReport | None:
+    def on_worker_lost(self, number: int, reason: str) -> Report | None:
         """The worker of a trial has died.
 
         Returns:
@@ -132,7 +132,7 @@ class Study(ABC):
         last = said[-1] if said else None
         if number in self._done:
             last = None  # its numbers are not those of the segment
-        return broken(self.live[number], last, failure)
+        return self.live[number].broken(last, failure)
 
     def _spent_since_start(self, number: int) -> float:
         """What a trial in flight has spent since it started or went on."""
@@ -140,10 +140,9 @@ class Study(ABC):
         before = 0.0 if done is None else done.gradient_evals
         return self._spent.get(number, 0.0) - before
 
-    def _improve(self, report: TrialReport) -> bool:
+    def _improve(self, report: Report) -> bool:
         """Keep the best; return whether this is it."""
-        finite = report.complete and math.isfinite(report.outer_loss)
-        if finite and (self.best is None or report.outer_loss < self.best[0]):
+        if report.scores and (self.best is None or report.outer_loss < self.best[0]):
             self.best = report.outer_loss, report.hparams
             return True
         return False
@@ -155,9 +154,7 @@ class Study(ABC):
     def _has_more(self) -> bool: ...
 
     @abstractmethod
-    def _on_report(
-        self, run: TrialSpec, report: TrialReport
-    ) -> tuple[TrialReport, bool]:
+    def _on_report(self, run: TrialSpec, report: Report) -> tuple[Report, bool]:
         """The report as it is recorded, and whether the trial must end."""
 
 
@@ -186,17 +183,11 @@ class DescentStudy(Study):
     def _has_more(self) -> bool:
         return not self._asked
 
-    def _on_report(
-        self, run: TrialSpec, report: TrialReport
-    ) -> tuple[TrialReport, bool]:
-        if report.kind == "report" and not math.isfinite(report.outer_loss):
-            # The descent itself decides what to do then; the row only says so.
-            report = report._replace(failure=non_finite(report))
-        elif report.kind == "report":
-            self._improve(report)
+    def _on_report(self, run: TrialSpec, report: Report) -> tuple[Report, bool]:
+        self._improve(report)
         return report, False
 
-    def on_worker_lost(self, number: int, reason: str) -> TrialReport | None:
+    def on_worker_lost(self, number: int, reason: str) -> Report | None:
         """The worker has died; its log goes on, so only deaths at one place count."""
         reached = self._spent.get(number, 0.0)
         if reached > self._reached:
@@ -210,7 +201,7 @@ class DescentStudy(Study):
         self.best = None
 
 
-def _after(done: TrialReport | None, report: TrialReport) -> TrialReport:
+def _after(done: Report | None, report: Report) -> Report:
     """A report, with what the trial had reported and spent before this segment."""
     if done is None or report.kind == "final":
         return report
@@ -219,8 +210,3 @@ def _after(done: TrialReport | None, report: TrialReport) -> TrialReport:
         gradient_evals=report.gradient_evals + done.gradient_evals,
         wall_s=report.wall_s + done.wall_s,
     )
-
-
-def non_finite(report: TrialReport) -> str:
-    """How a report without a finite outer loss is explained."""
-    return f"non-finite outer loss at inner step {report.inner_steps}"

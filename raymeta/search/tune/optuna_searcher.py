@@ -10,8 +10,8 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from raymeta.search.tune.space import initial_point, to_tune, tune_names
-from raymeta.space import Choice, Positive, Space
+from raymeta.search.tune.space import to_tune, tune_names
+from raymeta.space import Choice, Point, Positive, Space
 
 
 class OptunaSearcher(Searcher):
@@ -40,7 +40,7 @@ class OptunaSearcher(Searcher):
         self, metric: str | None, mode: str | None, config: dict, **spec: Any
     ) -> bool:
         """Hand on; the space is known."""
-        first = [self._shown(initial_point(self._space))]
+        first = [self._shown(self._space.initial_point())]
         if self._sampler is None:
             self._inner = OptunaSearch(
                 self._ask, metric, mode, first, sampler=_grouped(self._seed)
@@ -56,8 +56,8 @@ class OptunaSearcher(Searcher):
         }
         return self._inner.set_search_properties(metric, mode, domains, **spec)
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """Natural values by flat name."""
+    def suggest(self, trial_id: str) -> Point:
+        """A point."""
         found = self._inner.suggest(trial_id)
         domains = self._space.flat_domains()
         named = {n: found[s] for n, s in self._names.items() if s in found}
@@ -73,13 +73,13 @@ class OptunaSearcher(Searcher):
         """Hand on."""
         self._inner.on_trial_complete(trial_id, result, error)
 
-    def _shown(self, flat: Mapping[str, Any]) -> dict[str, Any]:
+    def _shown(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """A point as Optuna sees it."""
         domains = self._space.flat_domains()
         return {
-            self._names[name]: domain.index(flat[name])
+            self._names[name]: domain.index(point[name])
             if isinstance(domain, Choice)
-            else flat[name]
+            else point[name]
             for name, domain in domains.items()
         }
 
@@ -106,7 +106,8 @@ class OptunaSearcher(Searcher):
 
 
 def _natural(domain: Any, value: Any) -> Any:
-    return domain.options[value] if isinstance(domain, Choice) else value
+    is_choice = isinstance(domain, Choice)
+    return domain.plain(domain.options[value]) if is_choice else value
 
 
 def _grouped(seed: int) -> BaseSampler:

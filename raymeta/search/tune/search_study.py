@@ -11,9 +11,10 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from raymeta.outer.budget import BudgetMeter
+from raymeta.outer.report import Report, non_finite
 from raymeta.search.methods import SearchMethod
-from raymeta.search.spec import Segment, StudySpec, TrialReport, TrialSpec, broken
-from raymeta.search.study.study import DescentStudy, Study, non_finite
+from raymeta.search.spec import Segment, StudySpec, TrialSpec
+from raymeta.search.study.study import DescentStudy, Study
 from raymeta.search.tune.controller import (
     RUNNING,
     CheckpointAdapter,
@@ -21,7 +22,8 @@ from raymeta.search.tune.controller import (
     TrialAdapter,
 )
 from raymeta.search.tune.isolated_rng import IsolatedGlobalRNG
-from raymeta.search.tune.space import Coded, encode, initial_point, to_tune
+from raymeta.search.tune.space import to_tune
+from raymeta.space import Point
 
 
 def study_of(spec: StudySpec) -> Study:
@@ -104,7 +106,7 @@ class SearchStudy(Study):
             study=self.spec.key,
             number=0,
             kind="search",
-            hparams=encode(space, initial_point(space)),
+            hparams=space.parse(space.initial_point()),
             constant=True,
         )
 
@@ -181,16 +183,14 @@ class SearchStudy(Study):
                 self._suggest()
 
     def _suggest(self) -> None:
-        flat = self._searcher.suggest(str(self._suggested))
-        if flat is None or flat == Searcher.FINISHED:
-            self._exhausted = flat is not None or not self.live
+        found = self._searcher.suggest(str(self._suggested))
+        if found is None or found == Searcher.FINISHED:
+            self._exhausted = found is not None or not self.live
             return
-        self._controller.add(TrialAdapter(self._suggested, _used(self.spec, flat)))
+        self._controller.add(TrialAdapter(self._suggested, _used(self.spec, found)))
         self._suggested += 1
 
-    def _on_report(
-        self, run: TrialSpec, report: TrialReport
-    ) -> tuple[TrialReport, bool]:
+    def _on_report(self, run: TrialSpec, report: Report) -> tuple[Report, bool]:
         if run.kind == "final":
             return report, True
         if run.constant:
@@ -209,16 +209,16 @@ class SearchStudy(Study):
                 inner_steps=max(report.inner_steps, _start(run)),
             )
         else:
-            report = broken(run, report, non_finite(report))
+            report = run.broken(report, non_finite(report))
         with self._rng:
             self._controller.fail(trial)
         return report, True
 
-    def _on_start_report(self, run: TrialSpec, report: TrialReport) -> TrialReport:
+    def _on_start_report(self, run: TrialSpec, report: Report) -> Report:
         if report.kind == "failed":
             return report._replace(gradient_evals=self.spec.plain_run)
         if not math.isfinite(report.outer_loss):
-            return broken(run, report, non_finite(report))
+            return run.broken(report, non_finite(report))
         assert report.complete
         assert run.hparams is not None
         self._improve(report)
@@ -226,9 +226,7 @@ class SearchStudy(Study):
         self._constant = True
         return report
 
-    def _on_result(
-        self, run: TrialSpec, trial: TrialAdapter, report: TrialReport
-    ) -> bool:
+    def _on_result(self, run: TrialSpec, trial: TrialAdapter, report: Report) -> bool:
         """Show a result to the scheduler and the searcher; whether the trial ends."""
         if report.inner_steps <= trial.steps_seen:
             return False  # its worker died later: then, it had been told to continue
@@ -261,17 +259,16 @@ def _start(run: TrialSpec) -> int:
     return sum(segment.steps for segment in run.before)
 
 
-def _used(spec: StudySpec, flat: dict[str, Any]) -> dict[str, Any]:
+def _used(spec: StudySpec, found: dict[str, Any]) -> dict[str, Any]:
     """A suggestion without what its options do not use."""
     space = spec.task.space
-    unused = space.flat_domains().keys() - space.used(flat).keys()
-    return {name: value for name, value in flat.items() if name not in unused}
+    unused = space.flat_domains().keys() - space.used(found).keys()
+    return {name: value for name, value in found.items() if name not in unused}
 
 
-def _point_of(spec: StudySpec, config: dict[str, Any]) -> Coded:
-    """Plain numbers from a trial's configuration, with what the scheduler added."""
-    coded = encode(spec.task.space, config)
-    return coded | {name: config[name] for name in config if name not in coded}
+def _point_of(spec: StudySpec, config: dict[str, Any]) -> Point:
+    """The point of a trial's configuration, with what the scheduler has added."""
+    return config | spec.task.space.parse(config)
 
 
 def _inner(spec: StudySpec) -> tuple[Searcher, Any, int]:

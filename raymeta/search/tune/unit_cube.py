@@ -8,8 +8,8 @@ import torch
 from ray import tune
 from ray.tune.search import Searcher
 
-from raymeta.search.tune.space import initial_point, tune_names
-from raymeta.space import Choice, Domain, Positive, Space
+from raymeta.search.tune.space import tune_names
+from raymeta.space import Choice, Domain, Point, Positive, Space
 
 
 class UnitCube:
@@ -21,17 +21,17 @@ class UnitCube:
 
     def __init__(self, space: Space) -> None:
         self.domains = space.flat_domains()
-        self._initial = initial_point(space)
+        self._initial = space.initial_point()
 
-    def point(self, units: Mapping[str, float]) -> dict[str, Any]:
-        """Natural values by flat name; units beyond [0, 1] become its ends."""
+    def point(self, units: Mapping[str, float]) -> Point:
+        """The point there; units beyond [0, 1] become its ends."""
         return {
             name: _natural(domain, min(max(float(units[name]), 0.0), 1.0))
             for name, domain in self.domains.items()
         }
 
     def units(self, point: Mapping[str, Any]) -> dict[str, float]:
-        """Where natural values lie on the sides; the middle of an option's interval.
+        """Where a point lies on the sides; the middle of an option's interval.
 
         What the options do not use has its initial value.
         """
@@ -85,7 +85,7 @@ class UnitCubeSearcher(Searcher):
             return found
         if not self._started:
             self._started = True
-            return initial_point(self._space)
+            return self._space.initial_point()
         units = {
             shown: (found[shown] + 0.5) / count if count else found[shown]
             for shown, count in self._counts.items()
@@ -113,7 +113,7 @@ class UnitCubeSearcher(Searcher):
 
 def first_units(space: Space, *, intervals: bool) -> dict[str, float | int]:
     """The initial point as a searcher behind `UnitCubeSearcher` sees it."""
-    start = initial_point(space)
+    start = space.initial_point()
     units: dict[str, float | int] = dict(UnitCube(space).units(start))
     if not intervals:
         for name, choice in space.choices.items():
@@ -124,7 +124,7 @@ def first_units(space: Space, *, intervals: bool) -> dict[str, float | int]:
 def _natural(domain: Domain, unit: float) -> Any:
     if isinstance(domain, Choice):
         count = len(domain.options)
-        return domain.options[min(int(unit * count), count - 1)]
+        return domain.plain(domain.options[min(int(unit * count), count - 1)])
     low, high = domain.sampled
     coordinate = torch.tensor(low + (high - low) * unit, dtype=torch.float64)
     return min(max(float(domain.unsampled(coordinate)), domain.low), domain.high)

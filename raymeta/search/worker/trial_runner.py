@@ -10,21 +10,18 @@ from typing import Any
 import torch
 from ray import tune
 
-from raymeta.outer.coordinates import device_of, place
-from raymeta.outer.report import Report
+from raymeta.outer.report import Report, non_finite
 from raymeta.outer.result import better
 from raymeta.problem import BilevelProblem
 from raymeta.runtime.serialization import Parcel
 from raymeta.search.fairness import fingerprint
 from raymeta.search.methods import (
-    BLACK_BOX,
     DescentMethod,
     Method,
     SearchMethod,
 )
 from raymeta.search.methods.random import Random
-from raymeta.search.spec import Segment, TrialReport, TrialSpec, broken
-from raymeta.search.tune.space import Coded, decode, encode
+from raymeta.search.spec import Segment, TrialSpec
 from raymeta.search.worker.replay import (
     ReplayingEvaluator,
     ReplayMismatch,
@@ -32,7 +29,7 @@ from raymeta.search.worker.replay import (
 )
 from raymeta.search.worker.stopwatch import Stopwatch
 from raymeta.search.worker.trial_store import TrialStore
-from raymeta.space import Space
+from raymeta.space import Point, Space
 from raymeta.tasks.base import Task, choice_key, sample_problem
 from raymeta.types import State
 
@@ -65,7 +62,7 @@ def run_trial(config: dict[str, Any], parcel: Parcel, states: TrialStore) -> Non
     run: TrialSpec = config["run"]
     task, method = tasks[run.study.task], methods[run.study.method]
     reports = reports_of(run, task, method, states)
-    unsent: list[TrialReport] = []
+    unsent: list[Report] = []
     posted = time.monotonic()
     for report in reports:
         unsent.append(report)
@@ -78,7 +75,7 @@ def run_trial(config: dict[str, Any], parcel: Parcel, states: TrialStore) -> Non
 
 def reports_of(
     run: TrialSpec, task: Task, method: Method, states: TrialStore | None = None
-) -> Iterator[TrialReport]:
+) -> Iterator[Report]:
     """Everything that a trial reports; an exception is its last report."""
     trial = _Trial(run, task, method, states or TrialStore(None))
     kinds = {"search": trial.search, "final": trial.final, "descent": trial.descent}
@@ -116,9 +113,9 @@ class _Trial:
     method: Method
     states: TrialStore
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
-    last: TrialReport | None = None
+    last: Report | None = None
 
-    def search(self) -> Iterator[TrialReport]:
+    def search(self) -> Iterator[Report]:
         """Train at the given hyperparameters, from where the run starts."""
         run, start = self.run, self._start()
         for report, state in self.stopwatch.over(self._train(start, self.task.horizon)):
@@ -126,7 +123,7 @@ class _Trial:
                 self.states.save(run.study, run.number, report.inner_steps, state)
             yield self._report(report)
 
-    def final(self) -> Iterator[TrialReport]:
+    def final(self) -> Iterator[Report]:
         """Train the best run again from its first step and look at the test set."""
         start = self._retrace(self.run.before)
         ahead = self.stopwatch.over(self._train(start, self.task.horizon))
@@ -135,7 +132,7 @@ class _Trial:
         differs = f"retrained outer loss {found} differs from the recorded {recorded}"
         yield self._final_report(report, "" if found == recorded else differs)
 
-    def descent(self) -> Iterator[TrialReport]:
+    def descent(self) -> Iterator[Report]:
         """Let the method descend, then look at the test set where it was best."""
         assert isinstance(self.method, DescentMethod)
         seed, budget = self.run.study.seed, self.run.budget
@@ -163,9 +160,9 @@ class _Trial:
                 best._replace(state=evaluator.kept(partial(self._s_0, best)))
             )
 
-    def broken(self, error: Exception) -> TrialReport:
+    def broken(self, error: Exception) -> Report:
         """What to say when an exception ends the trial."""
-        end = broken(self.run, self.last, _reason(error))
+        end = self.run.broken(self.last, _reason(error))
         return end._replace(wall_s=self.stopwatch.seconds)
 
     def _evaluator(self) -> ReplayingEvaluator:
@@ -178,16 +175,16 @@ class _Trial:
 
     def _s_0(self, report: Report) -> State:
         problem = self._problem(report)
-        hparams = self.task.space.unflatten(report.hparams)
-        return problem.init(place(hparams, device_of(problem)))
+        space = self.task.space
+        return problem.init(space.hparams(report.hparams, device=problem.device))
 
     def _train(
-        self, start: tuple[int, State], end: int, coded: Coded | None = None
+        self, start: tuple[int, State], end: int, point: Point | None = None
     ) -> Iterator[tuple[Report, State]]:
         """Train from rung to rung, at the run's hyperparameters or at others."""
         method = self._training
         rungs = (r for r in method.rungs(self.task) if start[0] < r <= end)
-        config = self._natural(coded or self.run.hparams or {})
+        config = point or self.run.hparams or {}
         return method.train(self.task, self._problem(), config, start, tuple(rungs))
 
     @property
@@ -198,8 +195,8 @@ class _Trial:
         assert isinstance(self.method, SearchMethod)
         return self.method
 
-    def _begin(self, coded: Coded) -> State:
-        return self._training.begin(self.task, self._problem(), self._natural(coded))
+    def _begin(self, point: Point) -> State:
+        return self._training.begin(self.task, self._problem(), point)
 
     def _start(self) -> tuple[int, State]:
         """(t, s_t) where the run starts: initial weights, or what was saved."""
@@ -220,43 +217,34 @@ class _Trial:
             t += steps
         return t, state
 
-    def _natural(self, coded: Coded) -> dict[str, Any]:
-        return {**coded, **decode(self.task.space, coded)}
-
     def _problem(self, report: Report | None = None) -> BilevelProblem:
         """The problem at the options of the run, or of a report."""
-        task, seed, hparams = self.task, self.run.study.seed, self.task.space.initial()
-        if report is not None:
-            hparams |= report.hparams
-        elif self.run.hparams:
-            hparams |= decode(task.space, self.run.hparams)
-        key = task.name, seed, choice_key(task, hparams)
+        task, seed = self.task, self.run.study.seed
+        point = (self.run.hparams or {}) if report is None else report.hparams
+        key = task.name, seed, choice_key(task, point)
         if key not in _problems:
             while len(_problems) >= CACHED_PROBLEMS:
                 del _problems[next(iter(_problems))]  # the oldest
-            problem = sample_problem(task, seed, hparams)
+            problem = sample_problem(task, seed, point)
             _warm_up(problem, task.space)
             _problems[key] = problem
         return _problems[key]
 
-    def _report(self, report: Report) -> TrialReport:
-        # A searcher's values as it gave them: the tensors may be of lower precision.
-        constant = self.run.constant or self.method.family == BLACK_BOX
-        given = self.run.hparams if constant else None
-        hparams = given or encode(self.task.space, report.hparams)
-        self.last = TrialReport(
-            kind="report",
+    def _report(self, report: Report) -> Report:
+        """What leaves the worker: with the time, and in plain numbers."""
+        self.last = Report(
             outer_step=int(report.outer_step),
             inner_steps=int(report.inner_steps),
             gradient_evals=float(report.gradient_evals),
-            wall_s=self.stopwatch.seconds,
             outer_loss=float(report.outer_loss),
             complete=bool(report.complete),
-            hparams=hparams,
+            hparams=self.task.space.parse(report.hparams),
+            wall_s=self.stopwatch.seconds,
+            failure=non_finite(report),
         )
         return self.last
 
-    def _final_report(self, report: Report, failure: str = "") -> TrialReport:
+    def _final_report(self, report: Report, failure: str = "") -> Report:
         """The one look at the test set, at the end of a full run."""
         metrics: dict[str, float] = {}
         try:
@@ -279,7 +267,8 @@ def _test(problem: BilevelProblem, space: Space, report: Report) -> dict[str, fl
     """Metrics by column name."""
     if problem.metrics is None:
         return {}
-    found = problem.metrics(report.state, space.unflatten(report.hparams))
+    hparams = space.hparams(report.hparams, device=problem.device)
+    found = problem.metrics(report.state, hparams)
     return {
         name if name.startswith("test_") else f"test_{name}": float(value)
         for name, value in found.items()

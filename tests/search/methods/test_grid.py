@@ -8,7 +8,6 @@ from ray.tune.search import Searcher
 
 from raymeta.search.methods import get
 from raymeta.search.plan import make_plan
-from raymeta.search.tune.space import initial_point
 from raymeta.space import Choice, Positive, Real, Space
 from raymeta.tasks import LearningRateSchedule, Quadratic
 
@@ -33,7 +32,7 @@ def suggested(count, runs, seed=0, task=None):
     """The first points of a grid for so many runs, after the initial one."""
     task = task or Three()
     search = get("grid").sized(runs).tune_config(task, seed).search_alg
-    assert search.suggest("0") == initial_point(task.space)
+    assert search.suggest("0") == task.space.initial_point()
     return [search.suggest(str(trial)) for trial in range(1, count + 1)]
 
 

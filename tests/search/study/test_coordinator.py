@@ -165,7 +165,7 @@ def test_a_replayed_ledger_asks_only_cells_that_are_left(bench, monkeypatch):
 
     again.run()
 
-    assert set(asked) == {event["cell"][2] for event in events[-2:]}
+    assert set(asked) == {event["study"][2] for event in events[-2:]}
     pd.testing.assert_frame_equal(results(first), results(again))
 
 

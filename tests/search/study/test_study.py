@@ -8,9 +8,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 from search_toys import Bowl, Listed, ListSearcher, Walk
 
+from raymeta.outer.report import Report
 from raymeta.search.methods import get
 from raymeta.search.plan import make_plan
-from raymeta.search.spec import TrialReport
 from raymeta.search.study.study import ATTEMPTS
 from raymeta.search.tune.search_study import study_of
 
@@ -213,7 +213,7 @@ def test_a_trial_whose_worker_dies_runs_again(bench):
         make_plan(Bowl(), Listed((0.5, 0.4), rung=3), 22, 1).study_specs()[0]
     )
     run = study.request_trial()
-    rung = TrialReport("report", 1, 3, 4.0, 0.1, 0.5, False, {"lr": 0.5, "kind": 0})
+    rung = Report(1, 3, 4.0, 0.5, hparams={"lr": 0.5, "kind": "plain"})
     study.record(0, [rung])
 
     assert study.on_worker_lost(0, "node gone") is None
@@ -224,7 +224,7 @@ def test_a_trial_whose_worker_dies_runs_again(bench):
 def test_a_descent_whose_worker_dies_starts_again(bench):
     study = study_of(make_plan(Bowl(), Walk(), 30, 1).study_specs()[0])
     run = study.request_trial()
-    study.record(0, [TrialReport("report", 1, 9, 10.0, 0.1, 0.5, True, {"lr": 0.5})])
+    study.record(0, [Report(1, 9, 10.0, 0.5, True, {"lr": 0.5})])
     assert study.best == (0.5, {"lr": 0.5})
 
     assert study.on_worker_lost(0, "node gone") is None
@@ -239,7 +239,7 @@ def test_a_descent_whose_workers_keep_dying_fails_where_it_comes_no_further(benc
     def loses(*spent):
         for each in spent:
             study.request_trial()
-            message = TrialReport("report", 1, 9, each, 0.1, 0.5, True, {"lr": 0.5})
+            message = Report(1, 9, each, 0.5, True, {"lr": 0.5})
             study.record(0, [message])
             end = study.on_worker_lost(0, "node gone")
         return end
@@ -339,7 +339,7 @@ class TestMethodsThatAreNotLeftToTheComparison:
         study = self.study(scheduler=Pausing())
         study.request_trial()
         with pytest.raises(ValueError, match="decided to PAUSE: use another"):
-            study.record(0, [TrialReport("report", inner_steps=3, outer_loss=1.0)])
+            study.record(0, [Report(inner_steps=3, outer_loss=1.0)])
 
 
 def test_registered_methods_are_found_by_name():

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from search_toys import Bowl, ListSearcher
 
+from raymeta.outer.report import Report
 from raymeta.search.methods.hyperband import HyperBand
 from raymeta.search.methods.pbt import Pbt
 from raymeta.search.plan import make_plan
-from raymeta.search.spec import TrialReport
 from raymeta.search.tune.clipped_loss import ClippedLossSearcher
 from raymeta.search.tune.controller import PAUSED
 from raymeta.search.tune.isolated_rng import IsolatedGlobalRNG
@@ -127,14 +127,14 @@ def test_members_that_wait_for_one_that_fails_go_on():
     said = {0: 0.1, 1: 0.2, 2: 0.3, 3: math.nan}
     for loss in said.values():
         run = study.request_trial()
-        message = TrialReport("report", 1, 3, 4.0, 0.1, loss, False, run.hparams)
+        message = Report(1, 3, 4.0, loss, hparams=run.hparams)
         assert study.record(run.number, [message])
 
     origins = {}
     for _ in range(3):
         run = study.request_trial()
         origins[run.number] = run.origin
-        message = TrialReport("report", 1, 6, 4.0, 0.1, 0.1, False, run.hparams)
+        message = Report(1, 6, 4.0, 0.1, hparams=run.hparams)
         study.record(run.number, [message])
     assert origins == {0: 0, 1: 1, 2: 0}
 

@@ -1,4 +1,4 @@
-"""Dot-product test: forward derivatives of a step against its reverse ones."""
+"""Whether torch's forward derivatives of a step agree with its reverse ones."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
