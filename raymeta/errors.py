@@ -1,4 +1,4 @@
-"""One-line errors for names that do not exist."""
+"""Errors of one line, for names that do not exist."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

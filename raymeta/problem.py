@@ -1,4 +1,4 @@
-"""The one problem type that every estimator consumes."""
+"""Bilevel problem: the one type that every estimator consumes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

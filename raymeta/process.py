@@ -1,4 +1,4 @@
-"""This process, as whoever calls raymeta had it.
+"""Process-wide state, given back as whoever calls raymeta had it.
 
 Ray, Tune, Optuna, scikit-learn and torch's compiler set environment variables, signal
 handlers, levels of logging and warning filters when they are imported or run, and a

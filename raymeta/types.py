@@ -1,4 +1,4 @@
-"""The vocabulary of raymeta: what a tensor function of training takes and gives."""
+"""Types: what a tensor function of training takes and gives."""
 
 from typing import Any, NamedTuple
 

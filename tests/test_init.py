@@ -1,6 +1,7 @@
 """The names of the package itself."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import raymeta
@@ -23,6 +24,21 @@ def test_every_public_name_is_there_and_type_checkers_see_it():
 
 def test_every_room_that_a_user_imports_is_a_public_name():
     inner = {"autograd", "cli", "compile", "outer", "results", "runtime", "space"}
+    inner.add("testing")  # which needs pytest: `from raymeta import *` does not
     root = Path(raymeta.__file__).parent
     rooms = {path.parent.name for path in root.glob("*/__init__.py")}
     assert rooms - inner == rooms & set(raymeta.__all__)
+
+
+def test_files_that_are_no_modules_are_shipped():
+    root = Path(raymeta.__file__).parent
+    settings = tomllib.loads((root.parent / "pyproject.toml").read_text())
+    shipped = {
+        path
+        for package, patterns in settings["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for path in root.parent.glob(f"{package.replace('.', '/')}/{pattern}")
+    }
+    others = {p for p in root.rglob("*") if p.is_file() and ".py" not in p.suffix}
+    assert others <= shipped
+    assert root / "py.typed" in shipped

@@ -1,1 +1,1 @@
-"""Which derivative a stopped gradient, or a hook on one, takes part in."""
+"""Autograd: stopped gradients and hooks, double backward, surrogate gradients."""

@@ -1,4 +1,4 @@
-"""Operators that lack a derivative, found in autograd's graphs."""
+"""Double backward: operators without one, found in autograd's graphs."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Functions whose backward pass is not the derivative of their forward pass."""
+"""Surrogate gradients: backward passes that are not the derivative of the forward."""
 
 import inspect
 import warnings
@@ -35,7 +35,7 @@ class Call(NamedTuple):
     """What a Function was applied to.
 
     Attributes:
-        arguments: outside every graph.
+        arguments: its arguments, outside every graph.
         through_stops: whether within `StopGradients`, which gives what a Function keeps
             of its forward pass a graph.
     """

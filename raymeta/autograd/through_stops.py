@@ -1,4 +1,4 @@
-"""Functions of users, run within `StopGradients` where they need it."""
+"""Calls of pure functions, within `StopGradients` where they need it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ class ThroughStops:
     arguments.
 
     Args:
-        name: of the functions, for errors.
+        name: what errors call the functions.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""What operators a call runs, seen below autograd."""
+"""Dispatch modes: the operators that a call runs, seen below autograd."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Traced graphs as functions: replayed, or compiled by inductor."""
+"""Kernels of traced graphs: replayed, or compiled by inductor."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""A graph of values and their pullback, cut in two."""
+"""Partition of a joint graph into a forward and a backward one."""
 
 from torch import fx
 

@@ -1,4 +1,4 @@
-"""A step applied again and again, and its derivative, as graphs of operators."""
+"""Recurrences x ← f(x, c, b) and their derivatives, as graphs of operators."""
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
@@ -166,7 +166,7 @@ class _Walk:
     """One pass through a chain, forwards and, if asked, backwards.
 
     Attributes:
-        structure: of x, where the walk stands.
+        structure: that of x, where the walk stands.
         depends: for each floating-point tensor of c, whether x depends on it.
     """
 

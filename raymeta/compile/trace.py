@@ -1,4 +1,4 @@
-"""Pure functions of tensors as graphs of operators."""
+"""Traces: pure functions of tensors as graphs of operators."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager

@@ -1,4 +1,4 @@
-"""The breast cancer data that ship with scikit-learn."""
+"""Breast cancer data that ship with scikit-learn."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""The 8x8 handwritten digits that ship with scikit-learn."""
+"""Handwritten digits of 8x8 pixels that ship with scikit-learn."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""What an episode of meta-learning holds."""
+"""Episodes of meta-learning: support and query examples of a task."""
 
 from typing import Any, Literal, NamedTuple, get_args
 

@@ -44,7 +44,7 @@ class Family(Protocol):
             count: tasks of the step.
             start: the number of the first task wanted.
             stop: the number after the last one's, start < stop <= count.
-            seed: of the run.
+            seed: seed of the run.
             split: which part of the family; each has tasks of its own.
 
         Returns:

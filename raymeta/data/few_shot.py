@@ -21,7 +21,7 @@ class LabelledImages(NamedTuple):
         images: shape (n, channels, height, width): floats, or uint8, which episodes
             scale to [0, 1].
         labels: the number of each image's class, shape (n,), int64.
-        names: of the classes.
+        names: names of the classes.
         source: where they come from, for error messages.
     """
 
@@ -41,7 +41,7 @@ class FewShot:
     class; query likewise with Q for K.
 
     Attributes:
-        name: of the family.
+        name: name of the family.
         data: the images.
         classes: split -> its classes; none is in two.
         ways: N.

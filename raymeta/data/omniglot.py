@@ -42,7 +42,7 @@ def omniglot(
             their character's split.
         fractions: shares of the characters for training and validation; the rest is
             for test.
-        seed: of this split.
+        seed: seeds this split.
 
     Raises:
         ValueError: as `read_folders` and `FewShot`.

@@ -1,4 +1,4 @@
-"""Episodes prepared while others are learnt from."""
+"""Prefetching of episodes, while others are learnt from."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -33,10 +33,10 @@ def prefetch(
     is dropped.
 
     Args:
-        family: of the tasks.
+        family: the family of tasks.
         steps: the outer steps, as `range(t, T)` or, without end, `itertools.count(t)`.
         count: tasks of a step, of all workers together.
-        seed: of the run.
+        seed: seed of the run.
         split: the part of the family's tasks.
         rank: this worker.
         world: workers, which share a step's tasks as `share` says.

@@ -24,7 +24,7 @@ class Draws:
     the tasks of others.
 
     Attributes:
-        seed: of the whole run.
+        seed: seed of the whole run.
         split: the part of the family's tasks.
         step: the outer step.
         start: the first task's number.

@@ -1,4 +1,4 @@
-"""Splitting one data set into train, validation and test."""
+"""Splits of one data set into train, validation and test."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ def split(x: Tensor, y: Tensor, fractions: tuple[float, float], seed: int) -> Sp
         x: inputs, shape (n, ...).
         y: targets, shape (n, ...).
         fractions: shares of train and validation; the rest is the test set.
-        seed: of the shuffle.
+        seed: seeds the shuffle.
 
     Raises:
         ValueError: the shares leave a part empty.

@@ -14,7 +14,7 @@ def text(path: str | Path | None = None) -> str:
     characters in version 1.9 (BSD-3-Clause).
 
     Args:
-        path: of a text file in UTF-8.
+        path: a text file in UTF-8.
 
     Raises:
         ValueError: the file cannot be read as such.
@@ -35,7 +35,7 @@ def passages(text: str, length: int) -> tuple[Tensor, Tensor, str]:
     """A text cut into passages that do not overlap, to predict each next character.
 
     Args:
-        text: of at least length + 1 characters.
+        text: at least length + 1 characters.
         length: L, characters of a passage.
 
     Returns:

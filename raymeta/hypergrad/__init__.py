@@ -1,4 +1,4 @@
-"""Every way of computing dE/dλ, one estimator a file."""
+"""Estimators of the hypergradient dE/dλ, one a file."""
 
 import torch
 
@@ -11,7 +11,6 @@ from raymeta.hypergrad.base import (
 from raymeta.hypergrad.checkpointed import Checkpointed
 from raymeta.hypergrad.es import ES
 from raymeta.hypergrad.forward import Forward
-from raymeta.hypergrad.hparams_read import named_in, require_names, unread
 from raymeta.hypergrad.implicit import Implicit
 from raymeta.hypergrad.linear_solvers import ConjugateGradient, FixedPoint, Neumann
 from raymeta.hypergrad.pes import PES
@@ -20,6 +19,7 @@ from raymeta.hypergrad.reversible import Reversible
 from raymeta.hypergrad.short_term import ShortTerm
 from raymeta.hypergrad.tower import TowerState, tower
 from raymeta.hypergrad.truncated import Truncated
+from raymeta.hypergrad.used_hparams import named_in, require_names, unread
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams
 

@@ -1,4 +1,4 @@
-"""The recursion of reverse mode, for runs whose graph is built piece by piece."""
+"""Adjoint recursion of reverse mode, for runs whose graph is built piece by piece."""
 
 import torch
 from torch import Tensor

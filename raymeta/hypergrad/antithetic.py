@@ -1,4 +1,4 @@
-"""Runs under random antithetic perturbations of λ, side by side."""
+"""Antithetic sampling: runs under random perturbations ±ε of λ, side by side."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -88,7 +88,7 @@ class Population:
         problem: what is trained.
         moved: λ ± ε: name -> shape (2 N, *shape).
         fixed: the other hyperparameters.
-        vectorized: by `torch.func.vmap`, or one run after the other.
+        vectorized: whether runs go by `torch.func.vmap`, or one after the other.
     """
 
     problem: BilevelProblem

@@ -1,4 +1,4 @@
-"""What an estimator of the hypergradient is, and the pieces that they share."""
+"""Estimators of the hypergradient: their protocol, and the pieces that they share."""
 
 from dataclasses import fields, replace
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
@@ -10,8 +10,8 @@ from raymeta._tree import detach, is_differentiable
 from raymeta.autograd.double_backward import (
     require_twice_differentiable as require_twice_differentiable,
 )
-from raymeta.hypergrad.checks import recording
 from raymeta.hypergrad.compiled import Compiled
+from raymeta.hypergrad.preflight import recording
 from raymeta.optim import Optimizer
 from raymeta.problem import BilevelProblem, known, require_scalar
 from raymeta.types import Hparams, State, Tensors
@@ -107,7 +107,7 @@ def require_estimator(given: object, steps: int) -> None:
 
     Args:
         given: maybe a class of estimators, or an optimizer.
-        steps: of the one that may be meant.
+        steps: how many the estimator has that may be meant.
     """
     kind = given if isinstance(given, type) else type(given)
     rule = "an estimator of the hypergradient is an object such as"

@@ -1,4 +1,4 @@
-"""Which states to keep and which steps to run again: orders of reversing a run."""
+"""Checkpoint schedules: which states to keep, and which steps to run again."""
 
 import math
 from collections.abc import Iterator

@@ -23,9 +23,9 @@ from raymeta.hypergrad.checkpoint_schedules import (
     even,
     repeated_steps,
 )
-from raymeta.hypergrad.checks import differentiating, require_sound
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
+from raymeta.hypergrad.preflight import differentiating, require_sound
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams, State
 

@@ -1,4 +1,4 @@
-"""A problem whose steps, and their derivatives, run as machine code."""
+"""Compiled problems: steps, and their derivatives, as machine code."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace

@@ -19,9 +19,9 @@ from raymeta.hypergrad.base import (
     require_steps,
     start,
 )
-from raymeta.hypergrad.checks import differentiating, require_real, require_sound
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
+from raymeta.hypergrad.preflight import differentiating, require_real, require_sound
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams
 
@@ -43,7 +43,7 @@ class ES:
         steps: T, the length of the run.
         sigma: σ in natural values, one number or one per hyperparameter by name.
         pairs: N.
-        seed: of the noise, which is a function of (seed, λ).
+        seed: seeds the noise, which is a function of (seed, λ).
         vectorized: run all perturbations at once by `torch.func.vmap`; False for a step
             that it refuses (`.item()`, control flow that depends on data).
         compile: run the steps as machine code; see `compiled`.

@@ -10,7 +10,6 @@ from raymeta._tree import detach, partition
 from raymeta.compile.recurrence import Recurrence
 from raymeta.compile.trace import Untraceable
 from raymeta.hypergrad import dual_numbers
-from raymeta.hypergrad.agreement import require_agreement
 from raymeta.hypergrad.base import (
     Hypergradient,
     Rollout,
@@ -18,8 +17,9 @@ from raymeta.hypergrad.base import (
     disconnected,
     require_steps,
 )
-from raymeta.hypergrad.checks import differentiating, require_real, require_sound
 from raymeta.hypergrad.collectives import require_functional
+from raymeta.hypergrad.dot_product_test import require_agreement
+from raymeta.hypergrad.preflight import differentiating, require_real, require_sound
 from raymeta.optim.base import as_real
 from raymeta.problem import BilevelProblem, known
 from raymeta.types import Hparams, State, Tensors

@@ -1,4 +1,4 @@
-"""The implicit function theorem at the end of training."""
+"""Implicit differentiation at the end of training."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -18,14 +18,14 @@ from raymeta.hypergrad.base import (
     require_steps,
     start,
 )
-from raymeta.hypergrad.checks import (
+from raymeta.hypergrad.collectives import require_functional
+from raymeta.hypergrad.compiled import compiled
+from raymeta.hypergrad.linear_solvers import ConjugateGradient, Solver
+from raymeta.hypergrad.preflight import (
     differentiating,
     require_pullback,
     require_sound,
 )
-from raymeta.hypergrad.collectives import require_functional
-from raymeta.hypergrad.compiled import compiled
-from raymeta.hypergrad.linear_solvers import ConjugateGradient, Solver
 from raymeta.optim.base import as_real, like
 from raymeta.problem import BilevelProblem, TrainState
 from raymeta.types import Hparams, Tensors
@@ -47,7 +47,7 @@ class Implicit:
 
     Attributes:
         steps: T, the length of the run.
-        solver: of the linear system.
+        solver: solves the linear system.
         compile: run the steps as machine code; see `compiled`.
 
     Source: Lorraine et al. 2020, Theorem 1 and Algorithm 2; Bengio 2000.

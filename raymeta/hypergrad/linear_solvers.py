@@ -47,8 +47,8 @@ class ConjugateGradient:
        p \leftarrow r' + \frac{r'^\top r'}{r^\top r} p $$
 
     Attributes:
-        iterations: the most.
-        tolerance: of the residual; ε^(2/3) of b's type if None, that is 4e-11 in
+        iterations: the most that are taken.
+        tolerance: residual to reach; ε^(2/3) of b's type if None, that is 4e-11 in
             float64 and 2e-5 in float32.
         accept: the residual to put up with where the last iteration leaves more than
             the tolerance, or where negative curvature ends them (Steihaug 1983);
@@ -96,7 +96,7 @@ class Neumann:
     Attributes:
         iterations: K, the number of terms.
         lr: α; below 2 / the largest eigenvalue of A.
-        tolerance: of the residual; see `ConjugateGradient`. A short series is an
+        tolerance: residual to reach; see `ConjugateGradient`. A short series is an
             approximation: accept it with the residual that you can bear, 1 at most.
 
     Source: Lorraine et al. 2020, Algorithm 3.
@@ -143,8 +143,8 @@ class FixedPoint:
     `ConjugateGradient` by the square root of A's condition number.
 
     Attributes:
-        iterations: the most.
-        tolerance: of the residual; see `ConjugateGradient`.
+        iterations: the most that are taken.
+        tolerance: residual to reach; see `ConjugateGradient`.
 
     Source: Grazzi et al. 2020 (AID with a fixed-point method); Cauchy 1847 for ω.
     """

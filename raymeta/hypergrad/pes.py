@@ -19,9 +19,9 @@ from raymeta.hypergrad.base import (
     require_steps,
     start,
 )
-from raymeta.hypergrad.checks import differentiating, require_real, require_sound
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
+from raymeta.hypergrad.preflight import differentiating, require_real, require_sound
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams, State, Tensors
 
@@ -30,7 +30,7 @@ class Particles(NamedTuple):
     """Perturbed runs that go on from window to window.
 
     Attributes:
-        states: of the runs at + and then at -; leading dimension 2 N.
+        states: s of the runs at + and then at -; leading dimension 2 N.
         sums: ξ, all perturbations of a + run so far: name -> shape (N, *shape). A -
             run has -ξ.
     """
@@ -58,9 +58,9 @@ class PES:
         steps: the length of a window.
         sigma: σ in natural values, one number or one per hyperparameter by name.
         pairs: N.
-        seed: of the noise, which is a function of (seed, step, λ).
+        seed: seeds the noise, which is a function of (seed, step, λ).
         vectorized: see `ES`.
-        compile: likewise.
+        compile: see `ES`.
 
     Source: Vicol et al. 2021, Algorithm 2, with antithetic pairs.
     """

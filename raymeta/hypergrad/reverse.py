@@ -15,10 +15,10 @@ from raymeta.hypergrad.base import (
     start,
     unroll,
 )
-from raymeta.hypergrad.checks import differentiating, require_sound
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.higher_engine import require_truth, unroll_with_higher
+from raymeta.hypergrad.preflight import differentiating, require_sound
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams, State
 

@@ -12,10 +12,10 @@ from raymeta.hypergrad.base import (
     require_steps,
     start,
 )
-from raymeta.hypergrad.checks import differentiating, require_sound
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.fixed_precision import MAGNITUDE_BITS
+from raymeta.hypergrad.preflight import differentiating, require_sound
 from raymeta.hypergrad.reversible_run import (
     RetracedRun,
     require_inverse,

@@ -1,4 +1,4 @@
-"""Momentum descent in fixed point: a run that goes forwards and backwards."""
+"""Reversible runs: momentum descent in fixed point, forwards and backwards."""
 
 import math
 from typing import NamedTuple

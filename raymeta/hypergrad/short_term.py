@@ -1,4 +1,4 @@
-"""Online, one step ahead."""
+"""Short-term hypergradients: online, a few steps ahead."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, cast
@@ -18,9 +18,9 @@ from raymeta.hypergrad.base import (
     start,
     unroll,
 )
-from raymeta.hypergrad.checks import Through, differentiating, require_sound
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
+from raymeta.hypergrad.preflight import Through, differentiating, require_sound
 from raymeta.problem import BilevelProblem, Descent, TrainState
 from raymeta.types import Batch, Hparams, State, Tensors
 

@@ -8,7 +8,7 @@ from torch import Tensor, full_like, zeros_like
 
 from raymeta._tree import detach
 from raymeta.hypergrad.base import differentiable, look_ahead_cost, pull_back
-from raymeta.hypergrad.checks import ordinary, recording, require_sound
+from raymeta.hypergrad.preflight import ordinary, recording, require_sound
 from raymeta.hypergrad.short_term import HINT
 from raymeta.optim import Optimizer
 from raymeta.problem import BilevelProblem, Descent
@@ -75,8 +75,8 @@ def tower(
         optimizer: κ -> the hyper-optimizer, for example
             `lambda kappa: raymeta.optim.sgd(kappa["hyper_lr"])`. Its parameters are the
             hyperparameters by name, so that a setting may differ between them.
-        space: of λ, to walk in its unconstrained coordinates and within its bounds;
-            None walks in natural values, without bounds.
+        space: the search space of λ, to walk in its unconstrained coordinates and
+            within its bounds; None walks in natural values, without bounds.
         loss: E: the problem's "outer" loss by default, or the training loss of the
             "next_batch", as in the paper.
 

@@ -16,9 +16,9 @@ from raymeta.hypergrad.base import (
     start,
     unroll,
 )
-from raymeta.hypergrad.checks import differentiating, require_sound
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
+from raymeta.hypergrad.preflight import differentiating, require_sound
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams
 

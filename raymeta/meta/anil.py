@@ -1,4 +1,4 @@
-"""Almost no inner loop."""
+"""ANIL: almost no inner loop."""
 
 from collections.abc import Mapping, Sequence
 from typing import Unpack

@@ -1,4 +1,4 @@
-"""Fast context adaptation."""
+"""CAVIA: fast context adaptation."""
 
 from collections.abc import Mapping
 from typing import Literal, Unpack

@@ -1,4 +1,4 @@
-"""From data to functa."""
+"""Functa: data as functions."""
 
 from typing import Unpack
 

@@ -1,4 +1,4 @@
-"""The user's module as a function of its weights, in inner loops and on queries."""
+"""Functional networks: a module as a function of weights, in inner loops and after."""
 
 from typing import Any
 
@@ -82,8 +82,8 @@ class MetaNetwork:
         """Outputs in training mode, and the buffers as the module leaves them.
 
         Args:
-            weights: by name; others are ignored.
-            buffers: by name.
+            weights: tensors by name; others than its own are ignored.
+            buffers: tensors by name.
             inputs: what the module is called with.
             noise: randomness inside it.
         """

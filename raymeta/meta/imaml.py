@@ -1,4 +1,4 @@
-"""MAML with implicit gradients."""
+"""iMAML: MAML with implicit gradients."""
 
 import math
 from typing import Unpack
@@ -51,8 +51,8 @@ def imaml(
         optimizer: see `maml`; it has no hyperparameters to learn, as the minimum does
             not depend on them.
         steps: T, the inner steps.
-        solver: of the linear system; by default five conjugate gradients, whatever the
-            residual they leave. It is the metric "residual" of a task.
+        solver: solves the linear system; by default five conjugate gradients, whatever
+            the residual they leave. It is the metric "residual" of a task.
         **options: see `Options`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A data set that is learnt."""
+"""Learned data sets: examples as meta-parameters."""
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def learned_dataset(
     Args:
         points: n, an even number.
         dimensions: d.
-        seed: of the first points, which are N(0, 1).
+        seed: seeds the first points, which are N(0, 1).
         optimizer: see `maml`; SGD with a learning rate of 0.01 by default.
         steps: T, the inner steps.
 

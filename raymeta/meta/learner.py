@@ -1,4 +1,4 @@
-"""What is meta-learnt, and the training run that a task is."""
+"""Learner: meta-parameters θ, and the training run that a task is."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Learning rates for every layer and step."""
+"""LSLR: learning rates for every layer and step."""
 
 from typing import Unpack
 

@@ -1,4 +1,4 @@
-"""Model-agnostic meta-learning."""
+"""MAML: model-agnostic meta-learning."""
 
 from collections.abc import Mapping
 from typing import Unpack

@@ -1,4 +1,4 @@
-"""The module that users wrap in `DistributedDataParallel` like any other."""
+"""Meta-module: what users wrap in `DistributedDataParallel` like any other."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -23,8 +23,9 @@ class MetaOutput(NamedTuple):
 
     Attributes:
         loss: the mean over tasks, shape ().
-        losses: of each task, shape (N,); not finite where its inner loop diverged.
-        metrics: of each task by name, shape (N,), without a graph.
+        losses: the outer loss of each task, shape (N,); not finite where its inner loop
+            diverged.
+        metrics: numbers of each task by name, shape (N,), without a graph.
     """
 
     loss: Tensor

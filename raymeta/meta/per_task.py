@@ -1,4 +1,4 @@
-"""The inner loops of one task after the other."""
+"""Inner loops of one task after the other."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,14 +1,11 @@
-"""What is found out before a module's first forward, by one task taken by itself."""
+"""Preflight of a meta-module's first forward, by one task taken by itself."""
 
 import torch
 
 from raymeta._tree import tree_map
-from raymeta.autograd.double_backward import (
-    marked_backward_passes,
-    not_twice,
-    require_twice_differentiable,
-)
+from raymeta.autograd.double_backward import marked_backward_passes
 from raymeta.data.episodes import Episode
+from raymeta.hypergrad.preflight import require_pullback
 from raymeta.meta.learner import Learner
 from raymeta.meta.per_task import TaskByTask
 from raymeta.meta.weighted import is_weighted
@@ -60,11 +57,4 @@ class Preflight:
         leaves = {k: x.detach().requires_grad_() for k, x in theta.items()}
         with marked_backward_passes():
             losses, _ = self._engine.outcome(task, leaves, steps)
-        require_twice_differentiable(losses, [*leaves.values()], REMEDY)
-        if not losses.requires_grad:
-            return
-        try:
-            torch.autograd.grad(losses, [*leaves.values()], allow_unused=True)
-        except RuntimeError as error:  # of which NotImplementedError is one
-            fault = f"torch says: {str(error).partition(chr(10))[0]}"
-            raise not_twice(fault, REMEDY) from None
+        require_pullback(losses, [*leaves.values()], REMEDY)

@@ -1,4 +1,4 @@
-"""Networks of sines, modulated by a latent vector."""
+"""SIREN: networks of sines, modulated by a latent vector."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The inner loop of supervised tasks: what most algorithms share."""
+"""Inner loop of supervised tasks: what most algorithms share."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -49,8 +49,8 @@ class Options(TypedDict, total=False):
         batch_norm: what batch norms normalize with, "batch" by default: the examples
             that are evaluated together (Finn et al. 2017). Others: see
             `raymeta.module_problem`.
-        seed: of randomness inside the module (dropout): with it, a task's data and the
-            inner step decide.
+        seed: seeds randomness inside the module (dropout): with it, a task's data and
+            the inner step decide.
     """
 
     metrics: Mapping[str, Loss]
@@ -98,7 +98,7 @@ def rule_of(
     Args:
         inner: see `Inner`.
         module: whose parameters an optimizer of `torch.optim` that is given has.
-        adapted: those that it must have, by name.
+        adapted: the parameters that it must have, by name.
 
     Raises:
         ValueError: `raymeta.optim` has no such rule.

@@ -1,4 +1,4 @@
-"""Randomness inside the modules of inner loops."""
+"""Random numbers inside the modules of inner loops."""
 
 from functools import cached_property
 from typing import Any

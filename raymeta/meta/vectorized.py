@@ -1,4 +1,4 @@
-"""The inner loops of all tasks at once."""
+"""Inner loops of all tasks at once, by `torch.func.vmap`."""
 
 from collections.abc import Callable
 from typing import Any

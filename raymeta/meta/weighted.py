@@ -1,4 +1,4 @@
-"""The loss of a batch, also where examples have weights and tasks are padded."""
+"""Losses of a batch, also where examples have weights and tasks are padded."""
 
 from collections.abc import Callable
 from itertools import compress
@@ -67,10 +67,10 @@ def batch_loss(loss: Loss, outputs: Any, examples: Examples, name: str) -> Tenso
     the loss must be a mean over examples, of which each is taken by itself.
 
     Args:
-        loss: of outputs and targets.
+        loss: (outputs, targets) -> shape ().
         outputs: any pytree; its tensors whose first dimension is that of the weights
             are of examples each, others of all of them together.
-        examples: of one task, `without_padding`.
+        examples: those of one task, `without_padding`.
         name: what the loss is called, for messages.
 
     Raises:
@@ -114,7 +114,7 @@ def require_examples_apart(
     Args:
         network: inputs -> outputs, and whatever else it leaves behind; the same for the
             same inputs, to the bit.
-        inputs: of the examples of one task.
+        inputs: what the examples of one task have as inputs.
         weight: theirs; values must be known.
     """
     real, count = weight > 0, len(weight)

@@ -1,4 +1,4 @@
-"""A bilevel problem from the user's own `nn.Module` and data sets.
+"""Modules: bilevel problems from the user's own `nn.Module` and data sets.
 
 `module_problem` is all that most users need. Beside it: what makes hyperparameters of
 training differentiable where torch's own functions are not (`smoothed_cross_entropy`,

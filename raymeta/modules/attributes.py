@@ -1,4 +1,4 @@
-"""What a module keeps outside its parameters and buffers, as values to compare."""
+"""Attributes of a module beside parameters and buffers, as values to compare."""
 
 import itertools
 import random
@@ -54,8 +54,8 @@ class Place(NamedTuple):
     Attributes:
         layer: the name of the layer; None where all copies of the module share it, as
             with a class's attribute, a global, or a variable of a closure.
-        attribute: as Class.attribute.
-        path: of the value within the attribute.
+        attribute: its name, as Class.attribute.
+        path: where the value is within the attribute.
     """
 
     layer: str | None
@@ -69,9 +69,9 @@ def attributes(
     """All plain values that a module keeps, or reads beside itself.
 
     Args:
-        module: any.
+        module: any module.
         known: names of buffers that are no such values.
-        hooks: those whose variables are; see `acting_hooks`.
+        hooks: the hooks whose variables are such values; see `acting_hooks`.
     """
     return dict(itertools.islice(_places(module, known, hooks, Walk()), _LIMIT))
 

@@ -1,4 +1,4 @@
-"""Data sets by index, and which examples a step sees."""
+"""Batches: data sets by index, and which examples a step sees."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from raymeta._tree import tree_leaves
 from raymeta.modules.collate import collated, require_targets, same
 from raymeta.modules.counter_rng import mix
 from raymeta.modules.datasets import first_row_not_finite, gathered, length
-from raymeta.modules.generators import restored, seed_all, states
+from raymeta.modules.rng_state import restored, seed_all, states
 
 
 class Examples(NamedTuple):
@@ -41,8 +41,8 @@ class Source:
         data: a `TensorDataset`, a `Subset` of one, or any map-style data set of
             (inputs…, target).
         device: where the examples go.
-        dtype: of Python's floats among them.
-        seed: of what it draws.
+        dtype: what Python's floats among them become.
+        seed: seeds what it draws.
 
     Attributes:
         name: the argument of `module_problem`.
@@ -189,8 +189,8 @@ def batch_indices(count: int, size: int, seed: int, t: int) -> Tensor:
 
     Args:
         count: how many examples there are; an epoch leaves out what fills no batch.
-        size: of a batch.
-        seed: of the order.
+        size: examples in a batch.
+        seed: seeds the order.
         t: the step.
     """
     epoch, position = divmod(t, count // size)

@@ -1,4 +1,4 @@
-"""One batch from several examples, or one line that says why there is none."""
+"""Collation of examples into a batch, or one line that says why there is none."""
 
 from collections import Counter
 from numbers import Number
@@ -24,7 +24,7 @@ def collated(
         name: the argument of `module_problem`.
         items: the examples.
         device: where they go; where they are by default.
-        dtype: of Python's floats, which have none; torch's default by default.
+        dtype: what Python's floats become; torch's default by default.
 
     Raises:
         ValueError: they do not go together, or are no tensors, arrays or numbers.

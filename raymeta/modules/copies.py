@@ -49,7 +49,7 @@ def copied(module: nn.Module, shared: Iterable[tuple[Tensor, Tensor]] = ()) -> A
     """A copy of a module; what an earlier call left in it has no graph.
 
     Args:
-        module: any.
+        module: any module.
         shared: pairs of its tensors and those that take their places.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Data as users bring them, as a data set by index."""
+"""Data sets by index, from data as users bring them."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A module as a pure function of its tensors."""
+"""Functional modules: pure functions of a module's tensors."""
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -14,9 +14,9 @@ from raymeta._tree import cloned, tree_map
 from raymeta.autograd.stop_gradient import innermost
 from raymeta.modules.copies import copied
 from raymeta.modules.counter_rng import Noise, mix
-from raymeta.modules.generators import restored, seed_all, states
 from raymeta.modules.overrides.internals import ATTRIBUTES
 from raymeta.modules.overrides.modes import Inspection, Substitutes
+from raymeta.modules.rng_state import restored, seed_all, states
 from raymeta.types import Tensors
 
 Run = Callable[[Noise, tuple], Any]
@@ -32,7 +32,7 @@ class Needs(NamedTuple):
             traced.
         kept: names of layers that keep something of their last call (an attention
             map, a table). It is dropped after each call.
-        copies: of the inputs, into which the module writes.
+        copies: whether it gets copies of the inputs, into which it writes.
     """
 
     substitutes: bool

@@ -1,4 +1,4 @@
-"""Training of a module as a bilevel problem."""
+"""Bilevel problem of training a module."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -17,11 +17,11 @@ from raymeta.modules.copies import copied, require_module, with_tensors
 from raymeta.modules.counter_rng import Noise, mix
 from raymeta.modules.datasets import data_set, length
 from raymeta.modules.functional import Network
-from raymeta.modules.generators import restored, seed_all
 from raymeta.modules.overrides.batch_norm import Policy, apply_policy, tuned_norms
 from raymeta.modules.overrides.gradient_hooks import gradient_hooks
 from raymeta.modules.preflight import first_look, functions
 from raymeta.modules.purity import survey
+from raymeta.modules.rng_state import restored, seed_all
 from raymeta.modules.user_functions import require_function
 from raymeta.optim import Optimizer
 from raymeta.problem import BilevelProblem, Descent, TrainState, known
@@ -92,11 +92,11 @@ def module_problem(
             arrays with examples in their rows. What it draws from the global generators
             where it reads an example is a function of (seed, epoch, example), for `val`
             and `test` of (seed, example).
-        val: likewise; the outer loss is the mean loss over all of it.
+        val: data as for `train`; the outer loss is the mean loss over all of it.
         optimizer: λ -> the inner update rule.
         batch_size: examples per step, drawn without replacement from a new
             permutation each epoch; all of them by default, as they stand.
-        seed: of the batch order, of augmentation and of randomness inside the module.
+        seed: seeds the batch order, augmentation and randomness inside the module.
         test: held-out data for `BilevelProblem.metrics`.
         metrics: name -> (outputs, targets) -> shape (), computed on `test` beside
             `test_loss` and named `test_<name>`.

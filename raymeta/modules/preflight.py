@@ -1,4 +1,4 @@
-"""The functions given to `module_problem`, and a first look at what they make of data.
+"""Preflight of `module_problem`: the functions given to it, on the first batch.
 
 All that goes wrong with the first batch is told here, before a step is taken.
 """
@@ -70,10 +70,10 @@ def functions(
         module: what is trained.
         mixed: whether precision is mixed.
         loss: see `module_problem`, as for the others.
-        train_loss: or None, as for the others.
-        regularizer: or None.
-        augment: or None.
-        metrics: or None.
+        train_loss: its argument of this name, or None.
+        regularizer: see `train_loss`.
+        augment: see `train_loss`.
+        metrics: see `train_loss`.
 
     Raises:
         ValueError: one is no function of as many arguments, or a loss that has weights
@@ -122,7 +122,7 @@ def first_look(
     """Call the module with examples, and what is given with its outputs.
 
     Args:
-        source: of the examples.
+        source: where the examples are from.
         network: the module at its present weights.
         buffers: the module's own.
         examples: a batch.

@@ -1,4 +1,4 @@
-"""Whether a module is a pure function of its tensors, found out by calling copies.
+"""Purity of a module as a function of its tensors, found out by calling copies.
 
 A step that is done again (by Checkpointed, by a line search, in another process) must
 be the same step. So outputs may depend on inputs, weights, buffers and random numbers
@@ -39,9 +39,9 @@ def survey(
     Args:
         network: the module; it stays as it is.
         original: what the network's module is a copy of.
-        buffers: those that may change, by name.
-        inputs: of a batch.
-        noise: of a step; it is not drawn from.
+        buffers: the buffers that may change, by name.
+        inputs: the inputs of a batch.
+        noise: the noise of a step; it is not drawn from.
 
     Returns:
         For `Network.provide`.

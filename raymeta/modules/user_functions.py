@@ -1,4 +1,4 @@
-"""Functions that users give: what they are called with, and what they must return."""
+"""User functions: what they are called with, and what they must return."""
 
 import inspect
 import traceback
@@ -19,9 +19,9 @@ from raymeta._tree import cloned, in_transform, tree_leaves, tree_map
 from raymeta.autograd.stop_gradient import inner_gradient
 from raymeta.modules.collate import same
 from raymeta.modules.counter_rng import Noise, mix
-from raymeta.modules.generators import restored, seed_all, states
 from raymeta.modules.overrides.internals import versions
 from raymeta.modules.overrides.modes import Inspection, Substitutes
+from raymeta.modules.rng_state import restored, seed_all, states
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -33,7 +33,7 @@ class _Needs(NamedTuple):
         substitutes: rules for functions that cannot be used as they are.
         generators: the global generators, seeded by (seed, t). Such a step cannot be
             traced.
-        copies: of the arguments, into which the function writes.
+        copies: whether it gets copies of the arguments, into which it writes.
     """
 
     substitutes: bool
@@ -198,7 +198,7 @@ class _Watch(TorchFunctionMode):
     """Looks at what a function does with its arguments, and what else it reads.
 
     Args:
-        name: of the function.
+        name: what errors call the function.
         pair: its first two arguments: outputs and targets of a loss.
         module: whose parameters it must not read, nor others; None where it may.
 

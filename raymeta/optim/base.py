@@ -1,4 +1,4 @@
-"""What an inner optimizer is, and how a rule for one tensor becomes one."""
+"""Inner optimizers as (init, update) pairs, and rules for one tensor made such."""
 
 # In this package, since torch.compile traces the nested functions with their
 # annotations, and cannot subscript a type.
@@ -39,7 +39,7 @@ class Recipe(NamedTuple):
     Attributes:
         name: its class, for example "SGD".
         settings: its numbers.
-        flags: those of its other arguments that are True.
+        flags: names of its other arguments that are True.
         update: the update that this describes; one around it (clipping) is another.
         first_order: whether gradients are cut from the graph (see `first_order`).
     """
@@ -111,7 +111,7 @@ def tensorwise(
         start: (w, settings at step 0) -> what is kept for w before the first step.
         step: (w, g, kept, k, settings) -> (w, kept); k = 1, 2, … counts the steps
             taken, float64 of shape (), so that 1 - β^k is exact for float32 weights.
-        settings: with `lr` α and `weight_decay` λ among them.
+        settings: numbers by name, `lr` α and `weight_decay` λ among them.
         decoupled: weight decay acts on the weights rather than on the gradient.
         maximize: ascend.
         stands_for: the class of `torch.optim` whose steps these are, if any.

@@ -1,4 +1,4 @@
-"""A learned schedule as a file, and its replay with plain `torch.optim`."""
+"""Export of learned schedules to files, and their replay with plain `torch.optim`."""
 
 import json
 import math
@@ -69,8 +69,8 @@ def replay_with_torch(
     `initial_accumulator_value`) must be given there.
 
     Args:
-        optimizer: from `torch.optim`.
-        schedule: from `load_schedule`, or `Result.schedule`.
+        optimizer: an optimizer of `torch.optim`.
+        schedule: what `load_schedule` gives, or `Result.schedule`.
         settings: (λ by flat name, step t) -> settings of all groups, or a list with
             those of each group.
 

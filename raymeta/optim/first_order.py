@@ -1,4 +1,4 @@
-"""Updates whose gradients are constants to whoever differentiates them."""
+"""First-order updates: gradients are constants to whoever differentiates them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rule that an optimizer of `torch.optim` follows."""
+"""Conversion of optimizers of `torch.optim` to differentiable rules."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def from_torch(
         params: the parameters that the rule is for, by name; each has the settings of
             its group. May be left out where there is one group, or the optimizer was
             given `named_parameters()`.
-        scheduler: of the optimizer, before its first step: the learning rate, and what
+        scheduler: its scheduler, before the first step: the learning rate, and what
             else it changes, is that of each training step.
-        steps: of a run, with a scheduler; past them the last value holds.
+        steps: T of a run, with a scheduler; past them the last value holds.
         every: training steps from one step of the scheduler to the next, for one that
             steps once an epoch.
 

@@ -1,4 +1,4 @@
-"""An update rule as a function of λ: what problems take for `optimizer`."""
+"""Optimizers as functions of λ: what problems take for `optimizer`."""
 
 from __future__ import annotations
 

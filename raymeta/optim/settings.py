@@ -1,4 +1,4 @@
-"""How the numeric settings of an optimizer are given, checked and looked up."""
+"""Settings of an optimizer: how numbers are given, checked and looked up."""
 
 from __future__ import annotations
 
@@ -132,8 +132,8 @@ class Settings:
 
         Args:
             at: the settings.
-            name: of the parameter.
-            shape: of the parameter.
+            name: name of the parameter.
+            shape: shape of the parameter.
         """
         for key, value in at.items():
             if not isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""The schedules that a scheduler of `torch.optim` gives to the settings of groups."""
+"""Schedules of the settings of groups, as a scheduler of `torch.optim` has them."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def followed(
     A copy of the scheduler takes the steps; the given one stays where it is.
 
     Args:
-        optimizer: that of the scheduler.
-        scheduler: before its first step.
+        optimizer: whose settings the scheduler changes.
+        scheduler: a scheduler before its first step.
         steps: T, the training steps of a run; an integer.
         every: training steps from one step of the scheduler to the next; likewise.
 

@@ -1,4 +1,4 @@
-"""What is wrong with the arguments of an optimization, in one line."""
+"""Checks of an optimization's arguments; an error is one line."""
 
 import math
 from numbers import Integral, Real

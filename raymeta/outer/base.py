@@ -1,4 +1,4 @@
-"""What every hypergradient descent is made from."""
+"""Base class of the hypergradient descents."""
 
 import math
 from abc import ABC, abstractmethod
@@ -44,14 +44,14 @@ class Evaluated(NamedTuple):
 class HyperDescent(ABC):
     r"""A walk in a search space by hypergradients, within a budget.
 
-    Where hypergradients lead no further, `_look_around` tries random points near the
+    Where hypergradients lead no further, `_local_search` tries random points near the
     best one by plain runs, which cost a third of a hypergradient, until one is better.
     What is looked at over the whole horizon before anything else is the start, so that
     what is found is never worse than it.
 
-    A descent that says which hypergradient matters (`_heed`) looks in coordinate i at a
-    distance proportional to $|\partial E/\partial x_i|^{-1/2}$, for where E is flat
-    only what is far away makes a difference.
+    A descent that says which coordinates matter (`_update_sensitivity`) looks in
+    coordinate i at a distance proportional to $|\partial E/\partial x_i|^{-1/2}$, for
+    where E is flat only what is far away makes a difference.
 
     Attributes:
         problem: one sample of a task.
@@ -59,9 +59,9 @@ class HyperDescent(ABC):
         estimator: how to differentiate.
         horizon: T, the training steps of a full run.
         budget: gradient evaluations; never exceeded.
-        seed: of everything random.
+        seed: seeds every random draw of this descent.
         hyper_lr: first length of a step in each coordinate; None for the descent's own.
-        evaluator: compute what is evaluated, or remember it.
+        evaluator: computes what is evaluated, or remembers it.
     """
 
     problem: BilevelProblem

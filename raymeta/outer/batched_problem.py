@@ -1,4 +1,4 @@
-"""Many training runs of one problem, at different λ, as one."""
+"""Batched problems: many training runs of one problem, at different λ, as one."""
 
 import logging
 from collections.abc import Callable, Iterator

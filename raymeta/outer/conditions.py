@@ -1,11 +1,11 @@
-"""Which hyperparameters of a task are used at which options, found by looking."""
+"""Conditions of a task: which λ are used at which options, found by looking."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Any, cast
 
-from raymeta.hypergrad.hparams_read import Read, lacking, read
+from raymeta.hypergrad.used_hparams import Read, lacking, read
 from raymeta.problem import BilevelProblem
 from raymeta.space import Choice, Space
 from raymeta.tasks.base import Task, sample_problem, sampled
@@ -45,7 +45,7 @@ def conditioned(task: Task, seed: int = 0) -> Task:
     Args:
         task: of which one problem, or one for each combination of options that decide
             what is trained, takes a step at each combination.
-        seed: of the problem.
+        seed: seeds the problem.
 
     Raises:
         ValueError: what the space declares as not used is read all the same.

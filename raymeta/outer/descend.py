@@ -78,7 +78,7 @@ def descend(
         task: gives the space and the horizon.
         problem: one sample of the task.
         estimator: how to differentiate.
-        seed: of the restarts.
+        seed: seeds every random draw of this descent.
         budget: gradient evaluations; never exceeded.
         hyper_lr: first length of a hyper-step in each unconstrained coordinate: log λ
             for `Positive`, logit λ for `Unit`, λ for `Real`, in eighths of the range
@@ -86,7 +86,7 @@ def descend(
             default. From there lengths adapt: they grow while hypergradients agree, to
             1.5 and 0.2 (or the first length where that is more), and shrink where they
             do not.
-        evaluator: compute what is evaluated, or remember it.
+        evaluator: computes what is evaluated, or remembers it.
 
     Raises:
         ValueError: the budget does not cover one complete run; the estimator restarts

@@ -1,4 +1,4 @@
-"""The expensive part of a descent, which may be remembered instead of computed."""
+"""Evaluations: the expensive part of a descent, which may also be remembered."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ Trained = tuple[State, list[float]]
 
 
 class Evaluator:
-    """What a descent evaluates: here it is computed.
+    """Evaluations of a descent: here they are computed.
 
     A descent is a deterministic function of what these methods return. So one that was
     killed goes on where it was if what they returned is returned again, in order, by a
@@ -38,13 +38,13 @@ class Evaluator:
         train: Callable[[], Trained],
         rollout: Rollout | None = None,
     ) -> Trained:
-        """What `train` returns: training without hypergradient, and E at its end.
+        """Training without hypergradient and E at its end: what `train` returns.
 
         Args:
-            hparams: λ of the run, or of several, stacked.
-            horizon: training steps at its end.
+            hparams: λ of one run, or of several, stacked.
+            horizon: the training steps of the whole run.
             train: trains, and evaluates.
-            rollout: from which it goes on; None for s_0.
+            rollout: where it goes on from; None for s_0.
         """
         return train()
 

@@ -36,8 +36,8 @@ def loss_surface(
         task: what is trained.
         names: two continuous hyperparameters, by flat name.
         at: λ by flat name, for the others; the space's initial values by default.
-        seed: of the task's sample.
-        points: of the grid along each, from bound to bound, evenly in the coordinate
+        seed: seeds the task's sample.
+        points: grid points along each, from bound to bound, evenly in the coordinate
             that black-box search samples uniformly (log λ for `Positive`).
         progress: called with the number of runs done and of all.
 
@@ -79,7 +79,7 @@ def learning_curves(
         task: what is trained.
         hparams: the λs, each by flat name; an option may be given as a frame holds it,
             as a string.
-        seed: of the task's sample.
+        seed: seeds the task's sample.
         progress: called with the number of runs done and of all.
 
     Returns:

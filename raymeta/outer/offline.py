@@ -1,4 +1,4 @@
-"""Hypergradient descent with one hyper-step per training run."""
+"""Offline hypergradient descent: one hyper-step per training run."""
 
 import math
 from collections.abc import Generator, Iterator

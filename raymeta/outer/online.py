@@ -1,4 +1,4 @@
-"""Hypergradient descent while training goes on."""
+"""Online hypergradient descent: hyper-steps while training goes on."""
 
 import math
 from collections.abc import Generator, Iterator

@@ -57,7 +57,7 @@ class OnlineRun:
         coordinates: where to walk, at fixed choices.
         estimator: one that looks ahead while training goes on.
         horizon: T, the training steps of a full run.
-        evaluator: compute what is evaluated, or remember it.
+        evaluator: computes what is evaluated, or remembers it.
         adam: how λ steps.
 
     Several runs are one where x has a row for each, shape (N, n), and the problem is

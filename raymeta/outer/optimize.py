@@ -11,7 +11,7 @@ import torch
 
 from raymeta import tasks
 from raymeta.hypergrad import Estimator
-from raymeta.hypergrad.hparams_read import require_names
+from raymeta.hypergrad.used_hparams import require_names
 from raymeta.outer.arguments import (
     estimator_of,
     require_hyper_lr,
@@ -51,7 +51,7 @@ def optimize(
             or a name of `raymeta.hypergrad.registry`, for example "reverse".
         hyper_lr: see `descend`.
         budget: gradient evaluations; the task's default if None.
-        seed: of the task's sample and of restarts.
+        seed: seeds the task's sample and every random draw of the descent.
         progress: whether to print a line now and then; or what is called after each
             report with it and the lowest outer loss of a full run so far, ∞ before the
             first.
@@ -122,7 +122,7 @@ def optimize(
 
 
 def _printing(budget: float) -> Callable[[Report, float], None]:
-    """What prints how far a descent has come, now and then."""
+    """A printer of how far a descent has come, now and then."""
     display = Progress(True)
 
     def show(report: Report, best: float) -> None:

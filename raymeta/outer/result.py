@@ -1,4 +1,4 @@
-"""What a descent in this process has found."""
+"""Results of descents in this process."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What hypergradient descent found.
+    """Result of a hypergradient descent.
 
     Attributes:
         task: its name.
         method: the estimator's name.
-        seed: of the task's sample.
+        seed: the one of the task's sample.
         hparams: λ of the best run in natural values. Where λ changed during that run,
             the mean in unconstrained coordinates: a run at this constant λ is another
             run than `schedule`, with another outer loss.

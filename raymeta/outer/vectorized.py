@@ -1,4 +1,4 @@
-"""Many runs of a problem side by side, as one program where `vmap` can."""
+"""Vectorized runs: many of one problem, as one program where `vmap` can."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +22,7 @@ from raymeta.types import Hparams, State
 
 
 class RunOutcome(NamedTuple):
-    """How one of the runs ended.
+    """End of one of the runs.
 
     Attributes:
         value: E(s_T), maybe not finite.
@@ -49,7 +49,7 @@ def at_constants(
         space: which λ is of.
         runs: λ of each, of the same choices, where the problem needs them.
         horizon: T.
-        evaluator: compute what is evaluated, or remember it.
+        evaluator: computes what is evaluated, or remembers it.
     """
     points = [space.point(hparams) for hparams in runs]
     if not stackable(problem, runs):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from raymeta import tasks as task_registry
 from raymeta.errors import said
 from raymeta.hypergrad.base import plain_cost
-from raymeta.hypergrad.hparams_read import require_names
+from raymeta.hypergrad.used_hparams import require_names
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.conditions import conditioned
 from raymeta.outer.descend import unsure

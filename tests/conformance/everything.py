@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from raymeta.optim import Optimizer
 from raymeta.problem import BilevelProblem, descent
+from raymeta.testing.optimizers import FORMS, formed
+from raymeta.testing.problems import SHAPES
 from raymeta.types import Batch, Hparams, Tensors
-from tests.conformance.optimizers import CASES, FORMS, SHAPES, Case, formed
+from tests.conformance.optimizers import CASES, JOINT, Case
 
 #: The ways to give a setting: one number for all, and those of `optimizers.FORMS`.
 ALL_FORMS = ("scalars", *FORMS)
@@ -46,7 +48,7 @@ def everything(
     def optimizer(h: Hparams) -> Optimizer:
         values = iter([h[name] for name in names])
         given = _settings(case, form, lambda setting, *shape: next(values))
-        return case.make(**given, **case.flags)
+        return case.rule(**given)
 
     learned |= _loss_and_start()
     learned |= {name: 0 * learned[name] for name in zeros if name in learned}
@@ -58,7 +60,7 @@ def _settings(case: Case, form: str, value: Callable[..., Tensor]) -> dict[str, 
     if form == "scalars":
         return {setting: value(setting) for setting in case.settings}
     named: Any = {setting: setting for setting in case.settings}
-    return formed(case._replace(settings=named), form, value)
+    return formed(named, form, value, JOINT)
 
 
 def _loss_and_start() -> Tensors:

@@ -1,20 +1,15 @@
 """Every inner optimizer with non-default settings; a new one is one line in CASES."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import chain, combinations
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch.func import vmap
 
 from raymeta import optim
-from raymeta.hypergrad.base import unroll
-from raymeta.optim import Optimizer, Schedule, Setting
-from raymeta.problem import BilevelProblem, descent
-from raymeta.types import Batch, Hparams, Tensors
-
-SHAPES = {"layer.weight": (2, 3), "layer.bias": (2,), "head": (2,)}
+from raymeta.optim import Optimizer
 
 
 class Case(NamedTuple):
@@ -31,6 +26,11 @@ class Case(NamedTuple):
     settings: dict[str, float]
     flags: dict[str, bool]
     reference: Callable[..., Any]
+
+    @property
+    def rule(self) -> Callable[..., Optimizer]:
+        """(**settings) -> the optimizer."""
+        return partial(self.make, **self.flags)
 
 
 class TorchLion(torch.optim.Optimizer):
@@ -146,102 +146,8 @@ SINGULAR_AT_ZERO = {
     "clip_by_value-sgd": {"value"},
     "clip_by_value-adamw": {"value"},
 }
-every_case = pytest.mark.parametrize("name", CASES)
 #: Without the mirror images of other cases.
 ESSENTIAL = [name for name in CASES if "maximize" not in name]
 essential_case = pytest.mark.parametrize("name", ESSENTIAL)
-#: The ways to give one value per something: form -> its pieces' shapes.
-FORMS: dict[str, Callable[[Callable[..., torch.Tensor]], Setting]] = {
-    "layers": lambda value: {"layer": value(), "head": value()},
-    "steps": lambda value: value(6),
-    "elements": lambda value: {k: value(*shape) for k, shape in SHAPES.items()},
-    "elements-steps": lambda value: {
-        k: Schedule(value(6, *shape)) for k, shape in SHAPES.items()
-    },
-}
-every_form = pytest.mark.parametrize("form", FORMS)
-
-
-def formed(case: Case, form: str, value: Callable[..., torch.Tensor]) -> dict[str, Any]:
-    """All settings in a form; `max_norm` has one value for all parameters."""
-
-    def setting(name: str) -> Setting:
-        own = form if form == "steps" or name != "max_norm" else "steps"
-        return FORMS[own](lambda *shape: value(case.settings[name], *shape))
-
-    return {name: setting(name) for name in case.settings}
-
-
-def toy(optimizer: Callable[[Hparams], Optimizer]) -> BilevelProblem:
-    """Two curved layers of ten weights, with other data at each of four steps."""
-    generator = torch.Generator().manual_seed(5)
-    x = torch.randn(5, 4, 3, generator=generator)
-    y = torch.randn(5, 4, generator=generator)
-
-    def loss(params: Tensors, data: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        hidden = torch.tanh(data[0] @ params["layer.weight"].T + params["layer.bias"])
-        return torch.log1p((hidden @ params["head"] - data[1]).square()).mean()
-
-    start = random_tensors(7)
-    return descent(
-        init_params=lambda hparams: start,
-        inner_loss=lambda params, hparams, batch: loss(params, batch.data),
-        outer_loss=lambda params, hparams: loss(params, (x[4], y[4])),
-        optimizer=optimizer,
-        batch=lambda t: Batch(torch.tensor(t), (x[t % 4], y[t % 4])),
-    )
-
-
-def random_tensors(seed: int, scale: float = 1.0) -> Tensors:
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: scale * torch.randn(shape, generator=generator)
-        for name, shape in SHAPES.items()
-    }
-
-
-def as_tensors(settings: dict[str, float]) -> Hparams:
-    return {name: torch.tensor(value) for name, value in settings.items()}
-
-
-def gradients(steps: int) -> list[Tensors]:
-    """Small and large ones, so that clipping acts at some steps only."""
-    scales = (0.1, 0.02, 1.0)
-    return [random_tensors(100 + t, scales[t % 3]) for t in range(steps)]
-
-
-def final(rule: Optimizer, params: Tensors, grads: list[Tensors]) -> Tensors:
-    memory = rule.init(params)
-    for t, g in enumerate(grads):
-        params, memory = rule.update(g, memory, params, torch.tensor(t))
-    return params
-
-
-def assert_equal(ours: Tensors, theirs: Any, rtol: float = 1e-12) -> None:
-    for name, p in theirs.items():
-        torch.testing.assert_close(ours[name], p.detach(), rtol=rtol, atol=1e-13)
-
-
-def differences(
-    problem: BilevelProblem, hparams: Hparams, steps: int, step: float
-) -> Tensors:
-    """What `run_differences` gives, with all its runs in one vectorized pass."""
-    sizes = {name: value.numel() for name, value in hparams.items()}
-    x = torch.cat([value.flatten() for value in hparams.values()])
-    h = step * x.abs().clamp(min=1e-2)
-    shifts = torch.stack([factor * h.diag() for factor in (1, -1, 2, -2)])
-
-    def outer_value(x: torch.Tensor) -> torch.Tensor:
-        parts = dict(zip(sizes, x.split(list(sizes.values())), strict=True))
-        moved = {k: part.reshape(hparams[k].shape) for k, part in parts.items()}
-        return plain_run(problem, moved, steps)
-
-    e = vmap(vmap(outer_value))(x + shifts)
-    slopes = (4 * (e[0] - e[1]) / 2 - (e[2] - e[3]) / 4) / (3 * h)
-    parts = zip(sizes, slopes.split(list(sizes.values())), strict=True)
-    return {name: part.reshape(hparams[name].shape) for name, part in parts}
-
-
-def plain_run(problem: BilevelProblem, hparams: Hparams, steps: int) -> torch.Tensor:
-    state = unroll(problem, hparams, problem.init(hparams), 0, steps)
-    return problem.outer_loss(state, hparams)
+#: Settings that have one value for all parameters.
+JOINT = {"max_norm"}

@@ -1,60 +1,51 @@
-"""What every inner optimizer must do; a new one is one line in `optimizers.CASES`."""
+"""Every inner optimizer; a new one is one line in `optimizers.CASES`."""
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import pytest
 import torch
-from torch.func import vmap
 
 from raymeta import optim
-from raymeta._tree import tree_leaves
-from raymeta.optim import Memory
-from raymeta.types import Hparams, Tensors
-from tests.conformance.optimizers import (
-    CASES,
-    Case,
+from raymeta.hypergrad import Reverse, hypergradient
+from raymeta.optim import Memory, Optimizer
+from raymeta.testing.optimizers import (
+    OptimizerConformance,
+    TorchOptimizerConformance,
     as_tensors,
     assert_equal,
-    essential_case,
-    every_case,
-    every_form,
     final,
-    formed,
     gradients,
-    random_tensors,
+    torch_step,
 )
+from raymeta.testing.problems import curved_layers, random_tensors
+from raymeta.testing.truth import largest_relative_error, vectorized_differences
+from raymeta.types import Hparams
+from tests.conformance.optimizers import CASES, ESSENTIAL, JOINT, SINGULAR_AT_ZERO
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-class Theirs:
-    """A case's reference in torch, and the parameters that it trains."""
+class TestRules(OptimizerConformance):
+    @pytest.fixture(params=ESSENTIAL)
+    def name(self, request):
+        return request.param
 
-    def __init__(self, case: Case, start: Tensors) -> None:
-        self.params = {k: torch.nn.Parameter(w.clone()) for k, w in start.items()}
-        params = self.params.values()
-        self.optimizer = case.reference(params, **case.settings, **case.flags)
+    @pytest.fixture
+    def make(self, name):
+        return CASES[name].rule
 
-    def step(self, grads: Tensors) -> None:
-        for name, p in self.params.items():
-            p.grad = grads[name].clone()
-        self.optimizer.step()
+    @pytest.fixture
+    def settings(self, name):
+        return CASES[name].settings
 
+    @pytest.fixture
+    def joint(self):
+        return JOINT
 
-@every_case
-@pytest.mark.parametrize("plain", [True, False], ids=["numbers", "tensors"])
-def test_follows_torch_optim_step_by_step(name, plain):
-    case, start = CASES[name], random_tensors(0)
-    settings = case.settings if plain else as_tensors(case.settings)
-    rule = case.make(**settings, **case.flags)
-    params, memory = start, rule.init(start)
-    theirs = Theirs(case, start)
-    for t, grads in enumerate(gradients(12)):
-        params, memory = rule.update(grads, memory, params, torch.tensor(t))
-        theirs.step(grads)
-        assert_equal(params, theirs.params)
+    @pytest.fixture
+    def singular_at_zero(self, name):
+        return SINGULAR_AT_ZERO.get(name, set())
 
 
 #: What our memories call, by the papers' letters, what torch.optim keeps.
@@ -71,125 +62,55 @@ OURS = {
 }
 
 
-@every_case
-def test_goes_on_from_a_warm_torch_optimizer(name):
-    case, start, grads = CASES[name], random_tensors(0), gradients(14)
-    theirs = Theirs(case, start)
-    for g in grads[:7]:
-        theirs.step(g)
-    rule = case.make(**as_tensors(case.settings), **case.flags)
-    memory = rule.init(start)
-    assert isinstance(memory, Memory)
-    slots = {}
-    for key, cold in memory.slots.items():
-        state = theirs.optimizer.state[theirs.params[key]]
-        warm = {OURS[k]: x.clone() for k, x in state.items() if k in OURS}
-        slots[key] = cold._replace(**warm)
-    memory = Memory(slots, torch.tensor(7))
-    params = {k: p.detach().clone() for k, p in theirs.params.items()}
-    for t, g in enumerate(grads[7:], start=7):
-        params, memory = rule.update(g, memory, params, torch.tensor(t))
-        theirs.step(g)
-        assert_equal(params, theirs.params)
+class TestAgainstTorch(TorchOptimizerConformance):
+    @pytest.fixture(params=CASES)
+    def case(self, request):
+        return CASES[request.param]
+
+    @pytest.fixture
+    def make(self, case):
+        return case.rule
+
+    @pytest.fixture
+    def settings(self, case):
+        return case.settings
+
+    @pytest.fixture
+    def reference(self, case):
+        return partial(case.reference, **case.flags)
+
+    def test_goes_on_from_a_warm_torch_optimizer(self, make, settings, reference):
+        start, grads = random_tensors(0), gradients(14)
+        theirs = {k: torch.nn.Parameter(w.clone()) for k, w in start.items()}
+        optimizer = reference(theirs.values(), **settings)
+        for g in grads[:7]:
+            torch_step(optimizer, theirs, g)
+        rule = make(**as_tensors(settings))
+        memory = rule.init(start)
+        assert isinstance(memory, Memory)
+        slots = {}
+        for key, cold in memory.slots.items():
+            state = optimizer.state[theirs[key]]
+            warm = {OURS[k]: x.clone() for k, x in state.items() if k in OURS}
+            slots[key] = cold._replace(**warm)
+        memory = Memory(slots, torch.tensor(7))
+        params = {k: p.detach().clone() for k, p in theirs.items()}
+        for t, g in enumerate(grads[7:], start=7):
+            params, memory = rule.update(g, memory, params, torch.tensor(t))
+            torch_step(optimizer, theirs, g)
+            assert_equal(params, theirs)
 
 
-@every_form
-@essential_case
-def test_constants_of_every_form_equal_the_number(name, form):
-    case, start = CASES[name], random_tensors(0)
-    constants = formed(case, form, lambda base, *shape: torch.full(shape, base))
-    rule = case.make(**constants, **case.flags)
-    plain = case.make(**case.settings, **case.flags)
-    ours, theirs = (final(each, start, gradients(8)) for each in (rule, plain))
-    assert_equal(ours, theirs, rtol=1e-13)
-
-
-@every_form
-@essential_case
-def test_a_step_keeps_shapes_and_dtypes(name, form):
-    # Float64 settings of every form around float32 weights, one of shape ().
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ESSENTIAL])
+def test_the_mirror_image_of_a_rule_has_its_true_hypergradient(name):
     case = CASES[name]
-    start = {k: w.float() for k, w in random_tensors(0).items()}
-    if not form.startswith("elements"):
-        start["layer.scale"] = torch.ones((), dtype=torch.float32)
-    settings = formed(case, form, lambda base, *shape: torch.full(shape, base))
-    rule = case.make(**settings, **case.flags)
-    before = (start, rule.init(start))
-    after = rule.update(start, before[1], start, torch.tensor(0))
-    for old, new in zip(tree_leaves(before), tree_leaves(after), strict=True):
-        assert (new.shape, new.dtype) == (old.shape, old.dtype)
-
-
-@essential_case
-def test_float64_weights_need_no_float64_default(name):
-    case, start, grads = CASES[name], random_tensors(0), gradients(8)
-    truth = final(case.make(**case.settings, **case.flags), start, grads)
-    torch.set_default_dtype(torch.float32)
-    ours = final(case.make(**case.settings, **case.flags), start, grads)
-    assert_equal(ours, truth, rtol=1e-14)
-
-
-@essential_case
-def test_vectorizes_over_settings_and_restarts(name):
-    case, grads = CASES[name], gradients(5)
-    starts = [random_tensors(0), random_tensors(1)]
-    choices = [as_tensors(case.settings)]
-    choices.append({key: 0.9 * value for key, value in choices[0].items()})
-
-    def trained(settings: Hparams, start: Tensors) -> Tensors:
-        return final(case.make(**settings, **case.flags), start, grads)
-
-    def stack(trees: list[Tensors]) -> Tensors:
-        return {key: torch.stack([tree[key] for tree in trees]) for key in trees[0]}
-
-    together = vmap(trained)(stack(choices), stack(starts))
-    alone = map(trained, choices, starts)
-    assert_equal(together, stack(list(alone)))
-
-
-@essential_case
-def test_compiles_to_one_graph_without_breaks(name):
-    case, start, grads = CASES[name], random_tensors(0), gradients(3)
-    settings = formed(case, "steps", lambda base, *shape: torch.full(shape, base))
-    torch._dynamo.reset()
-    graphs = []
-
-    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
-        graphs.append(graph)
-        return graph.forward
-
-    @torch.compile(fullgraph=True, backend=backend)
-    def update(settings: dict[str, Any], *state: Any) -> Any:
-        return case.make(**settings, **case.flags).update(*state)
-
-    params, memory = start, case.make(**settings, **case.flags).init(start)
-    for t, g in enumerate(grads):
-        params, memory = update(settings, g, memory, params, torch.tensor(t))
-    assert len(graphs) == 1
-    truth = final(case.make(**settings, **case.flags), start, grads)
-    assert_equal(params, truth, rtol=1e-13)
-
-
-@essential_case
-def test_a_parameter_without_a_setting_is_named(name):
-    case = CASES[name]
-    rule = case.make(**{**case.settings, "lr": {"other": 0.1}}, **case.flags)
-    with pytest.raises(ValueError, match=r"'layer.weight'.*got \['other'\]"):
-        rule.init(random_tensors(0))
-
-
-@essential_case
-def test_numbers_out_of_range_are_refused(name):
-    case = CASES[name]
-    for setting in case.settings:
-        for bad in (-0.1, {"layer": -0.1, "head": 0.1}):
-            if setting == "max_norm" and isinstance(bad, dict):
-                continue
-            with pytest.raises(ValueError, match=rf"needs {setting} .*but got -0.1"):
-                case.make(**{**case.settings, setting: bad}, **case.flags)
-    for fraction in case.settings.keys() & {"beta1", "beta2", "alpha", "rho"}:
-        with pytest.raises(ValueError, match=rf"{fraction} in \[0.0, 1.0\), .*got 1.0"):
-            case.make(**{**case.settings, fraction: 1.0}, **case.flags)
+    problem, hparams = (
+        curved_layers(lambda h: case.rule(**h)),
+        as_tensors(case.settings),
+    )
+    grads = hypergradient(problem, hparams, Reverse(8)).grads
+    truth = vectorized_differences(problem, hparams, 8, 1e-5)
+    assert largest_relative_error(grads, truth) < 1e-6
 
 
 #: How torch.optim computes, not what: no business of a pure function.
@@ -224,7 +145,7 @@ def test_every_rule_has_a_case():
 def test_the_cases_meet_both_branches():
     def head(name: str) -> torch.Tensor:
         case = CASES[name]
-        rule = case.make(**case.settings, **case.flags)
+        rule = case.rule(**case.settings)
         return final(rule, random_tensors(0), gradients(12))["head"]
 
     assert not torch.allclose(head("adam"), head("adam-amsgrad"))
@@ -277,3 +198,36 @@ def test_a_plain_zero_momentum_keeps_no_buffer():
     slots = rule.init(random_tensors(0)).slots
     assert slots["layer.weight"].velocity == slots["layer.bias"].velocity == ()
     assert torch.equal(slots["head"].velocity, torch.zeros(2))
+
+
+def test_radam_is_differentiable_on_both_sides_of_its_rectification():
+    # ρ is 5 for k = 8 at a β2 near 0.83.
+    def optimizer(h: Hparams) -> Optimizer:
+        return optim.radam(0.1, betas=(0.9, h["beta2"]), eps=1e-3)
+
+    problem = curved_layers(optimizer)
+    for beta2 in (0.0, 0.3, 1 / 3, 0.6, 0.7, 0.8, 0.9, 0.99, 0.999):
+        hparams = {"beta2": torch.tensor(beta2)}
+        truth = vectorized_differences(problem, hparams, 8, 1e-6)
+        result = hypergradient(problem, hparams, Reverse(8))
+        assert largest_relative_error(result.grads, truth) < 1e-6
+
+
+def test_amsgrad_shares_the_derivative_of_a_tie():
+    rule = optim.adam(0.1, betas=(0.0, 0.0), eps=0.0, amsgrad=True)
+    g = torch.tensor([2.0], requires_grad=True)
+    w = {"w": torch.zeros(1)}
+    w, memory = rule.update({"w": g}, rule.init(w), w, torch.tensor(0))
+    same = torch.tensor([2.0], requires_grad=True)
+    _, memory = rule.update({"w": same}, memory, w, torch.tensor(1))
+    grads = torch.autograd.grad(memory.slots["w"].v_max.sum(), [g, same])
+    assert [float(x) for x in grads] == [2.0, 2.0]  # half of 2 g each
+
+
+def test_lion_has_no_derivative_in_its_betas():
+    case = CASES["lion"]
+    problem = curved_layers(lambda h: case.make(**h))
+    result = hypergradient(problem, as_tensors(case.settings), Reverse(5))
+    assert result.grads["beta1"] == result.grads["beta2"] == 0
+    assert result.grads["lr"] != 0
+    assert result.grads["weight_decay"] != 0

@@ -8,9 +8,9 @@ from raymeta.hypergrad import Checkpointed, Reverse, hypergradient
 from raymeta.hypergrad.base import with_steps
 from raymeta.hypergrad.checkpoint_schedules import beta, binomial, even, repeated_steps
 from raymeta.tasks import Quadratic
+from raymeta.testing.problems import sgd_everything
+from raymeta.testing.truth import largest_relative_error
 from tests.support.memory import peak_bytes
-from tests.support.problems import sgd_everything
-from tests.support.truth import largest_relative_error
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -32,10 +32,10 @@ from raymeta.hypergrad import (
 )
 from raymeta.hypergrad.compiled import CompiledDescent, CompiledStep, compiled
 from raymeta.problem import BilevelProblem, Descent
+from raymeta.testing.problems import sgd_everything
+from raymeta.testing.truth import largest_relative_error
 from raymeta.types import Batch, Hparams
 from tests.support.memory import assert_flat
-from tests.support.problems import sgd_everything
-from tests.support.truth import largest_relative_error
 
 pytestmark = pytest.mark.usefixtures("float64")
 

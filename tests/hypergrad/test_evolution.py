@@ -25,10 +25,10 @@ from raymeta.hypergrad import (
 from raymeta.outer.report import plain_run
 from raymeta.problem import BilevelProblem
 from raymeta.tasks import Quadratic
+from raymeta.testing.problems import sgd_everything
+from raymeta.testing.truth import largest_relative_error
 from raymeta.types import Batch, Hparams, Tensors
 from tests.support.heavy import charged_and_counted, layers
-from tests.support.problems import sgd_everything
-from tests.support.truth import largest_relative_error
 
 pytestmark = pytest.mark.usefixtures("float64")
 

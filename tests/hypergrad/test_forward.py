@@ -16,10 +16,10 @@ from raymeta.compile import recurrence
 from raymeta.hypergrad import Forward, Reverse, dual_numbers, hypergradient
 from raymeta.hypergrad.base import advance
 from raymeta.problem import BilevelProblem, descent
+from raymeta.testing.problems import sgd_everything
+from raymeta.testing.truth import central_differences, largest_relative_error
 from raymeta.types import Batch, Hparams, Tensors
 from tests.support.heavy import charged_and_counted, layers
-from tests.support.problems import sgd_everything
-from tests.support.truth import central_differences, largest_relative_error
 
 pytestmark = pytest.mark.usefixtures("float64")
 

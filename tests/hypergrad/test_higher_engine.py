@@ -18,19 +18,12 @@ from raymeta._tree import is_differentiable, tree_leaves, tree_map
 from raymeta.hypergrad import Hypergradient, Reverse, Rollout
 from raymeta.optim import Optimizer, Schedule, Setting, adam, sgd
 from raymeta.problem import BilevelProblem, descent
+from raymeta.testing.optimizers import FORMS, as_tensors
+from raymeta.testing.problems import curved_layers, random_tensors, sgd_everything
+from raymeta.testing.truth import largest_relative_error, vectorized_differences
 from raymeta.types import Batch, Hparams, State, Tensors
-from tests.conformance.optimizers import (
-    CASES,
-    FORMS,
-    SINGULAR_AT_ZERO,
-    as_tensors,
-    differences,
-    random_tensors,
-    toy,
-)
+from tests.conformance.optimizers import CASES, SINGULAR_AT_ZERO
 from tests.support.memory import peak_bytes
-from tests.support.problems import sgd_everything
-from tests.support.truth import largest_relative_error
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -69,7 +62,7 @@ def rule(name: str, hparams: Hparams) -> Optimizer:
 
 
 def toy_of(name: str, **others: Setting) -> BilevelProblem:
-    return toy(lambda hparams: rule(name, {**hparams, **others}))
+    return curved_layers(lambda hparams: rule(name, {**hparams, **others}))
 
 
 def run(
@@ -111,7 +104,7 @@ def test_every_setting_has_its_true_hypergradient(name):
     problem, hparams = toy_of(name), learned(name)
     assert_agree(problem, hparams, 20)
     result, _ = run(problem, hparams, Reverse(20, engine="higher"))
-    truth = differences(problem, hparams, 20, 1e-5)
+    truth = vectorized_differences(problem, hparams, 20, 1e-5)
     assert largest_relative_error(result.grads, truth) < 1e-6
 
 
@@ -147,7 +140,7 @@ def test_settings_of_every_form_agree(name, form):
         settings = {key: setting(key, base) for key, base in case.settings.items()}
         return case.make(**settings, **case.flags)
 
-    assert_agree(toy(optimizer), {"c": torch.zeros(2)}, 8)
+    assert_agree(curved_layers(optimizer), {"c": torch.zeros(2)}, 8)
 
 
 @each_true
@@ -191,7 +184,9 @@ def test_a_learned_beta2_of_adam_is_refused_in_every_form():
         lambda beta2: torch.stack([beta2, beta2]),
         lambda beta2: {"layer": 0.9, "head": Schedule(torch.stack([beta2, beta2]))},
     ):
-        problem = toy(lambda h, given=given: adam(0.1, betas=(0.9, given(h["beta2"]))))
+        problem = curved_layers(
+            lambda h, given=given: adam(0.1, betas=(0.9, given(h["beta2"])))
+        )
         hparams = {"beta2": torch.tensor(0.9)}
         assert_refused(
             problem, hparams, "needs a constant beta2 in Adam, as higher cuts"
@@ -322,7 +317,7 @@ def test_an_update_of_ones_own_around_a_known_one_is_refused():
         return known._replace(update=update)
 
     hparams = {"lr": torch.tensor(0.1)}
-    assert_refused(toy(optimizer), hparams, "without clipping around it")
+    assert_refused(curved_layers(optimizer), hparams, "without clipping around it")
 
 
 def test_an_unknown_engine_is_answered_with_a_guess():

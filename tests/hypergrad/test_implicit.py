@@ -15,11 +15,11 @@ from raymeta.hypergrad import (
 )
 from raymeta.optim import sgd
 from raymeta.problem import BilevelProblem, descent
+from raymeta.testing.problems import mlp, sgd_everything
+from raymeta.testing.truth import largest_relative_error
 from raymeta.types import Batch, Hparams, Tensors
 from tests.support.heavy import charged_and_counted, layers
-from tests.support.problems import mlp, sgd_everything
 from tests.support.ridge import D, Ridge
-from tests.support.truth import largest_relative_error
 
 pytestmark = pytest.mark.usefixtures("float64")
 SOLVERS = {

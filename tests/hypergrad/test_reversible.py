@@ -23,10 +23,10 @@ from raymeta.optim import (
     sgd,
 )
 from raymeta.problem import BilevelProblem, TrainState, descent
+from raymeta.testing.problems import mlp, sgd_everything
+from raymeta.testing.truth import largest_relative_error, run_differences
 from raymeta.types import Hparams, Tensors
 from tests.support.memory import peak_bytes
-from tests.support.problems import mlp, sgd_everything
-from tests.support.truth import largest_relative_error, run_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -15,11 +15,12 @@ from raymeta.hypergrad.base import advance, unroll
 from raymeta.outer.optimize import optimize
 from raymeta.problem import BilevelProblem
 from raymeta.tasks import Quadratic
+from raymeta.testing.problems import mlp, sgd_everything
+from raymeta.testing.truth import central_differences, flops, largest_relative_error
 from raymeta.types import Hparams, Tensors
 from tests.support.heavy import layers
 from tests.support.memory import peak_bytes
-from tests.support.problems import mlp, noisy_network, sgd_everything
-from tests.support.truth import central_differences, flops, largest_relative_error
+from tests.support.noisy import noisy_network
 
 pytestmark = pytest.mark.usefixtures("float64")
 NEXT = ShortTerm(loss="next_batch")

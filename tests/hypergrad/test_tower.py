@@ -12,15 +12,16 @@ from raymeta._tree import tree_leaves
 from raymeta.hypergrad import Forward, Reverse, ShortTerm, hypergradient, tower
 from raymeta.hypergrad.base import advance, unroll
 from raymeta.problem import BilevelProblem
-from raymeta.types import Hparams, Tensors
-from tests.support.heavy import charged_and_counted, layers
-from tests.support.memory import peak_bytes
-from tests.support.problems import mlp, noisy_network, sgd_everything
-from tests.support.truth import (
+from raymeta.testing.problems import mlp, sgd_everything
+from raymeta.testing.truth import (
     central_differences,
     largest_relative_error,
     run_differences,
 )
+from raymeta.types import Hparams, Tensors
+from tests.support.heavy import charged_and_counted, layers
+from tests.support.memory import peak_bytes
+from tests.support.noisy import noisy_network
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -7,12 +7,12 @@ import torch
 
 from raymeta.hypergrad import Reverse, Truncated, hypergradient
 from raymeta.hypergrad.base import advance, unroll, with_steps
+from raymeta.testing.problems import sgd_everything
+from raymeta.testing.truth import central_differences, largest_relative_error
 from raymeta.types import Hparams
 from tests.support.heavy import charged_and_counted, layers
 from tests.support.memory import peak_bytes
-from tests.support.problems import sgd_everything
 from tests.support.ridge import D, Ridge
-from tests.support.truth import central_differences, largest_relative_error
 
 pytestmark = pytest.mark.usefixtures("float64")
 

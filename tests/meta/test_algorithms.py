@@ -32,6 +32,7 @@ from raymeta.meta import (
     reptile,
 )
 from raymeta.optim import Schedule, sgd
+from raymeta.testing.truth import largest_relative_error
 from tests.support.learners import (
     CASES,
     assert_close,
@@ -45,7 +46,6 @@ from tests.support.learners import (
     siren,
     tasks,
 )
-from tests.support.truth import largest_relative_error
 
 pytestmark = pytest.mark.usefixtures("float64")
 

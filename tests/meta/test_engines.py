@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from raymeta.hypergrad import Checkpointed, Forward, Reverse
 from raymeta.meta import MetaModule, maml
 from raymeta.optim import adam, sgd
+from raymeta.testing.truth import largest_relative_error
 from tests.support.learners import (
     CASES,
     assert_close,
@@ -16,7 +17,6 @@ from tests.support.learners import (
     mlp,
     sinusoids,
 )
-from tests.support.truth import largest_relative_error
 
 pytestmark = pytest.mark.usefixtures("float64")
 

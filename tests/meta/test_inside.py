@@ -10,6 +10,7 @@ from raymeta.data import FewShot, few_shot_digits
 from raymeta.meta import MetaModule, maml
 from raymeta.modules import PerStep
 from raymeta.optim import sgd
+from raymeta.testing.truth import largest_relative_error
 from tests.support.learners import (
     assert_close,
     descend,
@@ -20,7 +21,6 @@ from tests.support.learners import (
     seeded,
     sinusoids,
 )
-from tests.support.truth import largest_relative_error
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from raymeta._tree import tree_map
 from raymeta.meta import MetaModule, maml
 from raymeta.optim import sgd
+from raymeta.testing.truth import largest_relative_error
 from tests.support.learners import (
     assert_close,
     differences,
@@ -19,7 +20,6 @@ from tests.support.learners import (
     seeded,
     sinusoids,
 )
-from tests.support.truth import largest_relative_error
 
 pytestmark = pytest.mark.usefixtures("float64")
 

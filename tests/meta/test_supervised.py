@@ -11,7 +11,8 @@ from raymeta._tree import tree_leaves
 from raymeta.meta import MetaModule, anil, cavia, fomaml, imaml, learned_dataset, maml
 from raymeta.optim import adam, first_order, from_torch, sgd
 from raymeta.optim.clip import clip_by_norm
-from tests.conformance.optimizers import gradients, random_tensors
+from raymeta.testing.optimizers import gradients
+from raymeta.testing.problems import random_tensors
 from tests.support.learners import assert_close, classifiers, mlp, sinusoids
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from raymeta.hypergrad import Checkpointed, Forward, Reverse, hypergradient
+from raymeta.testing.truth import largest_relative_error, run_differences
 from tests.support.module_cases import data, hparams_of, mlp, problem_of
-from tests.support.truth import largest_relative_error, run_differences
 
 pytestmark = [
     pytest.mark.usefixtures("float64"),

@@ -31,7 +31,7 @@ from raymeta.hypergrad import (
 from raymeta.modules.datasets import gathered
 from raymeta.outer.report import plain_run
 from raymeta.problem import BilevelProblem
-from tests.support.truth import largest_relative_error, run_differences
+from raymeta.testing.truth import largest_relative_error, run_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
 N, STEPS = 12, 4

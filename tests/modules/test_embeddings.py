@@ -12,9 +12,9 @@ from raymeta import optim
 from raymeta.hypergrad import Checkpointed, Forward, Reverse, hypergradient
 from raymeta.outer.report import plain_run
 from raymeta.problem import BilevelProblem
+from raymeta.testing.truth import largest_relative_error, run_differences
 from raymeta.types import Hparams
 from tests.support.module_cases import CLOSE, SIZE, TRAIN, VAL, problem_of
-from tests.support.truth import largest_relative_error, run_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
 HPARAMS = {"lr": 0.3, "weight_decay": 0.1, "scale": 1.5}

@@ -22,6 +22,11 @@ from raymeta.modules import (
 )
 from raymeta.outer.report import plain_run
 from raymeta.problem import BilevelProblem
+from raymeta.testing.truth import (
+    central_differences,
+    largest_relative_error,
+    run_differences,
+)
 from raymeta.types import Hparams, Tensors
 from tests.support.module_cases import (
     CLOSE,
@@ -35,11 +40,6 @@ from tests.support.module_cases import (
     mlp,
     problem_of,
     ridge,
-)
-from tests.support.truth import (
-    central_differences,
-    largest_relative_error,
-    run_differences,
 )
 
 pytestmark = pytest.mark.usefixtures("float64")

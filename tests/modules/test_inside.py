@@ -15,9 +15,9 @@ from raymeta.modules import (
     random_affine,
 )
 from raymeta.problem import BilevelProblem
+from raymeta.testing.truth import largest_relative_error, run_differences
 from raymeta.types import Hparams
 from tests.support.module_cases import CLOSE, both, frozen, hparams_of, mlp, problem_of
-from tests.support.truth import largest_relative_error, run_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -9,8 +9,8 @@ from raymeta._tree import tree_leaves
 from raymeta.hypergrad import Forward, Reverse, hypergradient
 from raymeta.hypergrad.base import advance
 from raymeta.problem import BilevelProblem
+from raymeta.testing.truth import largest_relative_error
 from tests.support.module_cases import hparams_of, mlp, problem_of, ridge
-from tests.support.truth import largest_relative_error
 
 
 def attention() -> nn.Module:

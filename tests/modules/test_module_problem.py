@@ -14,6 +14,7 @@ from raymeta.hypergrad import Forward, Reverse, ShortTerm, hypergradient
 from raymeta.hypergrad.base import advance
 from raymeta.outer.report import plain_run
 from raymeta.problem import BilevelProblem
+from raymeta.testing.truth import largest_relative_error, run_differences
 from tests.support.module_cases import (
     CLOSE,
     TRAIN,
@@ -28,7 +29,6 @@ from tests.support.module_cases import (
     ridge,
     train_with_torch,
 )
-from tests.support.truth import largest_relative_error, run_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
 

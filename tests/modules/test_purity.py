@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from raymeta.compile.trace import Untraceable
 from raymeta.hypergrad import Checkpointed, Forward, Reverse, hypergradient
 from raymeta.modules import module_problem
+from raymeta.testing.truth import largest_relative_error, run_differences
 from tests.support.module_cases import VAL, data, hparams_of, mlp, problem_of
-from tests.support.truth import largest_relative_error, run_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
 

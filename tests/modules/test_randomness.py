@@ -11,6 +11,7 @@ from raymeta.hypergrad import ES, Forward, Reverse, ShortTerm, hypergradient
 from raymeta.modules import Examples
 from raymeta.outer.report import plain_run
 from raymeta.problem import BilevelProblem
+from raymeta.testing.truth import largest_relative_error, run_differences
 from raymeta.types import Batch
 from tests.support.module_cases import (
     CLOSE,
@@ -22,7 +23,6 @@ from tests.support.module_cases import (
     mlp,
     problem_of,
 )
-from tests.support.truth import largest_relative_error, run_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
 

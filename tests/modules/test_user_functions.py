@@ -18,8 +18,8 @@ from raymeta.hypergrad import (
 )
 from raymeta.outer.report import plain_run
 from raymeta.problem import BilevelProblem
+from raymeta.testing.truth import largest_relative_error, run_differences
 from tests.support.module_cases import data, hparams_of, mlp, problem_of
-from tests.support.truth import largest_relative_error, run_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
 

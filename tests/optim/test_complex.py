@@ -7,9 +7,10 @@ from torch import Tensor
 from raymeta import hypergrad, optim
 from raymeta.hypergrad import hypergradient
 from raymeta.problem import BilevelProblem, descent
+from raymeta.testing.optimizers import as_tensors, assert_equal
+from raymeta.testing.truth import largest_relative_error, run_differences
 from raymeta.types import Batch, Hparams, Tensors
-from tests.conformance.optimizers import CASES, ESSENTIAL, as_tensors, assert_equal
-from tests.support.truth import largest_relative_error, run_differences
+from tests.conformance.optimizers import CASES, ESSENTIAL
 
 pytestmark = pytest.mark.usefixtures("float64")
 SHAPES = {"layer.weight": (2, 3), "layer.bias": (), "head": (2,)}

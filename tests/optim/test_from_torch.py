@@ -9,7 +9,8 @@ from torch.optim import lr_scheduler as schedulers
 from torch.optim.swa_utils import SWALR
 
 from raymeta.optim import from_torch
-from tests.conformance.optimizers import gradients, random_tensors
+from raymeta.testing.optimizers import gradients
+from raymeta.testing.problems import random_tensors
 
 pytestmark = pytest.mark.usefixtures("float64")
 STEPS = 12

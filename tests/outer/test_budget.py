@@ -64,14 +64,13 @@ def test_an_outer_loss_without_gradient_is_a_third_of_a_pass():
 
 
 @every_estimator
-@pytest.mark.parametrize("horizon", [13, 16])
-def test_a_budget_of_one_run_is_one_run(estimator, horizon):
-    task = Small(horizon=horizon)
-    estimator = with_horizon(estimator, horizon)
+def test_a_budget_of_one_run_is_one_run(estimator):
+    task = Small(horizon=13)
+    estimator = with_horizon(estimator, 13)
     cost = run_cost(estimator, task)
     reports = list(descend(task, task.sample(0), estimator, seed=0, budget=cost))
     assert reports[-1].complete
-    assert reports[-1].inner_steps == horizon
+    assert reports[-1].inner_steps == 13
     assert reports[-1].gradient_evals <= cost * (1 + 1e-12)
     assert [report.complete for report in reports[:-1]] == [False] * (len(reports) - 1)
     message = rf"at least {math.ceil(cost)} gradient evaluations for one run, but got"
@@ -80,7 +79,7 @@ def test_a_budget_of_one_run_is_one_run(estimator, horizon):
 
 
 @every_estimator
-@pytest.mark.parametrize(("horizon", "extra"), [(13, 1.7), (16, 37.3), (7, 333.0)])
+@pytest.mark.parametrize(("horizon", "extra"), [(16, 1.7), (7, 233.0)])
 def test_the_budget_is_spent_but_never_exceeded(estimator, horizon, extra):
     task = Small(horizon=horizon)
     estimator = with_horizon(estimator, horizon)

@@ -16,15 +16,15 @@ from raymeta.hypergrad import (
     ShortTerm,
     Truncated,
 )
-from raymeta.hypergrad.hparams_read import Read, read
+from raymeta.hypergrad.used_hparams import Read, read
 from raymeta.optim import adam, sgd
 from raymeta.outer import descend
 from raymeta.outer.conditions import conditioned, seen_by
 from raymeta.outer.replay import loss_curve, replay
 from raymeta.problem import descent, known
 from raymeta.space import Choice, Positive, Real, Space, Unit
+from raymeta.testing.truth import largest_relative_error, run_differences
 from tests.support.either import Either
-from tests.support.truth import largest_relative_error, run_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -11,8 +11,8 @@ from raymeta.outer import Coordinates
 from raymeta.problem import no_data
 from raymeta.space import Choice, Positive, Real, Space, Unit
 from raymeta.tasks import Quadratic
+from raymeta.testing.truth import central_differences
 from raymeta.types import Hparams
-from tests.support.truth import central_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -175,3 +175,11 @@ def test_hparams_live_where_the_problem_does():
 def test_an_all_discrete_space_has_no_coordinates():
     with pytest.raises(ValueError, match=r"has only \['depth', 'width'\]: add Po"):
         Coordinates(Space(width=Choice([1, 2]), depth=Choice([1, 2])))
+
+
+def test_starts_on_the_bounds_are_moved_inside():
+    space = Space(lr=Positive(0.1, low=0.01, high=1.9))
+    coordinates = Coordinates(space)
+    for value, inside in (0.01, 0.01), (1.9, 1.9), (5.0, 1.9):
+        x = coordinates.at({"lr": torch.tensor(value, dtype=torch.float64)})
+        assert float(coordinates.hparams(x)["lr"]) == pytest.approx(inside)

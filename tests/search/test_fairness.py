@@ -1,7 +1,6 @@
 """Evidence of fairness: what is hashed, and what is said where it differs."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 import pytest
@@ -12,7 +11,6 @@ from torch.utils.data import TensorDataset
 
 from raymeta.modules import module_problem
 from raymeta.optim import sgd
-from raymeta.outer.flops import step_flops
 from raymeta.results.validity import REMEDY, reasons_of
 from raymeta.search.fairness import evidence_of, fingerprint, mismatches, spending_of
 from raymeta.search.methods.gradient import HypergradientDescent
@@ -100,47 +98,6 @@ def test_one_process_finds_out_that_a_seed_is_another_problem_when_sampled_again
     assert mismatches(found) == unfair
     assert len(found["linear"]["0"]["data"].split(" != ")) == 2
     assert set(done.frame()["invalid"]) == {"data and batches differ"}
-
-
-def test_a_step_costs_the_operations_that_one_counts_by_hand():
-    linear = Linear()
-    # Forward 2·4·3, and the gradient of the weights as much; inputs need none. The
-    # bias sums over 4; each of 4 numbers is scaled and subtracted; a step is counted.
-    products, others = 2 * 2 * 4 * 3, 4 + 2 * 4 + 1
-    assert step_flops(linear.sample(0), linear.space.initial()) == products + others
-
-    net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
-    data = TensorDataset(torch.randn(4, 3), torch.tensor([0, 1, 1, 0]))
-    mlp = module_problem(
-        net,
-        loss=nn.functional.cross_entropy,
-        train=data,
-        val=data,
-        optimizer=lambda hparams: sgd(hparams["lr"]),
-        batch_size=4,
-        seed=0,
-    )
-    forward = 2 * 4 * (3 * 5 + 5 * 2)
-    backward = forward + 2 * 4 * 5 * 2  # all weights, and the second layer's input
-    tanh, biases, weights = 2 * 4 * 5, 4 * (5 + 2), 3 * 5 + 5 + 5 * 2 + 2
-    elementwise = tanh + biases + 2 * weights + 1
-    found = step_flops(mlp, {"lr": torch.tensor(0.1)})
-    assert found == forward + backward + elementwise == 613
-
-
-def test_a_torch_without_tags_of_reductions_counts_as_much(monkeypatch):
-    monkeypatch.delattr(torch.Tag, "reduction", raising=False)
-    linear = Linear()
-    assert step_flops(linear.sample(0), linear.space.initial()) == 61
-
-
-def test_a_step_that_raises_has_no_count():
-    class Broken(Linear):
-        def sample(self, seed):
-            return dataclasses.replace(super().sample(seed), step=None)
-
-    task = Broken()
-    assert math.isnan(step_flops(task.sample(0), task.space.initial()))
 
 
 def test_a_frame_charges_the_operations_of_its_gradient_evaluations(bench):

@@ -6,8 +6,8 @@ from raymeta._tree import detach
 from raymeta.hypergrad import Estimator
 from raymeta.optim import sgd
 from raymeta.problem import BilevelProblem, descent
+from raymeta.testing.truth import flops
 from raymeta.types import Hparams, Tensors
-from tests.support.truth import flops
 
 
 def layers(where: str = "optimizer") -> tuple[BilevelProblem, Hparams]:

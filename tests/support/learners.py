@@ -22,8 +22,8 @@ from raymeta.meta import (
     maml,
 )
 from raymeta.optim import sgd
+from raymeta.testing.truth import central_differences
 from raymeta.types import Tensors
-from tests.support.truth import central_differences
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 

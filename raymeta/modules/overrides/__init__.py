@@ -1,1 +1,1 @@
-"""What replaces functions of torch while a module trains."""
+"""Overrides of torch's functions and layers while a module trains."""

@@ -1,4 +1,4 @@
-"""torch's functions that lack a second or a forward derivative, by others that do not.
+"""Derivatives of torch's functions that lack a second or a forward one.
 
 The fused kernels that they replace (attention, bags of embeddings, recurrent layers,
 weight norm) give the same numbers to rounding. Norms are replaced within `vmap` alone:

@@ -1,4 +1,4 @@
-"""torch's random functions of more distributions, drawing from `Noise`."""
+"""Distributions: torch's random functions of more of them, drawing from `Noise`."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""torch's losses and distances that lack a derivative, written out.
+"""Losses and distances of torch that lack a derivative, written out.
 
 Forward derivatives of `huber_loss` and `soft_margin_loss`, second ones of the margin
 losses and of distances, and all by weights of classes are missing in torch 2.13, and

@@ -1,4 +1,4 @@
-"""Calls of functions that training cannot use as they are, and what replaces them.
+"""Modes that replace, and look at, the calls that training cannot use as they are.
 
 A training step must be a pure function of tensors with all derivatives that any
 estimator asks for. torch's random functions depend on a global generator, and some of

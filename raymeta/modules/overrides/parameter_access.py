@@ -1,4 +1,4 @@
-"""How a module reaches its parameters: by their names, and only to read."""
+"""Access of a module to its parameters: by their names, and only to read."""
 
 from itertools import chain
 from typing import Any
@@ -20,7 +20,7 @@ class Access(TorchDispatchMode):
         module: what is called.
         original: what it is a copy of.
         params: values that stand where its parameters do.
-        buffers: likewise.
+        buffers: values that stand where its buffers do.
         inputs: what it is called with.
 
     Attributes:

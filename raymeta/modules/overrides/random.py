@@ -1,4 +1,4 @@
-"""torch's random functions, drawing from `Noise` instead of the global generator."""
+"""Random functions of torch, drawing from `Noise`, not the global generator."""
 
 from collections.abc import Callable
 from functools import partial

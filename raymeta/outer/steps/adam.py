@@ -15,7 +15,7 @@ GROW = 0.5
 
 
 class AdamState(NamedTuple):
-    """What `ClippedAdam` remembers between steps.
+    """State of `ClippedAdam` between two steps.
 
     Attributes:
         lr: η, the length of the next step in each coordinate; may be replaced.

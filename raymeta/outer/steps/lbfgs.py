@@ -11,7 +11,7 @@ MEMORY = 10
 
 
 class LBFGSState(NamedTuple):
-    """What `LBFGS` remembers between steps.
+    """State of `LBFGS` between two steps.
 
     Attributes:
         pairs: (s, y), the latest last; s and y have the shape of x.
@@ -83,7 +83,7 @@ class LBFGS:
         return LBFGSState((*state.pairs, (step, after - before))[-MEMORY:])
 
     def step(self, gradient: Tensor, otherwise: Tensor, state: LBFGSState) -> Tensor:
-        """What to add to x, shape (n,).
+        """The step: what to add to x, shape (n,).
 
         Args:
             gradient: dE/dx.

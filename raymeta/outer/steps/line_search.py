@@ -1,4 +1,4 @@
-"""How far to go along a step, by values alone."""
+"""A line search by values alone: how far to go along a step."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class LineSearchState(NamedTuple):
-    """How far a line search has come.
+    """State of a `LineSearch`.
 
     Attributes:
         length: the t to try next; None when the search is over.

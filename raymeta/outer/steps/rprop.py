@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class RpropState(NamedTuple):
-    """What `Rprop` remembers between points.
+    """State of `Rprop` between two points.
 
     Attributes:
         lengths: Δ, of the next step along each of the k directions, shape (k,).
@@ -54,7 +54,7 @@ class Rprop:
     LONGEST = 1.5
 
     def init(self, x: Tensor) -> RpropState:
-        """The state before the first gradient, for steps from x, shape (n,)."""
+        """The state before the first gradient; x has shape (n,)."""
         lengths = x.new_full((len(x) + len(self.tensors),), self.length)
         for part in (*self.tensors, slice(len(x), None)):
             lengths[part] = self.length / 2
@@ -85,7 +85,7 @@ class Rprop:
         return state._replace(lengths=state.lengths * factor)
 
     def step(self, state: RpropState) -> Tensor:
-        """What to add to x, shape (n,)."""
+        """The step: what to add to x, shape (n,)."""
         moves = -state.lengths * state.slopes.sign()
         n = len(moves) - len(self.tensors)
         step = moves[:n].clone()

@@ -14,10 +14,10 @@ from raymeta import module_problem, optim
 from raymeta.hypergrad import Checkpointed, Forward, Reverse, Truncated
 from raymeta.outer.report import plain_run
 from raymeta.problem import BilevelProblem
+from raymeta.testing.truth import largest_relative_error, run_differences
 from raymeta.types import Hparams, Tensors
 from tests.modules.catalogue.kind import Kind, probe
 from tests.modules.catalogue.losses import Loss
-from tests.support.truth import largest_relative_error, run_differences
 
 STEPS, TRAIN, VAL, SIZE = 3, 6, 4, 3
 ESTIMATORS = {

@@ -11,6 +11,7 @@ from raymeta.hypergrad.base import advance
 from raymeta.modules import PerStep
 from raymeta.outer.report import plain_run
 from raymeta.problem import BilevelProblem
+from raymeta.testing.truth import largest_relative_error, run_differences
 from raymeta.types import Hparams
 from tests.support.module_cases import (
     CLOSE,
@@ -22,7 +23,6 @@ from tests.support.module_cases import (
     problem_of,
     train_with_torch,
 )
-from tests.support.truth import largest_relative_error, run_differences
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -5,20 +5,16 @@ from dataclasses import dataclass
 
 import pandas as pd
 import pytest
-import torch
 from search_toys import Bowl
 
-from raymeta.hypergrad import ShortTerm
-from raymeta.outer.coordinates import Coordinates
-from raymeta.outer.online_run import OnlineRun
 from raymeta.outer.steps.adam import HYPER_LR
 from raymeta.search.methods.pbt_descent import PbtDescent
 from raymeta.search.methods.tpe_descent import TpeDescent
 from raymeta.search.plan import make_plan
 from raymeta.search.worker import trial_runner
 from raymeta.search.worker.trial_store import TrialStore
-from raymeta.space import Choice, Positive, Space
-from raymeta.tasks import DigitsChoices, Quadratic
+from raymeta.space import Choice, Space
+from raymeta.tasks import DigitsChoices
 
 POPULATION = PbtDescent(population=4, intervals=3, quantile=0.5)
 HYBRIDS = [TpeDescent(), POPULATION]
@@ -26,78 +22,6 @@ HYBRIDS = [TpeDescent(), POPULATION]
 
 def named(method):
     return method.name
-
-
-def within(task, steps=1):
-    problem = task.sample(0)
-    space = task.space
-    fixed = {name: Choice((c.initial,)) for name, c in space.choices.items()}
-    return OnlineRun(
-        problem=problem,
-        coordinates=Coordinates(Space(**{**space, **fixed})),
-        estimator=ShortTerm(steps),
-        horizon=task.horizon,
-    )
-
-
-class TestWithinRun:
-    def test_without_hyper_steps_it_is_plain_training(self):
-        task = Bowl()
-        run = within(task)
-        start = run.begin(run.coordinates.start())
-
-        reports = [r for r, _ in run.reports(start, (4, 9), factor=0.0)]
-
-        for report, steps in zip(reports, (4, 9), strict=True):
-            exact = task.outer(0.1, 0, steps)
-            assert report.outer_loss == pytest.approx(exact, rel=1e-6)
-            assert report.hparams["lr"] == pytest.approx(0.1)
-        assert [r.complete for r in reports] == [False, True]
-
-    @pytest.mark.parametrize("factor", [1.0, 0.3])
-    def test_the_first_hyper_step_has_the_length_of_the_hyper_learning_rate(
-        self, factor
-    ):
-        """Adam's first step is η sign(g), and a larger lr lowers the loss."""
-        task = Bowl()
-        run = within(task)
-        start = run.begin(run.coordinates.start())
-
-        (_, standing), (report, _) = run.reports(start, (1, 2), factor=factor)
-
-        second = 0.1 * math.exp(factor * HYPER_LR)
-        assert float(standing.x.exp()) == pytest.approx(second, rel=1e-6)
-        exact = (1 - 0.1) ** 2 * (1 - second) ** 2
-        assert report.outer_loss == pytest.approx(exact, rel=1e-6)
-
-    def test_left_and_taken_up_it_is_the_same_run_to_the_last_bit(self):
-        task = Quadratic()
-        run = within(task, steps=3)
-        start = run.begin(run.coordinates.start())
-        rungs = (5, 11, 20)
-        whole = list(run.reports(start, rungs))
-
-        standing, pieces = start, []
-        for rung in rungs:
-            ((report, standing),) = run.reports(standing, (rung,))
-            pieces.append(report)
-
-        for (report, _), piece in zip(whole, pieces, strict=True):
-            assert (piece.outer_loss, piece.hparams) == (
-                report.outer_loss,
-                report.hparams,
-            )
-
-    def test_it_charges_what_it_said(self):
-        task = Quadratic()
-        run = within(task, steps=3)
-        start = run.begin(run.coordinates.start())
-        rungs = (5, 11, 20)
-        total = 0.0
-        charges = run.charges(rungs)
-        for (report, _), charge in zip(run.reports(start, rungs), charges, strict=True):
-            total += charge
-            assert report.gradient_evals == pytest.approx(total)
 
 
 def results(bench):
@@ -227,11 +151,3 @@ def test_trials_train_the_networks_that_their_choices_give(bench, method):
     assert frame.iloc[-1].failure == ""
     own = rows[rows.parent == rows.trial] if method is POPULATION else rows
     assert not own.empty
-
-
-def test_starts_on_the_bounds_are_moved_inside():
-    space = Space(lr=Positive(0.1, low=0.01, high=1.9))
-    coordinates = Coordinates(space)
-    for value, inside in (0.01, 0.01), (1.9, 1.9), (5.0, 1.9):
-        x = coordinates.at({"lr": torch.tensor(value, dtype=torch.float64)})
-        assert float(coordinates.hparams(x)["lr"]) == pytest.approx(inside)

@@ -20,7 +20,7 @@ from raymeta.search.worker import evaluation_log, trial_runner
 from raymeta.search.worker.evaluation_log import EvaluationLog, LogRecord
 from raymeta.search.worker.replay import ReplayMismatch
 from raymeta.search.worker.trial_store import TrialStore
-from tests.support.killed import Computed, Killed, untimed
+from raymeta.testing.kill import Computed, Killed, untimed
 
 TASK, BUDGET = Bowl(), 400.0
 SHORT, LONG = METHODS["short_term"], METHODS["long_term"]

@@ -1,4 +1,4 @@
-"""Which hyperparameters a problem's functions read, at the options of a λ."""
+"""Hyperparameters that a problem's functions read, at the options of a λ."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""The global generators of random numbers, seeded for a while."""
+"""State of the global random generators: seeded for a while, and given back."""
 
 import random
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def seed_all(seed: int, device: torch.device | None = None) -> None:
     """Seed the global generators; `restored` gives them back.
 
     Args:
-        seed: of 63 bits.
+        seed: an integer of 63 bits.
         device: whose generator of torch's; the CPU's own always is.
     """
     # Not torch.manual_seed: it walks the Python stack, which costs more than a step.

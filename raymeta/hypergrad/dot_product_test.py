@@ -1,4 +1,4 @@
-"""Whether torch's forward derivatives of a step agree with its reverse ones."""
+"""Dot-product test: forward derivatives of a step against its reverse ones."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
+from torch.func import vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from raymeta._tree import is_differentiable
+from raymeta.hypergrad.base import unroll
 from raymeta.outer.report import plain_run
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams, Tensors
@@ -47,8 +50,34 @@ def run_differences(
     )
 
 
+def vectorized_differences(
+    problem: BilevelProblem, hparams: Hparams, steps: int, step: float
+) -> Tensors:
+    """What `run_differences` gives, with all its runs in one vectorized pass."""
+    sizes = {name: value.numel() for name, value in hparams.items()}
+    x = torch.cat([value.flatten() for value in hparams.values()])
+    h = step * x.abs().clamp(min=1e-2)
+    shifts = torch.stack([factor * h.diag() for factor in (1, -1, 2, -2)])
+
+    def outer_value(x: Tensor) -> Tensor:
+        parts = dict(zip(sizes, x.split(list(sizes.values())), strict=True))
+        moved = {k: part.reshape(hparams[k].shape) for k, part in parts.items()}
+        return value_of_run(problem, moved, steps)
+
+    e = vmap(vmap(outer_value))(x + shifts)
+    slopes = (4 * (e[0] - e[1]) / 2 - (e[2] - e[3]) / 4) / (3 * h)
+    parts = zip(sizes, slopes.split(list(sizes.values())), strict=True)
+    return {name: part.reshape(hparams[name].shape) for name, part in parts}
+
+
+def value_of_run(problem: BilevelProblem, hparams: Hparams, steps: int) -> Tensor:
+    """E(s_T, λ), in its graph."""
+    state = unroll(problem, hparams, problem.init(hparams), 0, steps)
+    return problem.outer_loss(state, hparams)
+
+
 def largest_relative_error(grads: Tensors, truth: Tensors) -> float:
-    """max over hyperparameters of |g - g*| / |g*|, norms over each one's elements.
+    """Max over hyperparameters of |g - g*| / |g*|, norms over each one's elements.
 
     NaN if one of them is.
     """

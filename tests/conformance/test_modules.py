@@ -1,7 +1,4 @@
-"""Every kind of module, in training: three estimators, finite differences, torch's own.
-
-A new kind of module is one line in CASES.
-"""
+"""Every kind of module; a new one is one line in CASES."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,23 +6,23 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.utils.data import TensorDataset
 
 from raymeta import module_problem, optim
-from raymeta._tree import tree_leaves
-from raymeta.hypergrad import Checkpointed, Forward, Reverse, hypergradient
-from raymeta.modules import PerStep, smoothed_cross_entropy
-from raymeta.outer.report import plain_run
-from raymeta.problem import BilevelProblem
-from raymeta.types import Hparams
+from raymeta.hypergrad import Forward, Reverse, hypergradient
+from raymeta.modules import PerStep
+from raymeta.testing.modules import (
+    CLASSES,
+    STEPS,
+    ModuleConformance,
+    PlainModuleConformance,
+)
+from raymeta.testing.truth import largest_relative_error
 from tests.support.module_cases import Tied, frozen
-from tests.support.truth import largest_relative_error, run_differences
 
-pytestmark = pytest.mark.usefixtures("float64")
-STEPS, TRAIN, VAL, CLASSES, WORDS = 4, 12, 8, 3, 7
+WORDS = 7
 
 
 class Case(NamedTuple):
@@ -196,108 +193,56 @@ CASES: dict[str, Case] = {
     "tied weights": Case(Tied),
     "frozen weights": Case(frozen),
 }
-every = pytest.mark.parametrize("name", CASES)
 
 
-def problem_of(name: str) -> tuple[nn.Module, BilevelProblem]:
-    case = CASES[name]
-    generator = torch.Generator().manual_seed(5)
+class Registered:
+    """The fixtures of a case."""
 
-    def part(n: int) -> TensorDataset:
-        x = torch.randn(n, *case.shape, generator=generator) + 0.2
-        if case.words:
-            x = torch.randint(WORDS, (n, *case.shape), generator=generator)
-        return TensorDataset(x, torch.randint(CLASSES, (n,), generator=generator))
+    @pytest.fixture
+    def make(self, case):
+        return case.make
 
-    with torch.random.fork_rng([]):
-        torch.manual_seed(1)
-        module = case.make()
-    problem = module_problem(
-        module,
-        loss=F.cross_entropy,
-        train=part(TRAIN),
-        val=part(VAL),
-        batch_size=6,
-        seed=2,
-        optimizer=lambda h: optim.sgd(
-            h["lr"], momentum=0.5, weight_decay=h["weight_decay"]
-        ),
-        train_loss=lambda outputs, targets, h, index: smoothed_cross_entropy(
-            outputs, targets, h["smoothing"]
-        ),
-        **case.others,
-    )
-    return module, problem
+    @pytest.fixture
+    def inputs(self, case):
+        def draw(n, generator):
+            if case.words:
+                return torch.randint(WORDS, (n, *case.shape), generator=generator)
+            return torch.randn(n, *case.shape, generator=generator) + 0.2
+
+        return draw
+
+    @pytest.fixture
+    def options(self, case):
+        return case.others
 
 
-def hparams_of() -> Hparams:
-    return {
-        "lr": torch.tensor(0.3),
-        "weight_decay": torch.tensor(0.02),
-        "smoothing": torch.tensor(0.1),
-    }
+PLAIN = [name for name, case in CASES.items() if not (case.random or case.others)]
 
 
-@every
-def test_estimators_agree_with_one_another_and_with_finite_differences(name):
-    _, problem = problem_of(name)
-    reverse = hypergradient(problem, hparams_of(), Reverse(STEPS))
-    truth = run_differences(problem, hparams_of(), STEPS)
-    assert largest_relative_error(reverse.grads, truth) < 1e-5
-    for estimator in (Forward(STEPS), Checkpointed(STEPS)):
-        result = hypergradient(problem, hparams_of(), estimator)
-        assert float(result.outer_loss) == pytest.approx(float(reverse.outer_loss))
-        assert largest_relative_error(result.grads, reverse.grads) < 1e-8
+class TestPlain(Registered, PlainModuleConformance):
+    @pytest.fixture(params=PLAIN)
+    def case(self, request):
+        return CASES[request.param]
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, c in CASES.items() if not (c.random or c.others)]
-)
-def test_training_is_torchs_own(name):
-    module, problem = problem_of(name)
-    state, value = plain_run(problem, hparams_of(), STEPS)
-    free = [p for p in module.parameters() if p.requires_grad]
-    sgd = torch.optim.SGD(free, lr=0.3, momentum=0.5, weight_decay=0.02)
-    for layer in module.modules():
-        if isinstance(layer, nn.Embedding):
-            layer.sparse = False
-    for t in range(STEPS):
-        inputs, targets, _ = problem.batch(t).data
-        sgd.zero_grad()
-        F.cross_entropy(module(*inputs), targets, label_smoothing=0.1).backward()
-        sgd.step()
-    theirs = dict(module.named_parameters())
-    for key, p in state.params.items():
-        torch.testing.assert_close(p, theirs[key].detach(), rtol=1e-11, atol=1e-12)
-    assert value > 0
-
-
-@every
-def test_a_step_can_be_traced(name):
-    """Also what is random: the graph of one step is that of every step."""
-    _, problem = problem_of(name)
-    state, hparams = problem.init(hparams_of()), hparams_of()
-    graph = make_fx(problem.step)(state, hparams, problem.batch(0))
-    for t in (0, 3):
-        replayed = tree_leaves(graph(state, hparams, problem.batch(t)))
-        stepped = tree_leaves(problem.step(state, hparams, problem.batch(t)))
-        for ours, theirs in zip(replayed, stepped, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
-
-
-@every
-def test_the_module_is_never_changed(name):
-    module, problem = problem_of(name)
-    before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
-    hypergradient(problem, hparams_of(), Reverse(2))
-    for key, tensor in module.state_dict().items():
-        assert torch.equal(tensor, before[key])
+class TestRandomOrWithOptions(Registered, ModuleConformance):
+    @pytest.fixture(params=[name for name in CASES if name not in PLAIN])
+    def case(self, request):
+        return CASES[request.param]
 
 
 def test_single_precision_reroutes_recurrent_layers_of_onednn():
     """Its LSTM is for float32 alone, and has no forward derivative."""
-    torch.set_default_dtype(torch.float32)
-    _, problem = problem_of("lstm")
-    reverse = hypergradient(problem, hparams_of(), Reverse(STEPS))
-    forward = hypergradient(problem, hparams_of(), Forward(STEPS))
+    data = TensorDataset(torch.randn(12, 3, 4), torch.arange(12) % CLASSES)
+    problem = module_problem(
+        CASES["lstm"].make(),
+        loss=F.cross_entropy,
+        train=data,
+        val=data,
+        batch_size=6,
+        optimizer=lambda h: optim.sgd(h["lr"], momentum=0.5),
+    )
+    hparams = {"lr": torch.tensor(0.3)}
+    reverse = hypergradient(problem, hparams, Reverse(STEPS))
+    forward = hypergradient(problem, hparams, Forward(STEPS))
     assert largest_relative_error(forward.grads, reverse.grads) < 1e-4

@@ -1,4 +1,4 @@
-"""What every estimator asks of a problem and of λ before step 1."""
+"""Preflight checks of a problem and of λ, before step 1 of any estimator."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -148,20 +148,20 @@ def _ask_step(
     return detach(s_1)
 
 
-def require_pullback(outputs: Any, inputs: list[Tensor]) -> None:
+def require_pullback(outputs: Any, inputs: list[Tensor], remedy: str = REMEDY) -> None:
     """Raise ValueError where what contains a derivative has none by these tensors.
 
     It must have been computed within `marked_backward_passes`.
     """
     ends = [end for end in partition(outputs)[0] if end.requires_grad]
-    require_twice_differentiable(ends, inputs=inputs)
+    require_twice_differentiable(ends, inputs, remedy)
     if not ends:
         return
     ones = [torch.ones_like(end) for end in ends]
     try:
         torch.autograd.grad(ends, inputs, ones, retain_graph=True, allow_unused=True)
     except RuntimeError as error:  # of which NotImplementedError is one
-        raise not_twice(f"torch says: {_first_line(error)}") from error
+        raise not_twice(f"torch says: {_first_line(error)}", remedy) from error
 
 
 def require_real(estimator: str, hparams: Hparams) -> None:
