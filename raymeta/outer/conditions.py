@@ -3,12 +3,18 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 from raymeta.hypergrad.used_hparams import Read, lacking, read
 from raymeta.problem import BilevelProblem
 from raymeta.space import Choice, Space
-from raymeta.tasks.base import Task, sample_problem, sampled
+from raymeta.tasks.base import (
+    Task,
+    offered,
+    sample_problem,
+    sampled,
+    samples_by_choice,
+)
 
 #: Combinations of options beyond which nobody looks: they must be declared.
 MOST = 64
@@ -87,11 +93,7 @@ def _require_unread(task: Task, seed: int, combinations: list[dict[str, Any]]) -
         return
     problem = sampled(task, seed)
     for options in combinations:
-        at = (
-            sample_problem(task, seed, options)
-            if hasattr(task, "sample_for")
-            else problem
-        )
+        at = sample_problem(task, seed, options) if samples_by_choice(task) else problem
         hparams = space.trim({**space.initial(device=at.device), **options})
         name = lacking(at, hparams)
         if name is not None and name in space:
@@ -106,11 +108,11 @@ def _reads(
     task: Task, seed: int, combinations: Iterable[dict[str, Any]]
 ) -> Iterable[set[str]]:
     """What is asked for at each combination; everything where that cannot be seen."""
-    problem = None if hasattr(task, "sample_for") else sampled(task, seed)
+    problem = None if samples_by_choice(task) else sampled(task, seed)
     for options in combinations:
         names, chosen = set(task.space), Read(options)
         with suppress(Exception):  # who trains at these options will say why
-            at = problem or cast(Any, task).sample_for(seed, chosen)
+            at = problem or offered(task, "sample_for")(seed, chosen)
             names = _asked(at, task.space, options, task.horizon) | chosen.names
         yield names
 

@@ -2,8 +2,10 @@
 
 import functools
 import hashlib
+import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from types import FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -148,20 +150,24 @@ def _parts(thing: Any) -> Iterable[Any]:
         return thing
     if isinstance(thing, functools.partial):
         return [thing.func, thing.args, thing.keywords]
-    if hasattr(thing, "__wrapped__"):  # a cache of functools
-        return [thing.__wrapped__]
-    if hasattr(thing, "__func__"):
+    if (inner := inspect.unwrap(thing)) is not thing:  # a cache of functools
+        return [inner]
+    if isinstance(thing, MethodType):
         return [thing.__self__, thing.__func__]
-    if hasattr(thing, "__closure__"):
+    if isinstance(thing, FunctionType):
         cells = thing.__closure__ or ()
         return [*(cell.cell_contents for cell in cells), thing.__defaults__]
-    return vars(thing).values() if _holds(thing) else ()
+    return _attributes(thing)
 
 
-def _holds(thing: Any) -> bool:
-    """Whether an object of a user's or raymeta's may hold tensors of its own."""
-    plain = isinstance(thing, type) or type(thing).__name__ == "module"
-    return hasattr(thing, "__dict__") and not plain
+def _attributes(thing: Any) -> Iterable[Any]:
+    """What an object of a user's or raymeta's may hold tensors in."""
+    if isinstance(thing, type | ModuleType):
+        return ()
+    try:
+        return vars(thing).values()
+    except TypeError:  # it has no attributes of its own
+        return ()
 
 
 def evidence_of(studies: Iterable["Study"]) -> dict[str, dict[str, dict[str, Any]]]:

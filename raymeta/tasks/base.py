@@ -53,8 +53,17 @@ class Task(Protocol):
 
 def origin(task: Task) -> str:
     """Source and licence of a task on one line, of as much as it names."""
-    said = (getattr(task, name, None) for name in ("source", "licence"))
-    return "; ".join(filter(None, said))
+    return "; ".join(filter(None, (offered(task, p) for p in ("source", "licence"))))
+
+
+def offered(task: object, part: str) -> Any:
+    """A part that a task may have or not; None where it has none."""
+    return getattr(task, part, None)
+
+
+def samples_by_choice(task: Task) -> bool:
+    """Whether options decide what is trained: the task has `sample_for`."""
+    return offered(task, "sample_for") is not None
 
 
 def choice_key(task: Task, hparams: Mapping[str, Any]) -> tuple[int, ...]:
@@ -64,7 +73,7 @@ def choice_key(task: Task, hparams: Mapping[str, Any]) -> tuple[int, ...]:
         task: with `sample_for`, or no option does.
         hparams: λ or a point, or any mapping with options by name.
     """
-    if not hasattr(task, "sample_for"):
+    if not samples_by_choice(task):
         return ()
     options = _options(task, hparams)
     return tuple(c.index(options[name]) for name, c in task.space.choices.items())
@@ -81,9 +90,9 @@ def sample_problem(
         hparams: λ or a point, or any mapping with options by name; by default the
             initial options.
     """
-    if hparams is None or not hasattr(task, "sample_for"):
+    if hparams is None or not samples_by_choice(task):
         return task.sample(seed)
-    return task.sample_for(seed, _options(task, hparams))
+    return offered(task, "sample_for")(seed, _options(task, hparams))
 
 
 def _options(task: Task, hparams: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,7 +172,7 @@ def _part(task: object, part: str) -> Any:
     try:
         return getattr(task, part)
     except Exception as error:
-        if hasattr(type(task), part):  # a property
+        if offered(type(task), part) is not None:  # a property
             raise ValueError(
                 f"{said(task)} must have a {part}, but that raises {_words(error)}"
             ) from error

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from importlib import metadata
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from raymeta.errors import unknown_name
-from raymeta.tasks.base import Task, check_task
+from raymeta.tasks.base import Task, check_task, offered
 
 #: Under which packages name their tasks, in `[project.entry-points."raymeta.tasks"]`.
 GROUP = "raymeta.tasks"
@@ -47,15 +47,11 @@ def from_file(name: str) -> Task:
     file, _, attribute = name.partition(".py:")
     path = Path(file if not attribute else f"{file}.py")
     module = _load(path)
-    offered = [
-        key
-        for key, value in vars(module).items()
-        if (getattr(value, "__module__", None) == module.__name__ and callable(value))
-        or (not isinstance(value, type) and hasattr(value, "sample"))
-    ]
-    if not hasattr(module, attribute or " "):
-        raise unknown_name(f"task in {path}:", attribute, offered)
-    task = _made(getattr(module, attribute), name)
+    found = vars(module)
+    if attribute not in found:
+        known = [key for key, value in found.items() if _may_be_task(value, module)]
+        raise unknown_name(f"task in {path}:", attribute, known)
+    task = _made(found[attribute], name)
     _sources[task.name] = f"{path.resolve()}:{attribute}"
     return task
 
@@ -117,14 +113,23 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
+def _may_be_task(value: Any, module: ModuleType) -> bool:
+    """A class or function of the module, or an object of any that samples."""
+    if isinstance(value, type | FunctionType):
+        return value.__module__ == module.__name__
+    return offered(value, "sample") is not None
+
+
 def _lies_in(module: ModuleType, folder: Path) -> bool:
-    file = getattr(module, "__file__", None)
+    file = vars(module).get("__file__")
     return file is not None and Path(file).resolve().parent == folder
 
 
 def _made(thing: Any, name: str) -> Task:
     """The task: what is given, or what it makes."""
-    makes = isinstance(thing, type) or (callable(thing) and not hasattr(thing, "name"))
+    makes = isinstance(thing, type) or (
+        callable(thing) and offered(thing, "name") is None
+    )
     try:
         task = thing() if makes else thing
     except Exception as error:

@@ -56,10 +56,9 @@ class NoisyQuadratic:
         """Check the sizes."""
         least = {"condition": 1, "dimensions": 2, "runs": 1, "horizon": 2}
         for name, bound in least.items():
-            if getattr(self, name) < bound:
+            if (given := vars(self)[name]) < bound:
                 raise ValueError(
-                    f"NoisyQuadratic needs {name} >= {bound}, but got "
-                    f"{getattr(self, name)}"
+                    f"NoisyQuadratic needs {name} >= {bound}, but got {given}"
                 )
 
     @property
