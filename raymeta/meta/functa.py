@@ -38,7 +38,8 @@ def functa(
         lr: α.
         learn_lr: learn one α for each element of φ, by the meta-parameter "lr" of shape
             (latent,), as Meta-SGD.
-        optimizer: in place of SGD with α; see `maml`. φ is called "context".
+        optimizer: the inner rule in place of SGD with α; see `maml`. φ is called
+            "context".
         steps: T, the inner steps.
         **options: see `Options`.
 

@@ -76,7 +76,7 @@ class Settings:
     Numbers are checked here, tensors are not: reading them would wait for the device.
 
     Args:
-        optimizer: its name, for errors.
+        optimizer: name of the optimizer, for errors.
         nonnegative: settings that are at least 0.
         fractions: settings in [0, 1).
 

@@ -33,7 +33,7 @@ class Report(NamedTuple):
         kind: "report"; "failed" where a trial ends without an outer loss; "final", the
             one look at the test set.
         failure: why there is no finite outer loss, "" without a reason.
-        metrics: on the test set, by column name.
+        metrics: held-out values on the test set, by column name.
         parent: the trial whose training this continues; None for its own.
         evidence: digests of what the trial trains on, in its first report.
     """

@@ -21,7 +21,7 @@ class Result:
     """Result of a hypergradient descent.
 
     Attributes:
-        task: its name.
+        task: name of the task.
         method: the estimator's name.
         seed: the one of the task's sample.
         hparams: λ of the best run in natural values. Where λ changed during that run,

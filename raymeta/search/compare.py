@@ -74,7 +74,7 @@ def compare(
             opening lines say so.
         budget: gradient evaluations per (task, method, seed); by default each task's.
         seeds: how many, or which. A seed is the same problem for all methods.
-        name: of the folder of results; tasks and time by default.
+        name: name of the folder of results; tasks and time by default.
         storage: the folder that holds it; or its address on an object store.
         slots: trials at once; as many as Ray has CPUs at the start by default. More
             than that lets an autoscaling cluster grow.

@@ -49,8 +49,8 @@ class Space(Mapping[str, Domain]):
     Args:
         when: name -> choice -> the option, or a tuple of options, at which the
             hyperparameter is used. With `when={}` all of them always are.
-        **domains: by name. Names may be any text without brackets, which are for
-            elements.
+        **domains: the domains by name. Names may be any text without brackets, which
+            are for elements.
 
     Raises:
         ValueError: an entry is not a domain; a name that is empty or has brackets; a
@@ -295,7 +295,7 @@ class Space(Mapping[str, Domain]):
 
         Args:
             point: plain scalars by flat name.
-            dtype: of the tensors; torch's default by default.
+            dtype: dtype of the tensors; torch's default if None.
             device: see `BilevelProblem.device`.
 
         Raises:

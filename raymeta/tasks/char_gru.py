@@ -28,8 +28,8 @@ class CharGRU:
     training, a quarter for validation and a quarter for test.
 
     Attributes:
-        path: of a text in UTF-8 of your own; None: scikit-learn's descriptions of its
-            data sets, 43 thousand characters of English.
+        path: path of a text in UTF-8 of your own; None: scikit-learn's descriptions of
+            its data sets, 43 thousand characters of English.
         length: characters of a passage.
         horizon: T, training steps of a full run.
         budget: gradient evaluations of a comparison; 50 full runs by default.

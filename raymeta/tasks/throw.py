@@ -73,10 +73,10 @@ class Throw:
 
     Attributes:
         target: (x, y, z) in m from the hand.
-        seconds: of flight.
+        seconds: time of flight.
         wind: mean speed of the wind in m/s; its direction follows from the seed.
         drag: whether the air resists and bends the flight; without, it is a parabola.
-        balls: of the outer loss, and again as many held out.
+        balls: balls that the outer loss averages, and again as many held out.
         horizon: T, solver steps of a full run.
         budget: solver steps of a comparison; 100 full runs by default.
 

@@ -44,8 +44,8 @@ class TrainConfig:
         seeds: one training for each, one after the other.
         knobs: whatever else makes this run what it is, JSON values; a run is continued
             only with the same.
-        engine: as `MetaModule`.
-        compile: as `MetaModule`.
+        engine: what takes the inner steps, see `MetaModule`.
+        compile: whether inner steps run as machine code, see `MetaModule`.
         dtype: default dtype of the run.
         val_tasks: held-out tasks that choose the best θ.
         test_tasks: held-out tasks of the final evaluation.

@@ -22,8 +22,8 @@ class Ranks(NamedTuple):
         mean: mean rank by method, the best (lowest) first.
         tasks: N.
         statistic: Friedman's χ², corrected for ties; NaN for N < 2 or k < 3.
-        p_value: of the Friedman test; NaN likewise. By the χ² distribution, which is
-            rough below ten tasks.
+        p_value: p-value of the Friedman test; NaN likewise. By the χ² distribution,
+            which is rough below ten tasks.
         critical_difference: mean ranks that differ by more differ significantly.
         cliques: the largest groups of methods, best first, whose mean ranks do not.
     """

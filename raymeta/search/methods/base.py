@@ -26,7 +26,7 @@ class Method(ABC):
     """What searches and descents have in common.
 
     Attributes:
-        name: as the frame and the command line say it.
+        name: the name that the frame and the command line say.
         requires: packages that it needs besides raymeta's own, as pip takes them.
         hyper_lr: a first hyper-step of its own; None where it is the descents' usual.
     """
@@ -51,7 +51,7 @@ class Method(ABC):
 
         Args:
             task: what it is compared on.
-            problem: of the task, under any seed.
+            problem: a problem of the task, under any seed.
 
         Raises:
             ValueError: the method refuses the task.
@@ -150,7 +150,7 @@ class SearchMethod(Method):
         """Where training starts, a pytree of tensors and numbers; s_0(λ) by default.
 
         Args:
-            task: to train on.
+            task: the task to train on.
             problem: the task's, at the configuration's choices.
             config: natural values by flat name, and what a scheduler has added.
         """
@@ -170,7 +170,7 @@ class SearchMethod(Method):
         By default at constant λ.
 
         Args:
-            task: to train on.
+            task: the task to train on.
             problem: the task's, at the configuration's choices.
             config: see `begin`.
             start: training steps so far, and where training stands.
@@ -205,7 +205,7 @@ class DescentMethod(Method):
             task: what to learn.
             problem: `task.sample(seed)`.
             seed: seeds every random draw of this descent.
-            budget: in gradient evaluations.
+            budget: gradient evaluations to spend.
             evaluator: what is evaluated through it is remembered, and a killed trial
                 that asks for the same again, in the same order, gets it at once.
         """

@@ -113,9 +113,9 @@ class Evolution(DescentMethod):
     """Descends by an evolution strategy; where `vmap` refuses, run by run.
 
     Attributes:
-        name: of the method.
-        persistent: by `PES`, after every T/20 steps while training goes on; else by
-            `ES`, with one hyper-step per run.
+        name: name of the method.
+        persistent: whether by `PES`, after every T/20 steps while training goes on;
+            else by `ES`, with one hyper-step per run.
 
     Source: Salimans et al. 2017 (ES); Vicol et al. 2021 (PES).
     """

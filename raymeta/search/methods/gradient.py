@@ -18,8 +18,9 @@ class HypergradientDescent(DescentMethod):
     """Descends from the space's initial point.
 
     Attributes:
-        name: of the method.
-        estimator: of the hypergradient, by its name in `raymeta.hypergrad.registry`.
+        name: name of the method.
+        estimator: estimator of the hypergradient, by its name in
+            `raymeta.hypergrad.registry`.
         hyper_lr: see `raymeta.outer.descend.descend`.
     """
 

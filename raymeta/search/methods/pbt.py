@@ -29,8 +29,8 @@ class Pbt(SearchMethod):
     training state, which may have been made for them.
 
     Attributes:
-        population: members, at most.
-        intervals: of a run.
+        population: largest number of members.
+        intervals: intervals of a run.
         quantile: the share that is copied, and that copies.
 
     Source: Jaderberg et al. 2017, Algorithm 1, as Tune's `PopulationBasedTraining` has

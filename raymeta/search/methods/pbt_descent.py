@@ -26,8 +26,8 @@ class PbtDescent(HybridMethod):
 
     Attributes:
         hyper_steps: see `HybridMethod`.
-        population: members, at most.
-        intervals: of a run.
+        population: largest number of members.
+        intervals: intervals of a run.
         quantile: the share that is copied, and that copies.
 
     Source: Jaderberg et al. 2017, Algorithm 1, with hypergradients (Franceschi et al.

@@ -34,9 +34,10 @@ class Restarts(DescentMethod):
     `torch.func.vmap` cannot take runs one by one, with a line in the worker's log.
 
     Attributes:
-        name: of the method.
+        name: name of the method.
         hyper_steps: estimates of a run, see `HybridMethod`; 0 for none.
-        size: runs of a batch, at most; the last one is as large as the budget allows.
+        size: largest number of runs of a batch; the last one is as large as the budget
+            allows.
 
     Source: Bergstra & Bengio 2012 for random search; Franceschi et al. 2017 (RTHO) for
     the descent.
