@@ -155,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     style = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
     parser.add_argument(
-        "--out", type=folder, default="results/benchmark", help="of the rows"
+        "--out", type=folder, default="results/benchmark", help="folder of tables"
     )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
     parser.add_argument("--steps", nargs="+", type=int, default=[100, 1000])

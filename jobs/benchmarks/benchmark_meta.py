@@ -24,7 +24,7 @@ from jobs.benchmarks.all_reduce import extrapolated, fitted
 from jobs.benchmarks.benchmark import machine, show
 from jobs.benchmarks.cli import folder
 from jobs.benchmarks.meta_cases import CASES, Case, unroll_tasks_with_higher
-from jobs.benchmarks.meta_workers import all_reduce_times, throughput
+from jobs.benchmarks.meta_workers import measure_workers
 from raymeta.cli import exit_code
 from raymeta.meta import MetaModule
 
@@ -142,7 +142,10 @@ def main(arguments: list[str] | None = None) -> None:
     style = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
     parser.add_argument(
-        "--out", type=folder, default="results/benchmark-meta", help="of the rows"
+        "--out",
+        type=folder,
+        default="results/benchmark-meta",
+        help="folder of tables",
     )
     parser.add_argument("--quick", action="store_true", help="the MLP, few repetitions")
     options = parser.parse_args(arguments)
@@ -158,9 +161,9 @@ def main(arguments: list[str] | None = None) -> None:
     show("CPU time of a step of MAML, ratios within rounds", step_table(steps))
 
     shared = cases[-1]
-    workers = throughput(shared, rounds, repeats)
+    worlds = (2,) if options.quick else (2, 4, 8)
+    workers, transfers = measure_workers(shared, rounds, repeats, worlds)
     show(f"Workers that share the tasks of {shared.name}", workers)
-    transfers = all_reduce_times(rounds, options.quick)
     model = fitted(transfers)
     show("Time of an all-reduce: measured, and by the model", model.compared(transfers))
     parameters = sum(p.numel() for p in shared.network().parameters())

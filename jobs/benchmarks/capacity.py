@@ -22,6 +22,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
+from jobs.benchmarks.all_reduce import AllReduce
 from raymeta import Positive, Space
 from raymeta.cli import exit_code
 from raymeta.meta import MetaModule
@@ -62,7 +63,7 @@ class Driver(NamedTuple):
         trial_s: seconds of the driver for one, on average.
         trial_bytes: bytes of its memory that stay.
         trial_disk: bytes of journal and frame.
-        growth_s: seconds by which a trial costs more than the one before, in a cell.
+        growth_s: seconds by which a trial costs more than the one before, in a study.
         save_s: seconds to write the frame of all of them.
     """
 
@@ -86,7 +87,7 @@ def plan_of(trials: int) -> Plan:
 
 
 def drive(trials: int, folder: Path) -> Driver:
-    """The driver's own part, without Ray: ask and tell, journal and frame."""
+    """Measure the driver's own part, without Ray: coordinator, journal and frame."""
     plan = plan_of(trials)
     task, method = plan.tasks[0], plan.methods[0]
     with closing(JsonLines(folder / "journal.jsonl")) as journal:
@@ -195,18 +196,13 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def all_reduce_s(size: int, workers: int, network: argparse.Namespace) -> float:
-    """Seconds of a ring all-reduce: 2 (W - 1) hops of a W-th of the bytes each."""
-    hops = 2 * (workers - 1)
-    return hops * (network.latency_s + size / workers / (network.gbit * 1e9 / 8))
-
-
 def training_lines(cost: Training, settings: argparse.Namespace) -> list[str]:
     """One worker against 64, at as many tasks per worker, and what it costs."""
+    network = AllReduce(settings.latency_s, 8 / (settings.gbit * 1e9))
     lines = []
     for workers, tasks in itertools.product((1, 8, 64), (4, 64)):
         compute = tasks * cost.task_s
-        talk = all_reduce_s(cost.gradient_bytes, workers, settings)
+        talk = network.seconds(cost.gradient_bytes, workers)
         share = compute / (compute + talk)
         money = workers * settings.gpu_price + settings.head_price
         rate = workers * tasks / (compute + talk)
@@ -262,14 +258,19 @@ def parser() -> argparse.ArgumentParser:
     add = parse.add_argument
     add("--trials", type=int, default=10_000, help="trivial trials without Ray")
     add("--ray-trials", type=int, default=1_000, help="trivial trials on Ray Tune")
-    add("--algorithm", default="maml")
-    add("--family", default="sinusoid")
+    add("--algorithm", default="maml", help="meta-learning algorithm, by name")
+    add("--family", default="sinusoid", help="family of tasks, by name")
     add("--at-once", type=int, default=1_000, help="trials at once to plan for")
     add("--trials-in-all", type=int, default=100_000, help="trials to plan for")
-    add("--trial-minutes", type=float, default=5.0, help="of one trial")
+    add("--trial-minutes", type=float, default=5.0, help="minutes that a trial takes")
     add("--gbit", type=float, default=10.0, help="network of a worker, in Gbit/s")
-    add("--latency-s", type=float, default=50e-6, help="of a hop between two workers")
-    add("--cpus", type=int, default=128, help="that the CPU workers may have together")
+    add(
+        "--latency-s",
+        type=float,
+        default=50e-6,
+        help="seconds of a hop",
+    )
+    add("--cpus", type=int, default=128, help="CPUs of all CPU workers together")
     add("--cpus-per-node", type=int, default=8)
     add("--head-gib", type=float, default=16.0, help="memory of the head")
     add("--head-price", type=float, default=0.22, help="$/h, with its disk")
@@ -279,20 +280,20 @@ def parser() -> argparse.ArgumentParser:
     return parse
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure, then plan."""
-    settings = parser().parse_args()
+    settings = parser().parse_args(arguments)
     torch.set_num_threads(1)
     measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "alone").mkdir()
         alone = drive(settings.trials, folder / "alone")
-        measured["ledger"] = alone._asdict()
+        measured["without_ray"] = alone._asdict()
         say("without Ray", settings.trials, alone)
         print(
             f"  a trial costs {alone.growth_s * 1e6:.3f} us more than the one before "
-            f"in its cell; the frame is written in {alone.save_s:.2f} s"
+            f"in its study; the frame is written in {alone.save_s:.2f} s"
         )
         driver = alone
         if settings.ray_trials:

@@ -3,9 +3,10 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -19,42 +20,49 @@ from raymeta.meta import MetaModule
 SIZES = (2**10, 2**14, 2**17, 2**20, 2**22, 2**24)
 
 
-def throughput(case: Case, rounds: int, repeats: int) -> pd.DataFrame:
-    """Steps by one worker and by two, in turns.
+class Measured(NamedTuple):
+    """What processes took.
 
-    Returns:
-        One row per round and number of workers: tasks_per_s; step_s, of a step;
-        communication, the share of it that steps without an all-reduce do not take.
+    Attributes:
+        steps: one row per round and number of workers, one and two in turns:
+            tasks_per_s; step_s, the seconds of a step; communication, the share of it
+            that steps without an all-reduce do not take.
+        all_reduce: one row per round, number of workers and bytes: seconds.
     """
-    rows = _spawned(_train, 2, CASES.index(case), rounds, repeats)
+
+    steps: pd.DataFrame
+    all_reduce: pd.DataFrame
+
+
+def measure_workers(
+    case: Case, rounds: int, repeats: int, worlds: Sequence[int]
+) -> Measured:
+    """Start so many processes, one number after the other; where two, they train."""
+    steps, transfers = [], []
+    for world in worlds:
+        with tempfile.TemporaryDirectory() as folder:
+            args = (world, folder, CASES.index(case), rounds, repeats)
+            multiprocessing.spawn(_in_group, args, nprocs=world)
+            trained, reduced = torch.load(Path(folder) / "rows.pt")
+        steps += trained
+        transfers += reduced
     columns = ["round", "workers", "tasks_per_s", "step_s", "communication"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def all_reduce_times(rounds: int, quick: bool) -> pd.DataFrame:
-    """Seconds of an all-reduce: one row per round, number of workers and size."""
-    rows = []
-    for world in (2,) if quick else (2, 4, 8):
-        rows += _spawned(_all_reduce, world, rounds)
-    return pd.DataFrame(rows, columns=["workers", "bytes", "round", "seconds"])
-
-
-def _spawned(work: Callable[..., list], world: int, *args: object) -> list[tuple]:
-    """What rank 0 of so many processes returns."""
-    with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_in_group, (world, folder, work, args), nprocs=world)
-        return torch.load(Path(folder) / "rows.pt")
+    return Measured(
+        pd.DataFrame(steps, columns=columns),
+        pd.DataFrame(transfers, columns=["workers", "bytes", "round", "seconds"]),
+    )
 
 
 def _in_group(
-    rank: int, world: int, folder: str, work: Callable[..., list], args: tuple
+    rank: int, world: int, folder: str, number: int, rounds: int, repeats: int
 ) -> None:
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world
     )
-    rows = work(rank, world, *args)
+    trained = _train(rank, world, number, rounds, repeats) if world == 2 else []
+    rows = trained, _all_reduce(world, rounds)
     if rank == 0:
         torch.save(rows, Path(folder) / "rows.pt")
     distributed.barrier()
@@ -98,7 +106,7 @@ def _train(rank: int, world: int, number: int, rounds: int, repeats: int) -> lis
     return rows
 
 
-def _all_reduce(rank: int, world: int, rounds: int) -> list:
+def _all_reduce(world: int, rounds: int) -> list:
     rows = []
     for size in SIZES:
         gradient = torch.zeros(size // 4)

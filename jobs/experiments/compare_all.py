@@ -128,12 +128,22 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     parse = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parse.add_argument
-    add("--tasks", nargs="+", default=tasks.names(), help="by name; all by default")
-    add("--methods", nargs="+", default=METHODS, help="by name; the table's by default")
-    add("--seeds", type=int, default=5, help="how many, from 0 (default: 5)")
+    add(
+        "--tasks",
+        nargs="+",
+        default=tasks.names(),
+        help="by name; all by default",
+    )
+    add(
+        "--methods",
+        nargs="+",
+        default=METHODS,
+        help="by name; the table's by default",
+    )
+    add("--seeds", type=int, default=5, help="how many seeds, from 0 (default: 5)")
     add("--budget", type=float, help="gradient evaluations; each task's by default")
-    add("--name", default="all", help="of the folder (default: all)")
-    add("--storage", default="results", help="where it is (default: results)")
+    add("--name", default="all", help="folder of the results (default: all)")
+    add("--storage", default="results", help="where the folder is (default: results)")
     return parse
 
 

@@ -101,9 +101,26 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--out", type=folder, default="results/scaling", help="of tables and figures")
-    add("--workers", nargs="+", type=int, default=[1, 2, 4, 8], help="how many")
-    add("--inner-lrs", nargs="+", type=float, default=[0.01, 0.1], help="of the steps")
+    add(
+        "--out",
+        type=folder,
+        default="results/scaling",
+        help="folder of the results",
+    )
+    add(
+        "--workers",
+        nargs="+",
+        type=int,
+        default=[1, 2, 4, 8],
+        help="how many",
+    )
+    add(
+        "--inner-lrs",
+        nargs="+",
+        type=float,
+        default=[0.01, 0.1],
+        help="learning rates",
+    )
     add("--seeds", type=int, default=10, help="how many, from 0")
     add("--steps", type=int, default=500, help="outer steps")
     add("--fresh", type=int, default=FRESH, help="classifiers that judge")

@@ -1,6 +1,6 @@
 """Tables and figures from the tidy frame that a comparison or a training wrote.
 
-It needs pandas and matplotlib only, so a run can be read after its cluster is gone:
+It needs neither torch nor Ray, so a run can be read after its cluster is gone:
 
     frame = analysis.read("runs/digits")
     print(analysis.format_ranking(analysis.ranking(frame)))

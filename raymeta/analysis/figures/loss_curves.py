@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from raymeta.analysis.figures import layout, style
 from raymeta.analysis.tables.loss_curves import loss_curves
+from raymeta.analysis.tables.text import number
 
 
 def draw_loss_curves(
@@ -39,7 +40,10 @@ def draw_loss_curves(
             return figure
         steps, lines = list(split), list(split.values())
         axes.set_xlim(min(c[0, 0] for c in lines), max(c[-1, 0] for c in lines))
-        layout.scale(axes.yaxis, *y_range(lines))
+        low, high = y_range(lines)
+        layout.scale(axes.yaxis, low, high)
+        if max(line[:, 1].max() for line in lines) > high:
+            axes.set_ylabel(f"{ylabel}, cut above {number(high)}")
         drawn = LineCollection(
             lines,
             array=np.asarray(steps, float),

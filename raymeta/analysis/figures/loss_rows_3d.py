@@ -45,7 +45,7 @@ def draw_curve_row(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
     ]
     kept = _kept(surface, walks)
     curves = rows[rows[f"{PREFIX}{other}"] == kept]
-    scales = _scales(curves, surface)
+    scales = _scales(curves, walks, surface)
     with style.context():
         figure = Figure(figsize=(7.2, 5.6))
         axes = figure.add_axes((0.02, 0.07, 0.92, 0.82), projection="3d")
@@ -114,11 +114,12 @@ class Scales(NamedTuple):
         return np.log10(known.to_numpy(float)) if self.height else known.to_numpy(float)
 
 
-def _scales(curves: pd.DataFrame, surface: Surface) -> Scales:
+def _scales(curves: pd.DataFrame, walks: pd.DataFrame, surface: Surface) -> Scales:
     """Choose: the start is in sight, and decades of loss are told apart."""
     top = 1.1 * float(curves.loc[curves["inner_steps"] == 0, "outer_loss"].max())
     low = float(curves["outer_loss"].min())
-    return Scales(is_logarithmic(surface.x), 0 < low < top / DECADES, top)
+    logarithmic = 0 < low < top / DECADES and not (walks["outer_loss"] <= 0).any()
+    return Scales(is_logarithmic(surface.x), logarithmic, top)
 
 
 def _draw_curves(

@@ -14,6 +14,7 @@ from raymeta.analysis.tables.training import describe, held_out, metrics, traini
 TRAIN, VAL, TEST, PAPER = "#0072b2", "#d55e00", "#009e73", "#aa4499"
 #: Means that are this many times the loss before adaptation are of tasks that diverge.
 BEYOND = 10.0
+LEGEND = {"loc": "best", "frameon": True, "framealpha": 0.8, "edgecolor": "none"}
 
 
 def draw_meta_loss(
@@ -82,7 +83,7 @@ def _draw_training(
     marks = pd.Series([figure["value"] for figure in published], dtype=float)
     _scale(axes, name, curve["mean"], val["mean"], marks, room=val["ci95"])
     axes.xaxis.set_major_formatter(lambda value, _: layout.tick(value))
-    axes.legend(loc="upper right" if name == "outer_loss" else "lower right")
+    axes.legend(**LEGEND)
 
 
 def _draw_adaptation(
@@ -134,7 +135,7 @@ def _draw_adaptation(
     trained = frame.loc[frame["split"] == "train", "inner_steps"].max()
     axes.axvline(trained, color=style.MUTED, linestyle=":", linewidth=1)
     if is_loss:
-        axes.legend(loc="best", frameon=True, framealpha=0.8, edgecolor="none")
+        axes.legend(**LEGEND)
 
 
 def _draw_interval(

@@ -42,3 +42,11 @@ def test_one_diverging_curve_does_not_set_the_limits():
     usual = [np.array([[0, 2.0], [10, 1.0]])] * 4
     assert y_range(usual) == (1.0, 2.0)
     assert y_range([*usual, np.array([[0, 2.0], [10, 1e9]])]) == (1.0, 2.5)
+
+
+def test_an_axis_that_is_cut_says_so(curves):
+    whole, far = curves[curves["outer_step"] < 3], curves["outer_step"] == 1
+    assert draw_loss_curves(whole).axes[0].get_ylabel() == "validation loss"
+    diverged = curves.assign(outer_loss=curves["outer_loss"].where(~far, 1e9))
+    label = draw_loss_curves(diverged).axes[0].get_ylabel()
+    assert label.startswith("validation loss, cut above 1.")

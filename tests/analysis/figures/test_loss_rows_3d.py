@@ -1,5 +1,7 @@
 """The row of loss curves in three dimensions."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,3 +48,12 @@ def test_the_row_of_curves(surface, walks):
     assert list(steps) == [100, 100, 100]
     np.testing.assert_allclose(loss, [0.9, 1.1, 0.5])  # 1.5 is cut off
     assert "way random" not in lines
+
+
+@pytest.mark.parametrize(("shift", "height"), [(0.0, math.log10(0.5)), (0.55, -0.05)])
+def test_a_walk_below_zero_is_drawn_without_logarithms(surface, walks, shift, height):
+    walks["hp/momentum"] = 0.0  # where the row spans two decades
+    below = walks.assign(outer_loss=walks["outer_loss"] - shift)
+    lines = lines_of(draw_curve_row(surface, below).axes[0])
+    heights = lines["way long_term"].get_data_3d()[2]
+    assert min(heights) == pytest.approx(height)

@@ -1,8 +1,6 @@
 """The scaling job: averaged draws, its measures against truth, and its figures."""
 
-import importlib
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -11,24 +9,16 @@ import torch
 from scipy import integrate, optimize, stats
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
+from jobs.experiments import scaling as job
 from jobs.experiments import scaling_figures, scaling_tables
+from jobs.experiments import scaling_runs as runs
 from raymeta.meta import MetaModule
 
 SMALL = ["--seeds", "2", "--steps", "4", "--fresh", "20"]
 
 
 @pytest.fixture(scope="module")
-def job() -> ModuleType:
-    return importlib.import_module("jobs.experiments.scaling")
-
-
-@pytest.fixture(scope="module")
-def runs(job) -> ModuleType:
-    return importlib.import_module("jobs.experiments.scaling_runs")
-
-
-@pytest.fixture(scope="module")
-def written(job, runs, tmp_path_factory) -> Path:
+def written(tmp_path_factory) -> Path:
     """The folder of a small run."""
     out = tmp_path_factory.mktemp("scaling")
     flags = ["--workers", "1", "2", "--real-workers", "none", "--out", str(out)]
@@ -53,7 +43,7 @@ def frame() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).assign(**more)
 
 
-def test_averaged_draws_are_the_mean_of_the_workers_gradients(runs, float64) -> None:
+def test_averaged_draws_are_the_mean_of_the_workers_gradients(float64) -> None:
     """Against the published loop: a gradient for each worker, then Adam on the mean."""
     inner_lr, workers, seed, steps = 0.1, 3, 5, 4
     config = runs.settings(inner_lr, workers, [seed], steps)
@@ -80,7 +70,7 @@ def test_averaged_draws_are_the_mean_of_the_workers_gradients(runs, float64) -> 
     np.testing.assert_allclose(runs.points_of(module), x.detach(), rtol=0, atol=1e-12)
 
 
-def test_a_module_used_before_learns_the_same(runs) -> None:
+def test_a_module_used_before_learns_the_same() -> None:
     config = runs.settings(0.1, 2, [0, 1], 3)
     module = MetaModule(config.learner(0))
     learnt = []
@@ -91,7 +81,7 @@ def test_a_module_used_before_learns_the_same(runs) -> None:
     assert abs(learnt[0] - learnt[1]).max() > 0.1
 
 
-def test_expected_loss_of_points_near_the_origin(runs, float64) -> None:
+def test_expected_loss_of_points_near_the_origin(float64) -> None:
     """At it the logit is b, which descends by itself: an integral over b."""
     config = runs.settings(0.1, 2, [0], 1)
     module = MetaModule(config.learner(0))
@@ -109,7 +99,7 @@ def test_expected_loss_of_points_near_the_origin(runs, float64) -> None:
     assert measure(module)["expected_loss"] == pytest.approx(truth, abs=1e-7)
 
 
-def test_measures_of_fresh_classifiers(runs, float64) -> None:
+def test_measures_of_fresh_classifiers(float64) -> None:
     config = runs.settings(0.1, 2, [0], 1)
     module = MetaModule(config.learner(0))
     measure = runs.Measure(config.family, 30)
@@ -128,7 +118,7 @@ def test_measures_of_fresh_classifiers(runs, float64) -> None:
     assert found["accuracy"] == pytest.approx(float(sum(right)) / 30, abs=1e-12)
 
 
-def test_more_steps_go_on_from_where_descent_ended(runs, float64, monkeypatch) -> None:
+def test_more_steps_go_on_from_where_descent_ended(float64, monkeypatch) -> None:
     monkeypatch.setattr(runs, "MORE_STEPS", (5, 12))
     config = runs.settings(0.1, 2, [0], 1)
     module = MetaModule(config.learner(0))
@@ -139,7 +129,7 @@ def test_more_steps_go_on_from_where_descent_ended(runs, float64, monkeypatch) -
         assert row["accuracy"] == float(whole.metrics["accuracy"].mean())
 
 
-def test_geometry_of_two_crosses(runs) -> None:
+def test_geometry_of_two_crosses() -> None:
     cross = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], float)
     found = runs.geometry(np.concatenate([cross, cross + np.array([3, 4])]))
     # Each point is 1 from its centroid: .5 of variance per coordinate.
@@ -157,12 +147,12 @@ def test_geometry_of_two_crosses(runs) -> None:
         ([[-1, -1], [1, 1], [0, 0], [0, 0.1]], 0.75),
     ],
 )
-def test_best_line_of_few_points(runs, points, best) -> None:
+def test_best_line_of_few_points(points, best) -> None:
     assert runs.best_line(np.array(points, float)) == best
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_best_line_against_many_lines_and_linear_programs(runs, seed) -> None:
+def test_best_line_against_many_lines_and_linear_programs(seed) -> None:
     points = np.random.default_rng(seed).normal(size=(12, 2))
     points[6:] += 0.5 * seed
     labels = np.arange(12) >= 6
@@ -194,7 +184,7 @@ def test_a_small_run_writes_every_row(written) -> None:
     assert lines.groupby([*run, "inner_steps"]).size().tolist() == [20] * (2 * cells)
 
 
-def test_the_frame_is_of_the_points_beside_it(written, runs) -> None:
+def test_the_frame_is_of_the_points_beside_it(written) -> None:
     frame = scaling_tables.last(pd.read_parquet(written / "frame.parquet"))
     points = pd.read_parquet(written / "points.parquet")
     for (_, group), row in zip(
@@ -265,7 +255,7 @@ def test_median_seeds(frame) -> None:
 
 @pytest.mark.ray
 def test_real_workers_learn_what_averaged_draws_learn(
-    cluster, job, written, tmp_path
+    cluster, written, tmp_path
 ) -> None:
     lines: list[str] = []
     points = pd.read_parquet(written / "points.parquet")
@@ -277,7 +267,7 @@ def test_real_workers_learn_what_averaged_draws_learn(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_difference_fails_the_job(job, monkeypatch, tmp_path) -> None:
+def test_a_difference_fails_the_job(monkeypatch, tmp_path) -> None:
     flags = [*SMALL, "--workers", "1", "--inner-lrs", "0.1", "--out", str(tmp_path)]
     for difference, fails in ((1e-6, False), (2e-5, True), (float("nan"), True)):
         monkeypatch.setattr(job, "compare_workers", lambda *_, d=difference: [0.0, d])
