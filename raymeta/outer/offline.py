@@ -183,7 +183,8 @@ class OfflineDescent(HyperDescent):
             tries, tried = tries - 1, state.length
             value = yield from self._plain(best.x + tried * step, self.horizon)
             state = search.update(value, state)
-        self._signs = self._rprop.scale(state.best or tried, self._signs)
+        lengths = self._signs.lengths * (state.best or tried)
+        self._signs = self._signs._replace(lengths=lengths)
         return best.x + state.best * step if state.best else None
 
     def _turn(self, gradient: Tensor) -> None:

@@ -66,15 +66,7 @@ class LBFGS:
         after: Tensor,
         state: LBFGSState,
     ) -> LBFGSState:
-        """The next state, from a step that was taken.
-
-        Args:
-            step: s.
-            rise: E(x + s) - E(x).
-            before: dE/dx at x.
-            after: dE/dx at x + s.
-            state: the one before.
-        """
+        """The next state: s = `step` raised E by `rise`; dE/dx before and after it."""
         slopes = float(before @ step), float(after @ step)
         missed = abs(rise - sum(slopes) / 2)
         agree = missed <= self.MISSED * (abs(slopes[0]) + abs(slopes[1]))
@@ -83,13 +75,7 @@ class LBFGS:
         return LBFGSState((*state.pairs, (step, after - before))[-MEMORY:])
 
     def step(self, gradient: Tensor, otherwise: Tensor, state: LBFGSState) -> Tensor:
-        """The step: what to add to x, shape (n,).
-
-        Args:
-            gradient: dE/dx.
-            otherwise: the step where no pair is known; it descends.
-            state: what is known.
-        """
+        """The step where dE/dx is `gradient`; `otherwise` where no pair is known."""
         if not state.pairs or not gradient.any():
             return otherwise
         least = self.LEAST * gradient.abs().max()

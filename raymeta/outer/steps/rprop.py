@@ -61,12 +61,7 @@ class Rprop:
         return RpropState(lengths, torch.zeros_like(lengths), 0)
 
     def update(self, gradient: Tensor, state: RpropState) -> RpropState:
-        """The state at a new point, to step from.
-
-        Args:
-            gradient: dE/dx there, shape (n,).
-            state: the one at the point before.
-        """
+        """The state at a new point to step from, where dE/dx is `gradient`."""
         lengths, slopes = state.lengths, self._along(gradient)
         if state.taken:
             grown = torch.minimum(lengths * self.GROW, lengths.clamp(min=self.LONGEST))
@@ -79,10 +74,6 @@ class Rprop:
         flipped = self._along(gradient) * state.slopes < 0
         shrunk = state.lengths * self.RETREAT
         return state._replace(lengths=torch.where(flipped, shrunk, state.lengths))
-
-    def scale(self, factor: float, state: RpropState) -> RpropState:
-        """The state of other lengths: a line search went another way than one step."""
-        return state._replace(lengths=state.lengths * factor)
 
     def step(self, state: RpropState) -> Tensor:
         """The step: what to add to x, shape (n,)."""
