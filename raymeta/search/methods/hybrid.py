@@ -49,7 +49,7 @@ class HybridMethod(SearchMethod):
             ValueError: the space has only choices; the estimator does not fit the task.
         """
         differentiable(task.space.initial())
-        descend.require_fit(task, problem, self._estimator(task))
+        descend.require_fit(task, problem, look_ahead(task, self.hyper_steps))
         return sum(self.charges(task, problem))
 
     def sure_budget(self, task: Task, problem: BilevelProblem) -> float:
@@ -100,12 +100,21 @@ class HybridMethod(SearchMethod):
         return self._run(task, problem, task.space.at(config))
 
     def _run(self, task: Task, problem: BilevelProblem, space: Space) -> OnlineRun:
-        return OnlineRun(
-            problem=problem,
-            coordinates=Coordinates(space, problem.device),
-            estimator=self._estimator(task),
-            horizon=task.horizon,
-        )
+        return online_run(task, problem, space, self.hyper_steps)
 
-    def _estimator(self, task: Task) -> ShortTerm:
-        return ShortTerm(max(1, task.horizon // self.hyper_steps))
+
+def look_ahead(task: Task, hyper_steps: int) -> ShortTerm:
+    """The estimator of a run with so many hyper-steps, or a few more."""
+    return ShortTerm(max(1, task.horizon // hyper_steps))
+
+
+def online_run(
+    task: Task, problem: BilevelProblem, space: Space, hyper_steps: int
+) -> OnlineRun:
+    """A run of a task that descends while it trains, in a space with fixed choices."""
+    return OnlineRun(
+        problem=problem,
+        coordinates=Coordinates(space, problem.device),
+        estimator=look_ahead(task, hyper_steps),
+        horizon=task.horizon,
+    )

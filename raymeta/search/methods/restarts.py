@@ -6,17 +6,16 @@ from typing import Any
 
 import torch
 
-from raymeta.hypergrad import ShortTerm
 from raymeta.hypergrad.base import plain_cost
 from raymeta.outer import descend
 from raymeta.outer.budget import BudgetMeter
-from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.evaluator import DIRECT, Evaluator
 from raymeta.outer.online_run import OnlineRun
 from raymeta.outer.report import Report
 from raymeta.outer.vectorized import RunOutcome, at_constants, descending
 from raymeta.problem import BilevelProblem
 from raymeta.search.methods.base import BLACK_BOX, HYBRID, METRIC, MODE, DescentMethod
+from raymeta.search.methods.hybrid import look_ahead, online_run
 from raymeta.search.methods.random import RandomSearch
 from raymeta.search.tune.space import to_tune
 from raymeta.tasks.base import Task, sample_problem
@@ -69,7 +68,7 @@ class Restarts(DescentMethod):
         """
         to_tune(task.space)
         if self.hyper_steps:
-            descend.require_fit(task, problem, self._estimator(task))
+            descend.require_fit(task, problem, look_ahead(task, self.hyper_steps))
         return self._cost(task, problem, task.space.initial_point())
 
     def sure_budget(self, task: Task, problem: BilevelProblem) -> float:
@@ -151,13 +150,4 @@ class Restarts(DescentMethod):
     def _descent(
         self, task: Task, problem: BilevelProblem, point: dict[str, Any]
     ) -> OnlineRun:
-        space = task.space.at(point)
-        return OnlineRun(
-            problem=problem,
-            coordinates=Coordinates(space, problem.device),
-            estimator=self._estimator(task),
-            horizon=task.horizon,
-        )
-
-    def _estimator(self, task: Task) -> ShortTerm:
-        return ShortTerm(max(1, task.horizon // self.hyper_steps))
+        return online_run(task, problem, task.space.at(point), self.hyper_steps)
