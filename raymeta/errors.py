@@ -1,4 +1,4 @@
-"""Errors of one line, for names that do not exist."""
+"""Error messages of one line: of names that do not exist, of values, of errors."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -33,3 +33,8 @@ def said(value: object) -> str:
     """A value as an error message shows it: on one line, cut where it is long."""
     text = " ".join(repr(value).split())
     return text if len(text) <= MOST else f"{text[:MOST]} …"
+
+
+def one_line(error: Exception) -> str:
+    """Class and message of an exception, on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

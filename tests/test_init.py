@@ -42,3 +42,10 @@ def test_files_that_are_no_modules_are_shipped():
     others = {p for p in root.rglob("*") if p.is_file() and ".py" not in p.suffix}
     assert others <= shipped
     assert root / "py.typed" in shipped
+
+
+def test_the_root_has_the_vocabulary_alone():
+    root = Path(raymeta.__file__).parent
+    found = {path.stem for path in root.glob("*.py")}
+    words = {"__init__", "_tree", "errors", "problem", "types"}
+    assert words <= found <= words | {"process", "tune"}

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from raymeta._tree import tree_map
+from raymeta.errors import one_line
 from raymeta.problem import BilevelProblem
 from raymeta.types import Batch, Hparams, State
 
@@ -84,9 +85,8 @@ def stackable(problem: BilevelProblem, runs: list[Hparams]) -> bool:
         loss = many.outer_loss(state, {**hparams, **live})
         torch.autograd.grad(loss, list(live.values()), allow_unused=True)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         logging.getLogger(__name__).warning(
-            "runs go one by one, for vmap cannot take a step: %s", reason[:200]
+            "runs go one by one, for vmap cannot take a step: %s", one_line(error)[:200]
         )
         return False
     return True

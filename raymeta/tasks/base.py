@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, Protocol
 
-from raymeta.errors import said
+from raymeta.errors import one_line, said
 from raymeta.problem import BilevelProblem
 from raymeta.space import Space
 
@@ -111,7 +111,7 @@ def sampled(task: Task, seed: int) -> BilevelProblem:
         problem = task.sample(seed)
     except Exception as error:
         raise ValueError(
-            f"task {task.name!r}: sample({seed}) raises {_words(error)}"
+            f"task {task.name!r}: sample({seed}) raises {one_line(error)}"
         ) from error
     if not isinstance(problem, BilevelProblem):
         raise ValueError(
@@ -174,7 +174,7 @@ def _part(task: object, part: str) -> Any:
     except Exception as error:
         if offered(type(task), part) is not None:  # a property
             raise ValueError(
-                f"{said(task)} must have a {part}, but that raises {_words(error)}"
+                f"{said(task)} must have a {part}, but that raises {one_line(error)}"
             ) from error
         raise ValueError(
             f"a task needs {', '.join(PARTS[:-1])} and sample(seed), but "
@@ -188,7 +188,3 @@ def _takes_seed(sample: Any) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _words(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-from raymeta.errors import unknown_name
+from raymeta.errors import one_line, unknown_name
 from raymeta.tasks.base import Task, check_task, offered
 
 #: Under which packages name their tasks, in `[project.entry-points."raymeta.tasks"]`.
@@ -72,7 +72,7 @@ def from_package(point: metadata.EntryPoint) -> Task:
     except Exception as error:
         raise ValueError(
             f"task {point.name!r} must be importable, but {point.value} raises "
-            f"{_words(error)}: repair or remove its package"
+            f"{one_line(error)}: repair or remove its package"
         ) from error
     return _made(thing, point.value)
 
@@ -100,7 +100,7 @@ def _load(path: Path) -> ModuleType:
     except Exception as error:
         del sys.modules[name]
         raise ValueError(
-            f"{path}, line {_line(error, place)} raises {_words(error)}: repair it"
+            f"{path}, line {_line(error, place)} raises {one_line(error)}: repair it"
         ) from error
     finally:
         sys.path.remove(str(place.parent))
@@ -134,7 +134,8 @@ def _made(thing: Any, name: str) -> Task:
         task = thing() if makes else thing
     except Exception as error:
         raise ValueError(
-            f"{name} must make a task without arguments, but it raises {_words(error)}"
+            f"{name} must make a task without arguments, but it raises "
+            f"{one_line(error)}"
         ) from error
     try:
         check_task(task)
@@ -149,7 +150,3 @@ def _line(error: Exception, path: Path) -> int:
         return error.lineno or 0
     frames = traceback.extract_tb(error.__traceback__)
     return next((f.lineno or 0 for f in reversed(frames) if f.filename == str(path)), 0)
-
-
-def _words(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
