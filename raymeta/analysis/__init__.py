@@ -24,7 +24,7 @@ from raymeta.analysis.report import write_report
 from raymeta.analysis.tables.anytime import anytime
 from raymeta.analysis.tables.area import area_under_curve
 from raymeta.analysis.tables.bootstrap import bootstrap_mean, final_differences
-from raymeta.analysis.tables.frames import REQUIRED_COLUMNS, blackbox_target, read
+from raymeta.analysis.tables.frames import blackbox_target, read
 from raymeta.analysis.tables.hparams import hparam_bands, hparam_paths
 from raymeta.analysis.tables.incumbents import best_hparams, learnt_hparams
 from raymeta.analysis.tables.ranking import format_ranking, ranking
@@ -44,6 +44,7 @@ from raymeta.analysis.tables.training import (
     read_training,
     training_curve,
 )
+from raymeta.results.schema import REQUIRED_COLUMNS
 
 __all__ = [
     "REQUIRED_COLUMNS",

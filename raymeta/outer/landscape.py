@@ -12,6 +12,7 @@ from raymeta.errors import unknown_name
 from raymeta.outer.conditions import conditioned
 from raymeta.outer.descend import evaluate
 from raymeta.outer.report import outer_value
+from raymeta.results.schema import CURVE_COLUMNS, frame_of, hparam_columns
 from raymeta.space import Choice
 from raymeta.tasks.base import Task, sample_problem
 
@@ -86,20 +87,20 @@ def learning_curves(
         A row per λ and about 40 times of its run: `task`, `seed`, `outer_step` (which
         λ, from 0), `inner_steps` (0 … T), `outer_loss`, `hp/<name>…`.
     """
-    import pandas as pd
-
     task, chosen = conditioned(task, seed), list(hparams)
     rows = []
     for number, flat in enumerate(chosen):
         about = {"task": task.name, "seed": seed, "outer_step": number}
-        values = {f"hp/{name}": value for name, value in flat.items()}
+        values = hparam_columns(flat)
         rows += [
             {**about, "inner_steps": t, "outer_loss": loss, **values}
             for t, loss in _curve(task, flat, seed)
         ]
         if progress is not None:
             progress(number + 1, len(chosen))
-    return pd.DataFrame(rows)
+    names = dict.fromkeys(name for row in rows for name in row)
+    others = dict.fromkeys(name for name in names if name not in CURVE_COLUMNS)
+    return frame_of(rows, CURVE_COLUMNS, others)
 
 
 def _curve(task: Task, flat: Mapping[str, Any], seed: int) -> list[tuple[int, float]]:

@@ -10,6 +10,13 @@ from torch import nn
 
 from raymeta.optim import export_schedule
 from raymeta.outer.report import Report, Schedule
+from raymeta.results.schema import (
+    HYPERGRADIENT,
+    REPORTS,
+    REQUIRED_COLUMNS,
+    frame_of,
+    hparam_columns,
+)
 from raymeta.types import Hparams, State, Tensors
 
 if TYPE_CHECKING:
@@ -95,8 +102,6 @@ class Result:
     @property
     def frame(self) -> "DataFrame":
         """One row per report, in the columns of a comparison; the last row is final."""
-        import pandas as pd
-
         rows: list[dict[str, Any]] = []
         best: Report | None = None
         for report in self.reports:
@@ -107,14 +112,17 @@ class Result:
         end = best._replace(
             kind="final", gradient_evals=last.gradient_evals, wall_s=last.wall_s
         )
-        return pd.DataFrame([*rows, {**self._row(end, best), **self.metrics}])
+        rows.append({**self._row(end, best), **self.metrics})
+        names = dict.fromkeys(name for row in rows for name in row)
+        others = dict.fromkeys(name for name in names if name not in REPORTS)
+        return frame_of(rows, REQUIRED_COLUMNS, others)
 
     def _row(self, report: Report, best: Report | None) -> dict[str, Any]:
         finite = math.isfinite(report.outer_loss)
         return {
             "task": self.task,
             "method": self.method,
-            "family": "hypergradient",
+            "family": HYPERGRADIENT,
             "seed": self.seed,
             "trial": 0,
             "outer_step": report.outer_step,
@@ -125,7 +133,7 @@ class Result:
             "best_outer_loss": math.nan if best is None else best.outer_loss,
             "status": report.status,
             "failure": "" if finite else "non-finite outer loss",
-            **{f"hp/{name}": value for name, value in report.hparams.items()},
+            **hparam_columns(report.hparams),
         }
 
 

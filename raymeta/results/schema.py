@@ -1,4 +1,4 @@
-"""The schema of what comparisons write, and how older files are read.
+"""Schema of all frames: columns, dtypes, families; and how older files are read.
 
 Before version 1, `forward` was the online method and `forward_long` forward mode
 through the whole run. Frames, records and journals without a version are of that time:
@@ -20,6 +20,85 @@ RENAMED = {"forward": "forward_online", "forward_long": "forward"}
 
 #: The first event of a journal.
 EVENT: dict[str, Any] = {"event": KEY, "version": VERSION}
+
+#: Families of methods.
+BLACK_BOX, HYPERGRADIENT, HYBRID = "black-box", "hypergradient", "hybrid"
+
+#: Before the flat name of a hyperparameter, and that of a metric on the test set.
+PREFIX, TEST = "hp/", "test_"
+
+#: Columns of a frame of reports, with their dtypes; metrics and hyperparameters follow.
+REPORTS = {
+    "task": "str",
+    "method": "str",
+    "family": "str",
+    "seed": "int64",
+    "trial": "int64",
+    "parent": "int64",
+    "outer_step": "int64",
+    "inner_steps": "int64",
+    "gradient_evals": "float64",
+    "flops": "float64",
+    "wall_s": "float64",
+    "outer_loss": "float64",
+    "best_outer_loss": "float64",
+    "status": "str",
+    "failure": "str",
+}
+#: Those that every frame of reports has; `parent` and `flops` are a comparison's.
+REQUIRED_COLUMNS = tuple(name for name in REPORTS if name not in ("parent", "flops"))
+
+#: Columns of outer losses along training, see `raymeta.outer.landscape`.
+CURVE_COLUMNS = ("task", "seed", "outer_step", "inner_steps", "outer_loss")
+
+#: Columns of a meta-training's frame, with their dtypes; metrics follow.
+TRAINING = {
+    "algorithm": "str",
+    "family": "str",
+    "seed": "int64",
+    "split": "str",
+    "outer_step": "int64",
+    "rank": "int64",
+    "workers": "int64",
+    "attempt": "int64",
+    "tasks": "int64",
+    "inner_steps": "int64",
+    "outer_loss": "float64",
+    "ci95": "float64",
+    "median": "float64",
+    "grad_norm": "float64",
+    "skipped": "bool",
+    "step_s": "float64",
+    "wall_s": "float64",
+}
+
+
+def frame_of(
+    rows: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    others: Mapping[str, str | None],
+) -> "pd.DataFrame":
+    """A frame of reports.
+
+    Args:
+        rows: by column; what one lacks stays empty.
+        names: some of `REPORTS`.
+        others: columns that follow, with their dtypes; None is what the values are.
+    """
+    import pandas as pd
+
+    dtypes = {**{name: REPORTS[name] for name in names}, **others}
+    frame = pd.DataFrame(rows, columns=list(dtypes))
+    # Not strings: pandas before 3 would turn a missing one into "nan".
+    cast = {name: d for name, d in dtypes.items() if d is not None and d != "str"}
+    frame = frame.astype(cast)
+    frame.attrs[KEY] = VERSION
+    return frame
+
+
+def hparam_columns(point: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a point."""
+    return {f"{PREFIX}{name}": value for name, value in point.items()}
 
 
 def current_frame(frame: "pd.DataFrame") -> "pd.DataFrame":

@@ -6,30 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from raymeta.results.schema import KEY, VERSION
+from raymeta.results.schema import REPORTS, TEST, frame_of, hparam_columns
 from raymeta.results.validity import mark
 from raymeta.search.fairness import evidence_of, reasons
 from raymeta.search.study.study import Study
 from raymeta.search.study.sums import Sums
 from raymeta.space import Choice, Domain
-
-DTYPES = {
-    "task": "str",
-    "method": "str",
-    "family": "str",
-    "seed": "int64",
-    "trial": "int64",
-    "parent": "int64",
-    "outer_step": "int64",
-    "inner_steps": "int64",
-    "gradient_evals": "float64",
-    "flops": "float64",
-    "wall_s": "float64",
-    "outer_loss": "float64",
-    "best_outer_loss": "float64",
-    "status": "str",
-    "failure": "str",
-}
 
 
 def to_frame(studies: Iterable[Study]) -> pd.DataFrame:
@@ -50,17 +32,12 @@ def to_frame(studies: Iterable[Study]) -> pd.DataFrame:
     studies = list(studies)
     hparams = _hparam_dtypes(studies)
     rows = [row for study in studies for row in _rows(study, hparams)]
-    metrics = sorted({key for row in rows for key in row if key.startswith("test_")})
-    tests = ["test_loss", *(name for name in metrics if name != "test_loss")]
-    dtypes = {
-        **DTYPES,
-        **dict.fromkeys(tests, "float64"),
-        **{f"hp/{name}": dtype for name, dtype in hparams.items()},
-    }
-    frame = pd.DataFrame(rows, columns=list(dtypes))
-    # Not strings: pandas before 3 would turn a missing one into "nan".
-    frame = frame.astype({name: d for name, d in dtypes.items() if d != "str"})
-    frame.attrs[KEY] = VERSION
+    metrics = sorted({key for row in rows for key in row if key.startswith(TEST)})
+    loss = f"{TEST}loss"
+    tests = dict.fromkeys(
+        [loss, *(name for name in metrics if name != loss)], "float64"
+    )
+    frame = frame_of(rows, tuple(REPORTS), tests | hparam_columns(hparams))
     return mark(frame, reasons(evidence_of(studies)))
 
 
@@ -90,11 +67,13 @@ def _rows(study: Study, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
             "status": report.status,
             "failure": report.failure,
             **report.metrics,
-            **{
-                f"hp/{name}": _shown(domains[name], value, dtypes[name])
-                for name, value in report.hparams.items()
-                if name in domains
-            },
+            **hparam_columns(
+                {
+                    name: _shown(domains[name], value, dtypes[name])
+                    for name, value in report.hparams.items()
+                    if name in domains
+                }
+            ),
         }
 
 

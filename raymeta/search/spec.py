@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.report import Report
-from raymeta.search.methods import BLACK_BOX, Method, SearchMethod
+from raymeta.results.schema import BLACK_BOX
+from raymeta.search.methods import Method, SearchMethod
 from raymeta.space import Point
 from raymeta.tasks.base import Task
 

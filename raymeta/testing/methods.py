@@ -18,16 +18,10 @@ from ray.tune import TuneConfig
 
 from raymeta.outer.report import plain_run
 from raymeta.results.jsonlines import JsonLines
+from raymeta.results.schema import BLACK_BOX, HYBRID, HYPERGRADIENT
 from raymeta.search import to_tune
 from raymeta.search.frame import to_frame
-from raymeta.search.methods import (
-    BLACK_BOX,
-    HYBRID,
-    HYPERGRADIENT,
-    DescentMethod,
-    Method,
-    SearchMethod,
-)
+from raymeta.search.methods import DescentMethod, Method, SearchMethod
 from raymeta.search.plan import make_plan
 from raymeta.search.spec import StudyKey, TrialSpec
 from raymeta.search.study.coordinator import Coordinator

@@ -11,26 +11,8 @@ from typing import Any
 import pandas as pd
 
 from raymeta.results.run_folder import write_frame
+from raymeta.results.schema import TRAINING
 
-DTYPES = {
-    "algorithm": "str",
-    "family": "str",
-    "seed": "int64",
-    "split": "str",
-    "outer_step": "int64",
-    "rank": "int64",
-    "workers": "int64",
-    "attempt": "int64",
-    "tasks": "int64",
-    "inner_steps": "int64",
-    "outer_loss": "float64",
-    "ci95": "float64",
-    "median": "float64",
-    "grad_norm": "float64",
-    "skipped": "bool",
-    "step_s": "float64",
-    "wall_s": "float64",
-}
 #: Rows of a file; a larger one would take long to write again.
 ROWS_PER_FILE = 5_000
 
@@ -85,9 +67,9 @@ def merged(folder: Path) -> pd.DataFrame:
     """
     parts = [pd.read_parquet(path) for path in sorted(_files(folder))]
     rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    metrics = sorted(set(rows.columns) - set(DTYPES))
-    rows = rows.reindex(columns=[*DTYPES, *metrics])
-    rows = rows.astype({name: d for name, d in DTYPES.items() if d != "str"})
+    metrics = sorted(set(rows.columns) - set(TRAINING))
+    rows = rows.reindex(columns=[*TRAINING, *metrics])
+    rows = rows.astype({name: d for name, d in TRAINING.items() if d != "str"})
     is_test = rows["split"] == "test"
     kept = [
         _latest(rows[~is_test], ["seed", "split", "outer_step"]),
@@ -99,7 +81,7 @@ def merged(folder: Path) -> pd.DataFrame:
 
 def metrics_of(frame: pd.DataFrame) -> list[str]:
     """The columns of a frame that are metrics of its learner."""
-    others = set(frame.columns) - set(DTYPES)
+    others = set(frame.columns) - set(TRAINING)
     return sorted(name for name in others if not name.endswith("_ci95"))
 
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from raymeta.results.schema import BLACK_BOX, HYBRID
 from raymeta.search.methods import (
-    BLACK_BOX,
     DEFAULT,
-    HYBRID,
     METHODS,
     DescentMethod,
     SearchMethod,

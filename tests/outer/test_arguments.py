@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from tests.support.killed import untimed
 
 import raymeta
 from raymeta import optimize
@@ -15,6 +14,7 @@ from raymeta.hypergrad.registry import ESTIMATORS
 from raymeta.optim import sgd
 from raymeta.outer.arguments import estimator_of
 from raymeta.tasks import Quadratic
+from raymeta.testing.kill import untimed
 from tests.support.small_tasks import OneStep
 
 pytestmark = pytest.mark.usefixtures("float64")

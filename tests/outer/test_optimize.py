@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from tests.support.killed import untimed
 
 from raymeta import Result, optimize
 from raymeta.hypergrad import Forward, Reverse, ShortTerm
@@ -18,6 +17,7 @@ from raymeta.outer.report import Report, outer_value, plain_run
 from raymeta.outer.result import better
 from raymeta.space import Choice, Positive, Real, Space, Unit
 from raymeta.tasks import Quadratic
+from raymeta.testing.kill import untimed
 from tests.support.small_tasks import (
     Diverging,
     OneStep,

@@ -12,7 +12,8 @@ from search_toys import Bowl
 from raymeta import optimize
 from raymeta.hypergrad.base import plain_cost
 from raymeta.outer.report import plain_run
-from raymeta.search.methods import HYBRID, HYPERGRADIENT, METHODS, SearchMethod
+from raymeta.results.schema import HYBRID, HYPERGRADIENT
+from raymeta.search.methods import METHODS, SearchMethod
 from raymeta.search.plan import make_plan
 from tests.support.ridge import Well
 

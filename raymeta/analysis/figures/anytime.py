@@ -11,20 +11,15 @@ from matplotlib.figure import Figure
 from raymeta.analysis.figures import layout, style
 from raymeta.analysis.figures.legend import methods_to_label
 from raymeta.analysis.tables.anytime import UNITS, anytime_of
-from raymeta.analysis.tables.frames import (
-    BLACKBOX,
-    HYBRID,
-    HYPERGRADIENT,
-    cells,
-    target_of,
-)
+from raymeta.analysis.tables.frames import cells, target_of
 from raymeta.analysis.tables.text import number, shorten
+from raymeta.results.schema import BLACK_BOX, HYBRID, HYPERGRADIENT
 
 HEIGHT = 3.7  # of a panel, inches
 KEYS = {
     HYPERGRADIENT: "solid: hypergradient methods",
     HYBRID: "dash-dotted: hybrids",
-    BLACKBOX: "dashed: black-box methods",
+    BLACK_BOX: "dashed: black-box methods",
 }
 CROWDED = 6  # lines beyond which bands are fainter
 ROOM = 1.5  # above the shown ends, in multiples of their spread

@@ -2,15 +2,11 @@
 
 import pandas as pd
 
-from raymeta.analysis.tables.frames import (
-    BLACKBOX,
-    HYBRID,
-    HYPERGRADIENT,
-    seed_median,
-)
+from raymeta.analysis.tables.frames import seed_median
+from raymeta.results.schema import BLACK_BOX, HYBRID, HYPERGRADIENT
 
 MOST = 10  # methods that a panel names
-OF_EACH = {HYPERGRADIENT: 4, HYBRID: 2, BLACKBOX: 4}  # where there are more
+OF_EACH = {HYPERGRADIENT: 4, HYBRID: 2, BLACK_BOX: 4}  # where there are more
 
 
 def methods_to_label(cells: pd.DataFrame) -> list[str]:

@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from raymeta.analysis.figures import layout, style
 from raymeta.analysis.figures.loss_curves import y_range
-from raymeta.analysis.tables.frames import PREFIX
 from raymeta.analysis.tables.loss_curves import loss_curves
 from raymeta.analysis.tables.text import number
+from raymeta.results.schema import PREFIX
 
 FPS = 2
 HOLD = 5  # frames that the last curve stays

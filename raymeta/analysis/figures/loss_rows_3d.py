@@ -10,10 +10,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from mpl_toolkits.mplot3d import Axes3D
 
 from raymeta.analysis.figures import layout, style
-from raymeta.analysis.tables.frames import HYPERGRADIENT, PREFIX
 from raymeta.analysis.tables.incumbents import ONLINE, best_run
 from raymeta.analysis.tables.surfaces import Surface, is_logarithmic, surface_of
 from raymeta.analysis.tables.text import number
+from raymeta.results.schema import HYPERGRADIENT, PREFIX
 
 DECADES = 100.0  # losses that span more are shown as logarithms
 WAYS = 2  # of each kind that are drawn: more could not be followed

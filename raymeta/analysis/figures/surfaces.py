@@ -10,10 +10,11 @@ from matplotlib.lines import Line2D
 
 from raymeta.analysis.figures import layout, style
 from raymeta.analysis.figures.legend import OF_EACH, methods_to_label
-from raymeta.analysis.tables.frames import HYPERGRADIENT, PREFIX, cells
+from raymeta.analysis.tables.frames import cells
 from raymeta.analysis.tables.incumbents import incumbents
 from raymeta.analysis.tables.surfaces import Surface, is_logarithmic, surface_of
 from raymeta.analysis.tables.text import number, shorten
+from raymeta.results.schema import HYPERGRADIENT, PREFIX
 
 LEVELS = 14
 

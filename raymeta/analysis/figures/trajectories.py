@@ -13,15 +13,16 @@ from pandas.api.typing import DataFrameGroupBy
 
 from raymeta.analysis.figures import layout, style
 from raymeta.analysis.figures.legend import methods_to_label
-from raymeta.analysis.tables.frames import BLACKBOX, HYBRID, HYPERGRADIENT, cells
+from raymeta.analysis.tables.frames import cells
 from raymeta.analysis.tables.hparams import hparam_bands, hparam_paths
 from raymeta.analysis.tables.text import shorten
+from raymeta.results.schema import BLACK_BOX, HYBRID, HYPERGRADIENT
 
 NOTES = {
     HYPERGRADIENT: "solid: hypergradient descent (bold: the seed of median final loss, "
     "thin: the others)",
     HYBRID: "dash-dotted: best trial so far of hybrids, where it ended",
-    BLACKBOX: "dashed: best trial so far of black-box search, in such a seed",
+    BLACK_BOX: "dashed: best trial so far of black-box search, in such a seed",
 }
 
 

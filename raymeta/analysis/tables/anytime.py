@@ -3,10 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from raymeta.analysis.tables.frames import (
-    cells,
-    seed_quantile,
-)
+from raymeta.analysis.tables.frames import cells, seed_quantile
 
 UNITS = {"gradient_evals": "gradient evaluations", "wall_s": "seconds"}
 GRID = 2000  # the most points of a task's common grid

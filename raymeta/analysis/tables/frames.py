@@ -11,17 +11,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from raymeta.results.schema import current_frame
+from raymeta.results.schema import BLACK_BOX, REQUIRED_COLUMNS, current_frame
 from raymeta.results.validity import marked
 
-PREFIX = "hp/"  # before a hyperparameter's name
 CELL = ["task", "method", "seed"]
-HYPERGRADIENT, HYBRID, BLACKBOX = "hypergradient", "hybrid", "black-box"
-REQUIRED_COLUMNS = (
-    *("task", "method", "family", "seed", "trial", "outer_step", "inner_steps"),
-    *("gradient_evals", "wall_s", "outer_loss", "best_outer_loss"),
-    *("status", "failure"),
-)
 
 
 def read(path: str | Path) -> pd.DataFrame:
@@ -186,7 +179,7 @@ def blackbox_target(frame: pd.DataFrame) -> pd.DataFrame:
 
 def target_of(cells: pd.DataFrame) -> pd.DataFrame:
     """Return `blackbox_target` from the summary that `cells` made."""
-    blackbox = cells[cells["family"] == BLACKBOX]
+    blackbox = cells[cells["family"] == BLACK_BOX]
     found = []
     for _, group in blackbox.groupby("task"):
         losses = group.groupby("method")["best_outer_loss"]

@@ -11,14 +11,13 @@ import pandas as pd
 
 from raymeta.analysis.tables.frames import (
     CELL,
-    HYPERGRADIENT,
-    PREFIX,
     cells,
     check,
     seed_median,
     seed_quantile,
 )
 from raymeta.analysis.tables.incumbents import incumbents
+from raymeta.results.schema import HYPERGRADIENT, PREFIX
 
 MANY = 12  # more entries of one base name than this are summarised
 TRIAL = ["method", "family", "seed", "trial"]

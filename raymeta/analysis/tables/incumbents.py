@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from raymeta.analysis.tables.frames import BLACKBOX, CELL, HYBRID, PREFIX, cells
+from raymeta.analysis.tables.frames import CELL, cells
+from raymeta.results.schema import BLACK_BOX, HYBRID, PREFIX
 
 MOST = 24  # runs
 ONLINE = 4  # reports of one run: more say that λ changed while training went on
@@ -91,7 +92,7 @@ def learnt_hparams(
     running = rows[rows["status"] == "running"].groupby(CELL).size()
     share = full / full.add(running, fill_value=0)
     index = pd.MultiIndex.from_frame(table[CELL])
-    constant = (share.reindex(index) >= 0.5).to_numpy() | (table["family"] == BLACKBOX)
+    constant = (share.reindex(index) >= 0.5).to_numpy() | (table["family"] == BLACK_BOX)
     constant &= (table["family"] != HYBRID).to_numpy()
     table = table[constant].sort_values("best_outer_loss")
     if not len(table):
@@ -104,7 +105,7 @@ def learnt_hparams(
     own = rows[(rows["method"] == method) & (rows["status"] != "final")]
     own = own.sort_values("gradient_evals", kind="stable").reset_index(drop=True)
     kept = incumbents(own).index
-    if family != BLACKBOX:
+    if family != BLACK_BOX:
         kept = kept.union(own.index[own["status"] == "running"])
     kept = kept.union([0])
     if len(kept) > MOST:

@@ -6,15 +6,7 @@ from textwrap import fill
 import numpy as np
 import pandas as pd
 
-from raymeta.analysis.tables.frames import (
-    BLACKBOX,
-    HYBRID,
-    HYPERGRADIENT,
-    cells,
-    seed_median,
-    seed_quantile,
-    target_of,
-)
+from raymeta.analysis.tables.frames import cells, seed_median, seed_quantile, target_of
 from raymeta.analysis.tables.text import (
     MISSING,
     align,
@@ -24,6 +16,7 @@ from raymeta.analysis.tables.text import (
     shorten,
     span,
 )
+from raymeta.results.schema import BLACK_BOX, HYBRID, HYPERGRADIENT
 from raymeta.results.validity import COLUMN, reasons_of, sentence
 
 WIDTH = 100  # columns of the terminal
@@ -248,7 +241,7 @@ def _gap_lines(group: pd.DataFrame) -> list[str]:
     """Say which families and seeds are missing."""
     lines = [
         f"no {family} method has reported yet"
-        for family in (HYPERGRADIENT, BLACKBOX)
+        for family in (HYPERGRADIENT, BLACK_BOX)
         if not (group["family"] == family).any()
     ]
     for row in group.itertuples():

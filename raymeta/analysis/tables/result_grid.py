@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from raymeta.analysis.tables.frames import BLACKBOX, HYBRID, HYPERGRADIENT
 from raymeta.errors import unknown_name
+from raymeta.results.schema import BLACK_BOX, HYBRID, HYPERGRADIENT, hparam_columns
 
 PREFIX = "config/"
 STEP = "training_iteration"
@@ -32,7 +32,7 @@ def from_result_grid(
     mode: str = "min",
     task: str = "task",
     method: str = "tune",
-    family: str = BLACKBOX,
+    family: str = BLACK_BOX,
     seed: int = 0,
     cost: str | float = 1.0,
     horizon: int | None = None,
@@ -66,8 +66,8 @@ def from_result_grid(
     """
     if mode not in ("min", "max"):
         raise ValueError(f"mode must be 'min' or 'max', but got {mode!r}")
-    if family not in (BLACKBOX, HYBRID, HYPERGRADIENT):
-        raise unknown_name("family", family, (BLACKBOX, HYBRID, HYPERGRADIENT))
+    if family not in (BLACK_BOX, HYBRID, HYPERGRADIENT):
+        raise unknown_name("family", family, (BLACK_BOX, HYBRID, HYPERGRADIENT))
     trials = [_trial(number, result) for number, result in enumerate(_listed(grid))]
     rows = pd.concat(trials, ignore_index=True) if trials else pd.DataFrame()
     _require_metric(rows, metric, len(trials))
@@ -102,7 +102,9 @@ def from_result_grid(
         "best_outer_loss": loss.where(counts).cummin().ffill(),
         "status": np.select([failed, full], ["failed", "complete"], "running"),
         "failure": rows["failure"],
-        **{f"hp/{name.removeprefix(PREFIX)}": _hparam(rows[name]) for name in names},
+        **hparam_columns(
+            {name.removeprefix(PREFIX): _hparam(rows[name]) for name in names}
+        ),
     }
     frame = pd.DataFrame(columns)
     best = loss.where(counts).idxmin() if counts.any() else frame.index[-1]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from raymeta.analysis.tables.frames import PREFIX
+from raymeta.results.schema import PREFIX
 
 
 class Surface(NamedTuple):

@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 
 from raymeta.analysis.tables.text import align, number
+from raymeta.results.schema import TRAINING
 
 BINS = 50  # the most points of a training curve
-COLUMNS = (
-    *("algorithm", "family", "seed", "split", "outer_step", "rank", "attempt"),
-    *("tasks", "inner_steps", "outer_loss", "ci95", "median", "skipped"),
+#: What every frame has; what a figure does not need may be missing.
+COLUMNS = tuple(
+    name
+    for name in TRAINING
+    if name not in ("workers", "grad_norm", "step_s", "wall_s")
 )
-#: What else is in a frame; every other column is a metric, or its `<metric>_ci95`.
-OTHERS = (*COLUMNS, "workers", "grad_norm", "step_s", "wall_s")
 
 
 def is_training(folder: str | Path) -> bool:
@@ -55,7 +56,7 @@ def metrics(frame: pd.DataFrame) -> list[str]:
     return [
         name
         for name in frame.columns
-        if name not in OTHERS and not name.endswith("_ci95")
+        if name not in TRAINING and not name.endswith("_ci95")
     ]
 
 

@@ -7,14 +7,7 @@ from packaging.requirements import Requirement
 from raymeta.errors import unknown_name
 from raymeta.results.schema import RENAMED
 from raymeta.search.methods.asha import Asha
-from raymeta.search.methods.base import (
-    BLACK_BOX,
-    HYBRID,
-    HYPERGRADIENT,
-    DescentMethod,
-    Method,
-    SearchMethod,
-)
+from raymeta.search.methods.base import DescentMethod, Method, SearchMethod
 from raymeta.search.methods.bayesopt import BayesOpt
 from raymeta.search.methods.bohb import Bohb
 from raymeta.search.methods.cmaes import CmaEs
@@ -37,10 +30,7 @@ from raymeta.search.methods.tpe_descent import TpeDescent
 
 __all__ = [
     "ALIASES",
-    "BLACK_BOX",
     "DEFAULT",
-    "HYBRID",
-    "HYPERGRADIENT",
     "METHODS",
     "DescentMethod",
     "Method",

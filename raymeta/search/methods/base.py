@@ -13,10 +13,9 @@ from raymeta.outer import descend
 from raymeta.outer.evaluator import DIRECT, Evaluator
 from raymeta.outer.report import Report
 from raymeta.problem import BilevelProblem
+from raymeta.results.schema import BLACK_BOX, HYPERGRADIENT
 from raymeta.tasks.base import Task
 from raymeta.types import State
-
-BLACK_BOX, HYPERGRADIENT, HYBRID = "black-box", "hypergradient", "hybrid"
 
 #: What a trial reports, by the names that searchers and schedulers know.
 METRIC, MODE, TIME_ATTR = "outer_loss", "min", "inner_steps"

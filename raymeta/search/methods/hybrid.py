@@ -14,7 +14,8 @@ from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.online_run import OnlineRun, OnlineState
 from raymeta.outer.report import Report
 from raymeta.problem import BilevelProblem
-from raymeta.search.methods.base import HYBRID, SearchMethod
+from raymeta.results.schema import HYBRID
+from raymeta.search.methods.base import SearchMethod
 from raymeta.space import Space
 from raymeta.tasks.base import Task
 

@@ -14,7 +14,8 @@ from raymeta.outer.online_run import OnlineRun
 from raymeta.outer.report import Report
 from raymeta.outer.vectorized import RunOutcome, at_constants, descending
 from raymeta.problem import BilevelProblem
-from raymeta.search.methods.base import BLACK_BOX, HYBRID, METRIC, MODE, DescentMethod
+from raymeta.results.schema import BLACK_BOX, HYBRID
+from raymeta.search.methods.base import METRIC, MODE, DescentMethod
 from raymeta.search.methods.hybrid import look_ahead, online_run
 from raymeta.search.methods.random import RandomSearch
 from raymeta.search.tune.space import to_tune

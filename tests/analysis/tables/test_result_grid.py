@@ -12,7 +12,7 @@ from raymeta.analysis import (
     from_result_grid,
     ranking,
 )
-from raymeta.analysis.tables.frames import REQUIRED_COLUMNS
+from raymeta.results.schema import REQUIRED_COLUMNS
 
 NAN = np.nan
 
