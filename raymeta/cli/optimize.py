@@ -21,7 +21,7 @@ class OptimizeSettings:
         None, "first hyper-step, in log units of a positive hyperparameter"
     )
     budget: float | None = setting(None, "gradient evaluations; automatic: the task's")
-    seed: int = setting(0, "of the task's sample")
+    seed: int = setting(0, "seeds the task's sample")
     name: str = setting("optimize", "folder of the results; overwritten")
     storage: str = setting("results", "where the folder is")
 

@@ -20,15 +20,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task",
         metavar="STR",
-        help="of the surface, by name or as path.py:Name (default: every task of the "
-        "comparison that has both)",
+        help="task of the surface, by name or as path.py:Name (default: every task of "
+        "the comparison that has both)",
     )
     parser.add_argument(
         "--points",
         type=int,
         default=11,
         metavar="INT",
-        help="of the surface along each side (default: 11)",
+        help="points of the surface along each side (default: 11)",
     )
 
 

@@ -49,7 +49,9 @@ def optimize(
         task: what to tune: an object, a name, or `path.py:Name`.
         estimator: how to differentiate: an object, for example `Reverse(task.horizon)`,
             or a name of `raymeta.hypergrad.registry`, for example "reverse".
-        hyper_lr: see `descend`.
+        hyper_lr: length of the first hyper-step in each coordinate of the space, log λ
+            for `Positive`; the descent's own by default, see
+            `raymeta.outer.descend.descend`.
         budget: gradient evaluations; the task's default if None.
         seed: seeds the task's sample and every random draw of the descent.
         progress: whether to print a line now and then; or what is called after each

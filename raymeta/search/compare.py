@@ -63,7 +63,9 @@ def compare(
     A Ray that runs already, or that `RAY_ADDRESS` names, is used; otherwise an embedded
     one starts and ends with the comparison. Everything that trials report is kept: the
     same call with the same name continues an interrupted comparison, and returns the
-    frame of a finished one.
+    frame of a finished one. What descents, hybrids and restarts find is never worse
+    than training at the space's initial values, which they do first; a warning says so
+    where the budget is too small for that.
 
     Args:
         tasks: names, `path.py:Name` of what is in a file, `Task` objects, or a list.
@@ -81,10 +83,6 @@ def compare(
         gpus_per_trial: GPUs, or the share of one, that each trial holds; it finds them
             as `cuda` devices, and the task says what runs there.
         progress: whether to print progress, or what takes its lines.
-
-    What descents, hybrids and restarts find is never worse than training at the space's
-    initial values, which they do first; of a budget too small for that, a warning says
-    so.
 
     Returns:
         The frame, one row per report (see docs/fairness.md), as in

@@ -20,7 +20,7 @@ class Continuous:
         initial: starting value: a number, or nested sequences / a tensor that
             broadcast to `shape`.
         low: lower bound; black-box search needs it finite.
-        high: upper bound; likewise.
+        high: upper bound, finite for black-box search too.
         shape: shape of the tensor; () is a scalar.
     """
 
@@ -103,7 +103,10 @@ class Continuous:
 
 @dataclass(frozen=True)
 class Positive(Continuous):
-    """A positive value: walks in log λ, sampled log-uniformly between its bounds."""
+    """A positive value: walks in log λ, sampled log-uniformly between its bounds.
+
+    Attributes: see `Continuous`.
+    """
 
     low: float = 0.0
     high: float = math.inf
@@ -146,7 +149,10 @@ class Positive(Continuous):
 
 @dataclass(frozen=True)
 class Unit(Continuous):
-    """A value in (0, 1): walks in logit λ, sampled uniformly between its bounds."""
+    """A value in (0, 1): walks in logit λ, sampled uniformly between its bounds.
+
+    Attributes: see `Continuous`.
+    """
 
     low: float = 0.0
     high: float = 1.0
@@ -172,7 +178,10 @@ class Unit(Continuous):
 
 @dataclass(frozen=True)
 class Real(Continuous):
-    """Any real value: walks in λ itself, sampled uniformly between its bounds."""
+    """Any real value: walks in λ itself, sampled uniformly between its bounds.
+
+    Attributes: see `Continuous`.
+    """
 
     low: float = -math.inf
     high: float = math.inf
