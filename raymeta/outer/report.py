@@ -66,7 +66,7 @@ class Report(NamedTuple):
         return self.status == "complete" and math.isfinite(self.outer_loss)
 
     def travelling(self) -> dict[str, Any]:
-        """What a journal holds: all but state and schedule."""
+        """The fields that a journal holds: all but state and schedule."""
         fields = self._asdict()
         del fields["state"], fields["schedule"]
         return fields

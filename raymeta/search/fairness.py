@@ -203,8 +203,8 @@ def reasons(
         for seed, at in seeds.items()
     }
     return {
-        cell: f"{' and '.join(kinds)} differ"
-        for cell, kinds in differing.items()
+        pair: f"{' and '.join(kinds)} differ"
+        for pair, kinds in differing.items()
         if kinds
     }
 

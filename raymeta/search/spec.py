@@ -30,10 +30,11 @@ class StudySpec:
     """A study: a method on a task under a seed.
 
     Attributes:
-        budget: in gradient evaluations.
+        budget: gradient evaluations that it may spend.
         charges: what a trial is charged from rung to rung; () for a descent.
         plain_run: the charge for a training at constant hyperparameters.
-        flops: of one gradient evaluation, see `step_flops`; NaN where unknown.
+        flops: operations of one gradient evaluation, see `step_flops`; NaN where
+            unknown.
     """
 
     task: Task
@@ -82,7 +83,8 @@ class Segment(NamedTuple):
     """Training at constant hyperparameters.
 
     Attributes:
-        steps: how many.
+        steps: training steps.
+        hparams: λ, with what a scheduler has added.
     """
 
     steps: int
@@ -94,13 +96,14 @@ class TrialSpec:
     """A trial to run, or to run on, as it is sent to a worker.
 
     Attributes:
-        number: of the trial within its study, from 0.
+        study: key of its study.
+        number: its number within the study, from 0.
         kind: a "search" trains at `hparams`; a "final" trains all of a run again and
             looks at the test set; a "descent" is the one trial of a hypergradient
             method.
-        hparams: None for a descent.
-        budget: of the study, in gradient evaluations.
-        recorded: the outer loss that a final run must find again.
+        hparams: λ, with what a scheduler has added; None for a descent.
+        budget: the gradient evaluations of a descent.
+        recorded: outer loss that a final run must find again.
         before: how training came where it starts; nothing at initial weights.
         origin: the trial of which it continues the training.
         keep: whether training states are saved where it reports.

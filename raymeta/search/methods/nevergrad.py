@@ -30,7 +30,7 @@ class Nevergrad(SearchMethod):
         """The initial point, then its mutations."""
         with IsolatedGlobalRNG(
             seed
-        ):  # its first import draws from the streams of the cell
+        ):  # its first import draws from the streams of the study
             import nevergrad
         from ray.tune.search.nevergrad import NevergradSearch
 

@@ -19,7 +19,8 @@ class StudyProgress(NamedTuple):
     """How far a study has come, for people.
 
     Attributes:
-        share: of the budget spent; 1 when the study is finished.
+        key: names the study.
+        share: part of the budget that is spent; 1 when the study is finished.
         best: lowest outer loss of a full run; inf before the first.
         running: trials in flight.
         failed: failed trials.

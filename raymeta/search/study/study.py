@@ -75,8 +75,8 @@ class Study(ABC):
         """Record what a trial reports.
 
         Args:
-            number: of the trial, which is in flight.
-            reports: in order.
+            number: the trial, which is in flight.
+            reports: what it reports, in order.
             last: whether the trial has ended by itself.
 
         Returns:
@@ -97,7 +97,7 @@ class Study(ABC):
         return over
 
     def disused(self) -> list[int]:
-        """Trials that nobody needs anything of any more, each told once."""
+        """Trials of which nothing is needed any more, each named once."""
         return []
 
     def rerun(self, number: int) -> None:
@@ -121,7 +121,7 @@ class Study(ABC):
         """The worker of a trial has died.
 
         Returns:
-            None when the trial will run again; after `ATTEMPTS` its end, to be told.
+            None when the trial will run again; after `ATTEMPTS` its end, to record.
         """
         self._lost[number] += 1
         if self._lost[number] < ATTEMPTS:

@@ -18,7 +18,7 @@ class Sums:
 
     @property
     def total(self) -> float:
-        """Of all values."""
+        """The sum of all values."""
         return math.fsum((*self._parts, *self._odd.values()))
 
     def get(self, number: int, default: float) -> float:

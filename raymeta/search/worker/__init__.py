@@ -1,1 +1,1 @@
-"""What runs on a worker: one trial, and what it leaves for the next."""
+"""Workers: running one trial, and what it leaves for the next."""

@@ -1,4 +1,4 @@
-"""The stop-watch of a trial."""
+"""Stopwatch of a trial: what it computes counts, what it waits for does not."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """What it shows."""
+        """Seconds so far."""
         running = 0.0 if self._since is None else time.perf_counter() - self._since
         return self._before + running
 
@@ -33,10 +33,10 @@ class Stopwatch:
             yield item
 
     def resume(self) -> None:
-        """Go on."""
+        """Run on."""
         if self._since is None:
             self._since = time.perf_counter()
 
     def freeze(self, seconds: float) -> None:
-        """Show this, until it goes on."""
+        """Show these seconds until it runs on."""
         self._before, self._since = seconds, None

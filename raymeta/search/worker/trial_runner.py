@@ -1,4 +1,4 @@
-"""What runs on a worker: one trial, from its `TrialSpec` to its last report."""
+"""Trial runner on a worker: one trial, from its `TrialSpec` to its last report."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -53,9 +53,9 @@ def run_trial(config: dict[str, Any], parcel: Parcel, states: TrialStore) -> Non
     """The trainable: run a trial and post its reports.
 
     Args:
-        config: has the run.
-        parcel: with tasks and methods by name.
-        states: of all trials.
+        config: holds the `TrialSpec` as "run".
+        parcel: tasks and methods by name.
+        states: keeps the training states of all trials.
     """
     torch.set_num_threads(1)  # of this thread; each trial runs in a new one
     tasks, methods = parcel.open()
