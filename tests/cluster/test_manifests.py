@@ -155,5 +155,5 @@ def test_an_upload_is_small_and_has_what_a_job_needs(tmp_path, monkeypatch):
     names = zipfile.ZipFile(package).namelist()
     assert "jobs/compare.py" in names
     assert "raymeta/cli/__init__.py" in names
-    assert not [n for n in names if n.startswith(("tests", ".git/", ".figures"))]
+    assert not [n for n in names if n.startswith(("tests", ".git/", "docs/figures"))]
     assert package.stat().st_size < 3 << 20
