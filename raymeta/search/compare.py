@@ -20,6 +20,7 @@ from raymeta.results.mirror import address
 from raymeta.results.run_folder import RunFolder, run_address, run_name, write_json
 from raymeta.results.tensorboard import Board, show_comparison
 from raymeta.results.validity import InvalidComparison, marked, reasons_of, sentence
+from raymeta.runtime import ray_session
 from raymeta.runtime.cluster import require_possible
 from raymeta.runtime.interrupt import Interrupt
 from raymeta.runtime.progress import Progress, clock
@@ -217,12 +218,13 @@ def _run(
     display.print(
         [f"starting Ray, to continue from {done:.0%}" if done else "starting Ray"]
     )
+    ray_goes_on = ray_session.ray.is_initialized()
     with running(slots) as concurrent, Interrupt() as interrupt:
         display.print(
             [f"Ray is up after {display.elapsed:.1f} s: {concurrent} at a time"]
         )
         require_possible(each, 1, "trials", growing=slots is not None)
-        pulse = Pulse(interrupt, on_tick)
+        pulse = Pulse(interrupt, on_tick, ray_goes_on)
         tuner = Tuner(
             _trainable(plan, states, each),
             tune_config=TuneConfig(

@@ -105,8 +105,11 @@ class Pulse(_NotSaved, Callback, Stopper):
     that it holds of the cluster.
     """
 
-    def __init__(self, interrupt: Interrupt, on_tick: Callable[[], None]) -> None:
+    def __init__(
+        self, interrupt: Interrupt, on_tick: Callable[[], None], ray_goes_on: bool
+    ) -> None:
         self._interrupt, self._on_tick = interrupt, on_tick
+        self._ray_goes_on = ray_goes_on
         self._ended = False
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -114,6 +117,8 @@ class Pulse(_NotSaved, Callback, Stopper):
         self._on_tick()
         if not self._interrupt.requested:
             return
+        if not self._ray_goes_on:  # its end is that of all workers
+            raise KeyboardInterrupt
         actors = [t.temporary_state.ray_actor for t in trials if not t.is_finished()]
         for actor in filter(None, actors):
             ray.kill(actor)

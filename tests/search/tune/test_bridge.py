@@ -106,7 +106,7 @@ def test_tune_may_pickle_its_parts(bench):
         BridgeSearcher(coordinator, interrupt),
         BridgeScheduler(coordinator, interrupt),
     ]
-    parts += [Pulse(interrupt, coordinator.progress)]
+    parts += [Pulse(interrupt, coordinator.progress, True)]
     for part in parts:
         assert len(pickle.dumps(part)) < 200
 
@@ -114,7 +114,7 @@ def test_tune_may_pickle_its_parts(bench):
 def test_at_ctrl_c_workers_are_killed_before_all_is_stopped(monkeypatch, bench):
     interrupt, beats, killed = Interrupt(), [], []
     monkeypatch.setattr("ray.kill", killed.append)
-    pulse, trials = Pulse(interrupt, lambda: beats.append(1)), []
+    pulse, trials = Pulse(interrupt, lambda: beats.append(1), True), []
     for actor in ("a", None):
         trials.append(trial_of({}))
         trials[-1].temporary_state = SimpleNamespace(ray_actor=actor)
@@ -129,6 +129,8 @@ def test_at_ctrl_c_workers_are_killed_before_all_is_stopped(monkeypatch, bench):
     pulse.on_step_end(3, trials)
     assert (killed, pulse.stop_all(), beats) == (["a"], True, [1, 1, 1])
 
+    with pytest.raises(KeyboardInterrupt):  # a Ray of its own ends with it
+        Pulse(interrupt, lambda: None, False).on_step_end(4, trials)
     coordinator = bench(Bowl(), Listed((0.5,))).coordinator
     assert BridgeSearcher(coordinator, interrupt).suggest("a") == Searcher.FINISHED
     # That its worker died is not recorded: the trial will run again.
