@@ -211,7 +211,7 @@ def test_closures_partials_methods_and_modules_are_followed():
     found = set(code_of(inside))
 
     name = "test_closures_partials_methods_and_modules_are_followed.<locals>"
-    assert {n.rpartition("test_sources.")[2] for n in found} == {
+    assert {n.rpartition("test_source_code.")[2] for n in found} == {
         f"{name}.closed.<locals>.loss",
         *(f"{name}.Held", f"{name}.Held.rule", f"{name}.Held.cached"),
         *("_Square", "_Square.forward"),
