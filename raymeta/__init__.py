@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raymeta.hypergrad import hypergradient
     from raymeta.hypergrad.tower import tower
     from raymeta.modules import module_problem
+    from raymeta.outer.diagnose import diagnose
     from raymeta.outer.optimize import optimize
     from raymeta.outer.report import Report
     from raymeta.outer.result import Result
@@ -47,6 +48,7 @@ __all__ = [
     "compare",
     "data",
     "descent",
+    "diagnose",
     "hypergrad",
     "hypergradient",
     "meta",
@@ -68,6 +70,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 _HOME = {
     "hypergrad": ["hypergradient", "tower"],
     "modules": ["module_problem"],
+    "outer.diagnose": ["diagnose"],
     "outer.optimize": ["optimize"],
     "outer.report": ["Report"],
     "outer.result": ["Result"],

@@ -86,6 +86,7 @@ class BilevelProblem:
             that is in units of one such pass of the inner loss.
         metrics: (s, λ) -> held-out metrics by name, for the one final look.
         module: (s, λ) -> the trained module in evaluation mode, where there is one.
+        validation_size: examples in E; None where it is not a mean over examples.
         traced: what estimators traced or compiled of it, a cache.
     """
 
@@ -97,6 +98,7 @@ class BilevelProblem:
     outer_cost: float = 1.0
     metrics: Callable[[State, Hparams], Tensors] | None = None
     module: Callable[[State, Hparams], nn.Module] | None = None
+    validation_size: int | None = None
     traced: dict[Any, Any] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

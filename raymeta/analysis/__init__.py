@@ -11,6 +11,7 @@ It needs neither torch nor Ray, so a run can be read after its cluster is gone:
 from raymeta.analysis.figures.anytime import draw_anytime
 from raymeta.analysis.figures.comparison import write_figures
 from raymeta.analysis.figures.critical_difference import draw_ranks
+from raymeta.analysis.figures.diagnosis import draw_diagnosis
 from raymeta.analysis.figures.loss_animation import write_loss_animation
 from raymeta.analysis.figures.loss_curves import draw_loss_curves
 from raymeta.analysis.figures.loss_rows_3d import draw_curve_row
@@ -57,6 +58,7 @@ __all__ = [
     "critical_difference",
     "draw_anytime",
     "draw_curve_row",
+    "draw_diagnosis",
     "draw_loss_curves",
     "draw_meta_loss",
     "draw_pictures",

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from raymeta.cli import compare, config, listing, optimize, report, train
+from raymeta.cli import compare, config, diagnose, listing, optimize, report, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,6 +72,12 @@ def parser() -> argparse.ArgumentParser:
         optimize.run,
         "learn a task's hyperparameters by hypergradient descent, without Ray",
         settings=optimize.OptimizeSettings,
+    )
+    command(
+        "diagnose",
+        diagnose.run,
+        "say whether a task's hypergradient can be trusted, before a budget is spent",
+        settings=diagnose.DiagnoseSettings,
     )
     command(
         "train",

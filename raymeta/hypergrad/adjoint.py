@@ -17,19 +17,22 @@ class Adjoint:
     Args:
         outer_loss: E, shape ().
         leaves: λ by name.
+
+    Attributes:
+        alpha: dE/ds_t of each tensor of the state that was reached; None where E does
+            not depend on it.
     """
 
     def __init__(self, outer_loss: Tensor, leaves: Tensors) -> None:
         self._leaves = leaves
-        # None where nothing depends.
-        self._alpha: list[Tensor | None] = [torch.ones_like(outer_loss)]
+        self.alpha: list[Tensor | None] = [torch.ones_like(outer_loss)]
         self._g: list[Tensor | None] = [None] * len(leaves)
 
     def pull(self, ends: list[Tensor], state: list[Tensor]) -> None:
         """Go from α at the ends of a graph, E at first, to α at the state before."""
         pairs = [
             (end, alpha)
-            for end, alpha in zip(ends, self._alpha, strict=True)
+            for end, alpha in zip(ends, self.alpha, strict=True)
             if alpha is not None and end.requires_grad
         ]
         inputs = [*state, *self._leaves.values()]
@@ -37,7 +40,7 @@ class Adjoint:
         if pairs:
             ends, alphas = map(list, zip(*pairs, strict=True))
             pulled = list(torch.autograd.grad(ends, inputs, alphas, allow_unused=True))
-        self._alpha, direct = pulled[: len(state)], pulled[len(state) :]
+        self.alpha, direct = pulled[: len(state)], pulled[len(state) :]
         self._g = [
             b if a is None else a if b is None else a + b
             for a, b in zip(self._g, direct, strict=True)

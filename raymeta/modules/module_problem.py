@@ -307,6 +307,7 @@ def module_problem(
         outer_cost=n_val / size,
         metrics=None if test is None else test_metrics,
         module=as_module,
+        validation_size=n_val,
     )
 
 

@@ -1,7 +1,7 @@
 """Run folders: `<storage>/<name>` with a run's settings, its frame and what it needs.
 
-Every run, of `compare`, `optimize` and `train` alike, opens its folder here: wherever
-the storage is, alone, and with the settings of the run that it continues.
+Every run, of `compare`, `optimize`, `diagnose` and `train`, opens its folder here:
+wherever the storage is, alone, and with the settings of the run that it continues.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ from raymeta.results import mirror, schema
 from raymeta.results.atomic import atomic_write
 from raymeta.results.provenance import provenance
 
-Kind = Literal["comparison", "optimization", "training"]
+Kind = Literal["comparison", "optimization", "training", "diagnosis"]
 
 #: Files in which `raymeta report` has said what a run found.
 REPORTS = ("surface*", "curve*", "learning_*", "report.html")

@@ -10,7 +10,7 @@ import pytest
 
 from raymeta.results.run_folder import RunFolder, run_address, run_name, write_json
 
-KINDS = ["comparison", "optimization", "training"]
+KINDS = ["comparison", "optimization", "training", "diagnosis"]
 
 
 @pytest.fixture(params=KINDS)

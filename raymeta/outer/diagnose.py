@@ -1,0 +1,275 @@
+"""Diagnosis of a task before anything is spent: can its hypergradient be trusted?"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raymeta import tasks
+from raymeta._tree import detach
+from raymeta.hypergrad.base import plain_cost
+from raymeta.hypergrad.checkpointed import Checkpointed
+from raymeta.hypergrad.used_hparams import require_names
+from raymeta.modules.non_smooth import (
+    NonSmooth,
+    NonSmoothFunctions,
+    non_smooth_layers,
+)
+from raymeta.outer.arguments import number_of, require_seed
+from raymeta.outer.cast_problem import cast_problem, precision_of, why_not_cast
+from raymeta.outer.conditions import conditioned
+from raymeta.outer.coordinates import Coordinates
+from raymeta.outer.diagnosis import ROUNDINGS, Diagnosis, Precision, Slope
+from raymeta.outer.report import outer_value
+from raymeta.outer.sensitivity import (
+    Sensitivity,
+    differentiate,
+    distance,
+    metasmoothness,
+    run_through,
+    weights,
+)
+from raymeta.problem import BilevelProblem
+from raymeta.space import Choice
+from raymeta.tasks.base import Task, check_task, sampled
+from raymeta.types import Hparams, State
+
+#: Coordinates up to which the slope along each is looked at unasked.
+FEW = 3
+#: Plain runs that are spent unasked, beside the one estimate.
+RUNS = 6
+
+
+def diagnose(
+    task: Task | str,
+    *,
+    seed: int = 0,
+    step: float = 0.03,
+    coordinates: bool | None = None,
+    precision: bool | None = None,
+) -> Diagnosis:
+    r"""Diagnosis of a task at its start: can its hypergradient be trusted?
+
+    It costs one estimate, as that of `Checkpointed`, and at most 6 plain runs:
+
+    $$ d = \frac{E(x + \delta v) - E(x - \delta v)}{2\delta},\qquad
+       s = v \cdot \frac{dE}{dx},\qquad v = \frac{dE/dx}{\|dE/dx\|_\infty} $$
+
+    x are the coordinates that descents walk in (log λ for `Positive`), so that ±δ of
+    0.03 are ±3 % of the hyperparameter that matters most. Where E is smooth, d is s.
+    Both runs also say how far the trained weights jump (metasmoothness) and come apart
+    (tangents); the estimate says how dE/ds_t grows backwards through the run.
+
+    Args:
+        task: what is tuned: an object, a name, or `path.py:Name`. It is looked at where
+            its space starts, at its initial options.
+        seed: seeds the task's sample.
+        step: δ.
+        coordinates: whether to look along each coordinate but the steepest too, two
+            runs each; by default where there are at most 3.
+        precision: whether to look at E and its slope in float64, and at E in bfloat16;
+            by default at E in float64 alone, where that is within the 6 runs. A problem
+            in float64 is compared with float32.
+
+    Raises:
+        ValueError: the task is none, or has no continuous hyperparameter; its problem
+            cannot be differentiated; a bad step or seed.
+    """
+    if isinstance(task, str):
+        task = tasks.get(task)
+    check_task(task)
+    require_seed(seed)
+    if not 0 < number_of("step", step) < math.inf:
+        raise ValueError(
+            f"diagnose needs 0 < step < inf, but got {step}: 0.03 is 3 % of a Positive"
+        )
+    task = conditioned(task, seed)
+    problem = sampled(task, seed)
+    look = _Look(task, problem, seed, float(step))
+    try:
+        return look.diagnosis(coordinates, precision)
+    except KeyError:
+        require_names(problem, task.space.trim(task.space.initial()))
+        raise
+
+
+class _Look:
+    """What is looked at, and what it has cost so far."""
+
+    def __init__(
+        self, task: Task, problem: BilevelProblem, seed: int, step: float
+    ) -> None:
+        self.task, self.problem, self.seed, self.step = task, problem, seed, step
+        self.coordinates = Coordinates(task.space, problem.device)
+        self.x = self.coordinates.start()
+        self.hparams = self.coordinates.hparams(self.x)
+        self.times = _times(task.horizon)
+        self.runs, self.cost = 0, 0.0
+
+    def diagnosis(self, coordinates: bool | None, precision: bool | None) -> Diagnosis:
+        """Look at all, until something is at fault."""
+        Checkpointed(self.task.horizon).init(self.problem, self.hparams)
+        states = self._run(self.hparams)
+        value = outer_value(self.problem, states[-1], self.hparams)
+        if fault := self._fault(value):
+            return self._end(value, fault=fault)
+        own = precision_of(self.problem, self.hparams)
+        found = self._estimate(self.problem, states)
+        gradient = self.coordinates.gradient(self.x, found.grads)
+        if not all(bool(torch.isfinite(g).all()) for g in found.grads.values()):
+            fault = (
+                f"the hypergradient is not finite, but E is {value:.4g}: a larger eps "
+                "in the optimizer, clipping, or a shorter horizon"
+            )
+            return self._end(value, fault=fault)
+        steepest = int(gradient.abs().argmax())
+        largest = float(gradient.abs().max())
+        v = gradient / largest if largest else torch.ones_like(gradient)
+        rounding = ROUNDINGS * torch.finfo(own).eps * abs(value) / self.step
+        along, (below, above) = self._slope("gradient", gradient, v, rounding)
+        tangent = [
+            distance(a, b) / (2 * self.step) for a, b in zip(below, above, strict=True)
+        ]
+        slopes = [along]
+        n = len(self.x)
+        if coordinates is None:
+            coordinates = n <= FEW
+        for i in range(n) if coordinates else ():
+            if i != steepest:
+                unit = torch.zeros_like(self.x)
+                unit[i] = 1.0
+                name = self._names()[i]
+                slopes.append(self._slope(name, gradient, unit, rounding)[0])
+        smoothness = metasmoothness(below[-1], states[-1], above[-1])
+        return self._end(
+            value,
+            slopes=tuple(slopes),
+            smoothness=smoothness,
+            weights=sum(w.numel() for w in weights(states[-1])),
+            times=tuple(self.times),
+            adjoint=tuple(found.norms),
+            tangent=tuple(tangent),
+            precision=tuple(self._precisions(own, v, precision)),
+        )
+
+    def _end(self, value: float, **found: Any) -> Diagnosis:
+        space = self.task.space
+        return Diagnosis(
+            task=self.task.name,
+            seed=self.seed,
+            horizon=self.task.horizon,
+            point=space.point(self.hparams),
+            outer_loss=value,
+            step=self.step,
+            non_smooth=tuple(self._non_smooth()),
+            hyperparameters=len(self.x),
+            validation_size=self.problem.validation_size,
+            gradient_evals=self.cost,
+            **found,
+        )
+
+    # ------------------------------------------------------------------------- runs
+
+    def _run(self, hparams: Hparams) -> list[State]:
+        """The states of a plain run, charged with E at its end."""
+        self.cost += plain_cost(self.problem, self.task.horizon)
+        return run_through(self.problem, hparams, self.times)
+
+    def _plain(self, x: Tensor) -> tuple[list[State], float]:
+        hparams = self.coordinates.hparams(x)
+        states = self._run(hparams)
+        self.runs += 1
+        return states, outer_value(self.problem, states[-1], hparams)
+
+    def _estimate(self, problem: BilevelProblem, states: list[State]) -> Sensitivity:
+        """Reverse mode through a run that is charged already: 3 T and E's gradient."""
+        self.cost += 3 * self.task.horizon + problem.outer_cost * 2 / 3
+        return differentiate(problem, self.hparams, self.times, states)
+
+    def _slope(
+        self, name: str, gradient: Tensor, v: Tensor, rounding: float
+    ) -> tuple[Slope, tuple[list[State], list[State]]]:
+        """Exact slope and difference along v, as far as the bounds let it go."""
+        low, high = (
+            self.coordinates.project(self.x + sign * self.step * v) for sign in (-1, 1)
+        )
+        (below, e_below), (above, e_above) = map(self._plain, (low, high))
+        exact = float(gradient @ (high - low)) / (2 * self.step)
+        difference = (e_above - e_below) / (2 * self.step)
+        slope = Slope(name, exact, difference, e_below, e_above, rounding)
+        return slope, (below, above)
+
+    def _fault(self, value: float) -> str:
+        """Why there is nothing to differentiate; "" where there is."""
+        if not math.isfinite(value):
+            return (
+                f"training diverges at the start (E = {value}): start elsewhere, or "
+                "narrow the space"
+            )
+        hparams, batch = self.hparams, self.problem.batch(0)
+        s_0 = detach(self.problem.init(hparams))
+        one, two = (self.problem.step(s_0, hparams, batch) for _ in range(2))
+        if distance(one, two) > 0:
+            return (
+                "a step is another one each time it is taken: seed what it draws by "
+                "batch.index"
+            )
+        return ""
+
+    # ------------------------------------------------------------------ what is beside
+
+    def _precisions(
+        self, own: torch.dtype, v: Tensor, asked: bool | None
+    ) -> Iterator[Precision]:
+        """E in another precision, and with `asked` its slope, and E in bfloat16."""
+        other = torch.float32 if own == torch.float64 else torch.float64
+        why = ""
+        if asked is False or (asked is None and self.runs >= RUNS):
+            why = "ask for it: precision=True"
+        why = why or why_not_cast(self.problem, self.hparams, other, own)
+        yield self._precision(other, own, v if asked else None, why)
+        if asked:
+            half = torch.bfloat16
+            why = why or why_not_cast(self.problem, self.hparams, half, own)
+            yield self._precision(half, own, None, why)
+
+    def _precision(
+        self, dtype: torch.dtype, own: torch.dtype, v: Tensor | None, why: str
+    ) -> Precision:
+        name, slope = str(dtype).removeprefix("torch."), math.nan
+        if why:
+            return Precision(name, math.nan, slope, why)
+        cast = cast_problem(self.problem, dtype, own)
+        self.cost += plain_cost(self.problem, self.task.horizon)
+        self.runs += 1
+        states = run_through(cast, self.hparams, self.times)
+        value = outer_value(cast, states[-1], self.hparams)
+        if v is not None:
+            found = self._estimate(cast, states)
+            slope = float(self.coordinates.gradient(self.x, found.grads) @ v)
+        return Precision(name, value, slope, "")
+
+    def _non_smooth(self) -> Sequence[NonSmooth]:
+        """Layers of the module, and functions of a step and of E."""
+        problem, hparams = self.problem, self.hparams
+        state = detach(problem.init(hparams))
+        layers: list[NonSmooth] = []
+        if problem.module is not None:
+            layers = non_smooth_layers(problem.module(state, hparams))
+        with NonSmoothFunctions() as functions:
+            state = problem.step(state, hparams, problem.batch(0))
+            problem.outer_loss(state, hparams)
+        return [*layers, *functions.beside(layers)]
+
+    def _names(self) -> list[str]:
+        """The flat names of the coordinates, in their order."""
+        used = self.task.space.used(self.hparams).items()
+        return [name for name, domain in used if not isinstance(domain, Choice)]
+
+
+def _times(horizon: int) -> list[int]:
+    """About √T times from 0 to T, evenly."""
+    count = math.isqrt(horizon - 1) + 1
+    return [round(i * horizon / count) for i in range(count + 1)]
