@@ -213,6 +213,17 @@ def test_a_start_that_diverges_is_one_line():
     assert len(found.frame) == 1
 
 
+def test_a_slope_that_is_not_finite_is_one_line():
+    class Steep(Parabola):
+        def sample(self, seed):
+            problem = super().sample(seed)
+            return replace(problem, outer_loss=lambda s, h: (0 * s.params["w"]).sqrt())
+
+    found = diagnose(Steep())
+    assert found.line.startswith("use search: the hypergradient is not finite, but E")
+    assert len(found.frame) == 1
+
+
 class Changed(Quadratic):
     """A quadratic whose step is another function."""
 
