@@ -13,14 +13,15 @@ if TYPE_CHECKING:
 
 Verdict = Literal["trust", "trust with care", "use search"]
 
-# Chosen on 26 small tasks (13, each with a usual and a bad start; seeds 0 and 1, those
-# that are rough 0 to 4), by whether a plain descent by `Reverse` ended below TPE after
-# 30 runs. Rough there are three. A ReLU network with batch norm at its usual start: it
-# lost in 5 of 5 (agreement .23 to .57, metasmoothness .02 to .38). A ReLU graph network,
-# once in 5: it won (.65, -.05). Penalties too strong for their learning rate on a
-# linear model: it won in 4 of 5 (.55 to .87, .05 to .99). Kinks stay wherever a descent
-# goes, the edge of stability is left. All else had .90 and .70 or more; whether it won
-# there (33 of 48) is decided by what slopes at the start do not tell.
+# Chosen on 26 small tasks (13, each with a usual and a bad start; seeds 0 and 1,
+# those that are rough 0 to 4), by whether a plain descent by `Reverse` ended below
+# TPE after 30 runs. Rough there are three. A ReLU network with batch norm at its
+# usual start: it lost in 5 of 5 (agreement .23 to .57, metasmoothness .02 to .38). A
+# ReLU graph network, once in 5: it won (.65, -.05). Penalties too strong for their
+# learning rate on a linear model: it won in 4 of 5 (.55 to .87, .05 to .99). Kinks
+# stay wherever a descent goes, the edge of stability is left. All else had .90 and
+# .70 or more; whether it won there (33 of 48) is decided by what slopes at the start
+# do not tell.
 
 #: Of `Diagnosis.agreement`: from it on, slopes are those of the values; below 0 one
 #: points elsewhere.
