@@ -14,7 +14,7 @@ from raymeta.hypergrad.base import plain_cost
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.evaluator import DIRECT, Evaluator
-from raymeta.outer.report import Report, Schedule
+from raymeta.outer.report import Report
 from raymeta.problem import BilevelProblem
 from raymeta.types import State
 
@@ -141,9 +141,13 @@ class HyperDescent(ABC):
     def _at_constant(
         self, x: Tensor, value: float, horizon: int, state: State
     ) -> Report:
-        schedule: Schedule = [(horizon, self.coordinates.point(x))]
-        result = (state, schedule) if horizon == self.horizon else None
-        return self._meter.report(horizon, value, schedule[0][1], result)
+        point = self.coordinates.point(x)
+        if horizon < self.horizon:
+            return self._meter.report(horizon, value, point)
+        schedule = [(horizon, point)]
+        return self._meter.report(
+            horizon, value, point, complete=True, state=state, schedule=schedule
+        )
 
     def _plain_cost(self, horizon: int) -> float:
         return plain_cost(self.problem, horizon)

@@ -37,17 +37,19 @@ class BudgetMeter:
         inner_steps: int,
         outer_loss: float,
         hparams: Point,
-        result: tuple[State, Schedule] | None = None,
+        *,
+        complete: bool = False,
+        state: State | None = None,
+        schedule: Schedule | None = None,
     ) -> Report:
-        """The next report; `result` is what a complete run ended with."""
+        """The next report."""
         self._reports += 1
-        state, schedule = (None, None) if result is None else result
         return Report(
             outer_step=self._reports,
             inner_steps=inner_steps,
             gradient_evals=self.spent,
             outer_loss=outer_loss,
-            complete=result is not None,
+            complete=complete,
             hparams=hparams,
             state=state,
             schedule=schedule,

@@ -7,9 +7,7 @@ from typing import Any
 
 from raymeta.hypergrad import Estimator, ShortTerm, Truncated
 from raymeta.hypergrad.base import advance, plain_cost
-from raymeta.outer.arguments import (
-    require_hyper_lr,
-)
+from raymeta.outer.arguments import require_hyper_lr
 from raymeta.outer.base import HyperDescent
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.conditions import seen_by
@@ -30,8 +28,9 @@ def evaluate(
     point: Mapping[str, Any],
     rungs: Iterable[int],
     start: tuple[int, State] | None = None,
+    horizon: int | None = None,
 ) -> Iterator[Report]:
-    """Train at fixed λ; report the outer loss at each rung, the last one complete.
+    """Train at fixed λ; report the outer loss at each rung, complete at the horizon.
 
     Unlike other reports, all of these have the state.
 
@@ -39,10 +38,12 @@ def evaluate(
         problem: what is trained.
         space: which λ is of.
         point: λ, or whatever `Space.parse` takes.
-        rungs: increasing numbers of training steps; the last one is the horizon.
+        rungs: increasing numbers of training steps.
         start: (t, s_t) of the run that goes on, t below all rungs; step 0 by default.
+        horizon: T; the last rung by default.
     """
     rungs = list(rungs)
+    horizon = horizon or rungs[-1]
     assert rungs == sorted(set(rungs)), rungs
     space = seen_by(problem, space, point)
     point, meter = space.parse(point), BudgetMeter(math.inf)
@@ -53,8 +54,15 @@ def evaluate(
         meter.charge(plain_cost(problem, rung - t))
         t = rung
         value = outer_value(problem, state, hparams)
-        result = (state, [(t, point)]) if rung == rungs[-1] else None
-        yield meter.report(t, value, point, result)._replace(state=state)
+        complete = t == horizon
+        yield meter.report(
+            t,
+            value,
+            point,
+            complete=complete,
+            state=state,
+            schedule=[(t, point)] if complete else None,
+        )
 
 
 def descend(

@@ -123,8 +123,14 @@ class OnlineDescent(HyperDescent):
         schedule: Schedule = [
             (steps, self.coordinates.point(visited)) for steps, visited in self._visited
         ]
-        result = rollout.state, schedule
-        return self._meter.report(rollout.step, step.value, flat, result)
+        return self._meter.report(
+            rollout.step,
+            step.value,
+            flat,
+            complete=True,
+            state=rollout.state,
+            schedule=schedule,
+        )
 
     def _mean(self) -> Tensor:
         return torch.stack([x for _, x in self._visited]).mean(dim=0)

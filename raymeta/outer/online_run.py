@@ -121,10 +121,10 @@ class OnlineRun:
         for rung in rungs:
             for step in self.steps(state, rung):
                 meter.charge(step.gradient_evals)
-            t, state = step.state.rollout.step, step.state
-            report = meter.report(t, step.value, self.coordinates.point(step.x))
-            complete = t == self.horizon
-            yield report._replace(complete=complete, state=state.rollout.state), state
+            (at, t, _), state = step.state.rollout, step.state
+            point, complete = self.coordinates.point(step.x), t == self.horizon
+            report = meter.report(t, step.value, point, complete=complete, state=at)
+            yield report, state
             if not math.isfinite(step.value):
                 return
 

@@ -44,7 +44,10 @@ def test_reports_are_numbered_and_know_what_is_spent():
     meter.charge(1.5)
     first = meter.report(3, 0.5, {"x": 1.0})
     meter.charge(2.0)
-    second = meter.report(5, 0.4, {"x": 1.0}, ("state", [(5, {"x": 1.0})]))
+    schedule = [(5, {"x": 1.0})]
+    second = meter.report(
+        5, 0.4, {"x": 1.0}, complete=True, state="state", schedule=schedule
+    )
     assert (first.outer_step, second.outer_step) == (1, 2)
     assert (first.gradient_evals, second.gradient_evals) == (1.5, 3.5)
     assert (first.complete, first.state, first.schedule) == (False, None, None)

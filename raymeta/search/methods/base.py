@@ -176,9 +176,10 @@ class SearchMethod(Method):
             rungs: some of the method's rungs in a row; a report is complete at the
                 horizon.
         """
-        for report in descend.evaluate(problem, task.space, config, rungs, start):
-            complete = report.inner_steps == task.horizon
-            yield report._replace(complete=complete), report.state
+        for report in descend.evaluate(
+            problem, task.space, config, rungs, start, task.horizon
+        ):
+            yield report, report.state
 
 
 class DescentMethod(Method):

@@ -105,7 +105,12 @@ class Restarts(DescentMethod):
                 meter.charge(cost)
                 schedule = [(task.horizon, ran.point)]
                 yield meter.report(
-                    task.horizon, ran.value, ran.point, (ran.state, schedule)
+                    task.horizon,
+                    ran.value,
+                    ran.point,
+                    complete=True,
+                    state=ran.state,
+                    schedule=schedule,
                 )
 
     def _at_start(
@@ -120,8 +125,14 @@ class Restarts(DescentMethod):
         hparams = task.space.hparams(flat, device=problem.device)
         state, value = evaluator.plain_run(problem, hparams, task.horizon)
         meter.charge(plain_cost(problem, task.horizon))
-        schedule = [(task.horizon, flat)]
-        return meter.report(task.horizon, value, flat, (state, schedule))
+        return meter.report(
+            task.horizon,
+            value,
+            flat,
+            complete=True,
+            state=state,
+            schedule=[(task.horizon, flat)],
+        )
 
     def _run(
         self,

@@ -230,8 +230,8 @@ class _Trial:
             _problems[key] = problem
         return _problems[key]
 
-    def _report(self, report: Report) -> Report:
-        """What leaves the worker: with the time, and in plain numbers."""
+    def _report(self, report: Report, **end: Any) -> Report:
+        """What leaves the worker: with the time, in plain numbers, and its end."""
         self.last = Report(
             outer_step=int(report.outer_step),
             inner_steps=int(report.inner_steps),
@@ -240,7 +240,7 @@ class _Trial:
             complete=bool(report.complete),
             hparams=self.task.space.parse(report.hparams),
             wall_s=self.stopwatch.seconds,
-            failure=non_finite(report),
+            **{"failure": non_finite(report), **end},
         )
         return self.last
 
@@ -251,9 +251,7 @@ class _Trial:
             metrics = _test(self._problem(report), self.task.space, report)
         except Exception as error:
             failure = "; ".join(filter(None, [failure, _reason(error)]))
-        return self._report(report)._replace(
-            kind="final", failure=failure, metrics=metrics
-        )
+        return self._report(report, kind="final", failure=failure, metrics=metrics)
 
 
 def _warm_up(problem: BilevelProblem, space: Space) -> None:
