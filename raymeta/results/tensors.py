@@ -44,13 +44,17 @@ def save_tensors(path: Path, tree: Any, *, sync: bool = False) -> None:
         torch.save(tree, file)
 
 
-def load_tensors(path: Path) -> Any:
-    """Read a tree of tensors, onto the CPU; nothing in it is run.
+def load_tensors(path: Path, device: str | None = None) -> Any:
+    """Read a tree of tensors; nothing in it is run.
+
+    Args:
+        path: the file.
+        device: where the tensors go; by default each to where it was.
 
     Raises:
         Exception: of any kind, where the file is torn or holds something else.
     """
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return torch.load(path, map_location=device, weights_only=True)
 
 
 def _leaves(tree: Any) -> Iterator[Any]:
@@ -70,7 +74,7 @@ def structure_of(tree: Any, known: Spec = None) -> str:
 
     Args:
         tree: any tree.
-        known: as `spec_of` will be given it.
+        known: what `spec_of` will be given as such.
 
     Raises:
         ValueError: the structure cannot be read back.
@@ -94,7 +98,7 @@ def spec_of(structure: str, known: Spec = None) -> Spec:
     """What `unflatten` takes for a tree of this structure.
 
     Args:
-        structure: in JSON, of `structure_of`.
+        structure: what `structure_of` gave, in JSON.
         known: the structure of a tree whose classes are found though no module has
             them, such as those that were sent to this process.
 

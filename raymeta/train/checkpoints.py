@@ -34,6 +34,9 @@ class Checkpoints:
     def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
         """Copy a checkpoint and write it in the background, after the one before."""
         self.wait()
+        if self._last is None:
+            for aside in self._folder.glob("*.tmp"):  # of an attempt that was killed
+                aside.unlink(missing_ok=True)
         copy = tree_map(
             lambda x: x.detach().to("cpu", copy=True) if isinstance(x, Tensor) else x,
             checkpoint,
@@ -104,7 +107,7 @@ def load(path: Path, config: TrainConfig, theta: Tensors) -> Checkpoint:
 
 def _read(path: Path) -> Checkpoint:
     try:
-        return load_tensors(path)
+        return load_tensors(path, "cpu")
     except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError):
         # Only a disk or a person can have damaged it: it was written in one piece.
         raise ValueError(

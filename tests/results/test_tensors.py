@@ -49,6 +49,13 @@ def test_a_tree_comes_back_to_the_last_bit(tmp_path, sync):
     assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
 
 
+@pytest.mark.gpu
+def test_tensors_come_back_to_where_they_were_unless_told(tmp_path):
+    save_tensors(tmp_path / "x.pt", torch.ones(1, device="cuda"))
+    assert load_tensors(tmp_path / "x.pt").is_cuda
+    assert not load_tensors(tmp_path / "x.pt", "cpu").is_cuda
+
+
 @pytest.mark.parametrize("thing", [Pair(1, 2), {"f": print}, [object()]])
 def test_what_could_not_be_read_back_is_not_written(tmp_path, thing):
     with pytest.raises(ValueError, match="holds tensors, numbers, words and plain"):

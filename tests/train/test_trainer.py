@@ -14,7 +14,7 @@ from train_toys import SHRINK, Points, config, learner
 
 from raymeta.data import Episode
 from raymeta.train import train
-from raymeta.train.checkpoints import last_step
+from raymeta.train.checkpoints import Checkpoints, last_step
 from raymeta.train.evaluation import interval
 
 NOISE = ["attempt", "step_s", "wall_s"]
@@ -378,3 +378,11 @@ def test_one_task_judged_several_times_has_no_interval():
 def test_the_shrink_factor_of_the_toy():
     w, c = torch.randn(3), torch.randn(3)
     torch.testing.assert_close(adapted(w, c), SHRINK * w + (1 - SHRINK) * c)
+
+
+def test_what_a_killed_attempt_was_writing_is_removed(tmp_path):
+    (tmp_path / "step-00000001.pt.12ab.tmp").touch()
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save({"step": 1}, best=False)
+    checkpoints.close()
+    assert os.listdir(tmp_path) == ["step-00000001.pt"]
