@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from ray.tune import TuneConfig
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
-from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR, SearchMethod
-from raymeta.search.methods.random import RandomSearch
+from raymeta.search.methods.base import TIME_ATTR, SearchMethod
+from raymeta.search.methods.random import random_search
 from raymeta.tasks.base import Task
 
 
@@ -35,12 +35,7 @@ class Asha(SearchMethod):
             grace_period=self._grace(task),
             reduction_factor=self.reduction_factor,
         )
-        return TuneConfig(
-            metric=METRIC,
-            mode=MODE,
-            search_alg=RandomSearch(seed, first=task.space.initial_point()),
-            scheduler=scheduler,
-        )
+        return random_search(task, seed, scheduler)
 
     def rungs(self, task: Task) -> tuple[int, ...]:
         """g·η^k below the horizon, and the horizon."""

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from ray.tune import TuneConfig
 
-from raymeta.search.methods.base import METRIC, MODE, SearchMethod
-from raymeta.search.methods.random import RandomSearch
+from raymeta.search.methods.base import SearchMethod
+from raymeta.search.methods.random import random_search
 from raymeta.search.methods.rung_schedules import geometric
 from raymeta.search.tune.hyperband import HyperBandInUnits
 from raymeta.tasks.base import Task
@@ -37,12 +37,8 @@ class HyperBand(SearchMethod):
 
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """Random search under Tune's scheduler."""
-        return TuneConfig(
-            metric=METRIC,
-            mode=MODE,
-            search_alg=RandomSearch(seed, first=task.space.initial_point()),
-            scheduler=HyperBandInUnits(self.units(task), self.reduction_factor),
-        )
+        scheduler = HyperBandInUnits(self.units(task), self.reduction_factor)
+        return random_search(task, seed, scheduler)
 
     def rungs(self, task: Task) -> tuple[int, ...]:
         """T η^-k, …, T/η, T."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from ray.tune import TuneConfig
 from ray.tune.schedulers import MedianStoppingRule
 
-from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR, SearchMethod
-from raymeta.search.methods.random import RandomSearch
+from raymeta.search.methods.base import TIME_ATTR, SearchMethod
+from raymeta.search.methods.random import random_search
 from raymeta.search.methods.rung_schedules import even
 from raymeta.tasks.base import Task
 
@@ -38,12 +38,7 @@ class Median(SearchMethod):
             grace_period=self.rungs(task)[: self.grace][-1],
             min_samples_required=self.least,
         )
-        return TuneConfig(
-            metric=METRIC,
-            mode=MODE,
-            search_alg=RandomSearch(seed, first=task.space.initial_point()),
-            scheduler=scheduler,
-        )
+        return random_search(task, seed, scheduler)
 
     def rungs(self, task: Task) -> tuple[int, ...]:
         """Equal parts of the horizon."""

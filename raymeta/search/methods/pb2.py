@@ -1,14 +1,13 @@
 """Population based bandits."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
-from ray.tune import TuneConfig
+from ray.tune.schedulers import TrialScheduler
 
-from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR
-from raymeta.search.methods.pbt import Pbt, require_continuous
-from raymeta.search.methods.random import RandomSearch
+from raymeta.search.methods.pbt import Pbt
 from raymeta.search.tune.population import PB2InUnitCube
-from raymeta.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -27,25 +26,4 @@ class Pb2(Pbt):
     name: str = "pb2"
     population: int = 8
     intervals: int = 5
-
-    def tune_config(self, task: Task, seed: int) -> TuneConfig:
-        """The initial point and random ones under Tune's scheduler.
-
-        Raises:
-            ValueError: no hyperparameter is continuous.
-        """
-        require_continuous(self.name, task.space)
-        scheduler = PB2InUnitCube(
-            task.space,
-            time_attr=TIME_ATTR,
-            perturbation_interval=self.rungs(task)[0],
-            quantile_fraction=self.quantile,
-            log_config=False,
-            synch=True,
-        )
-        return TuneConfig(
-            metric=METRIC,
-            mode=MODE,
-            search_alg=RandomSearch(seed, first=task.space.initial_point()),
-            scheduler=scheduler,
-        )
+    scheduler: ClassVar[Callable[..., TrialScheduler]] = PB2InUnitCube

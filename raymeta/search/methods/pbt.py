@@ -1,12 +1,14 @@
 """Population based training."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ray.tune import TuneConfig
+from ray.tune.schedulers import TrialScheduler
 
-from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR, SearchMethod
-from raymeta.search.methods.random import RandomSearch
+from raymeta.search.methods.base import TIME_ATTR, SearchMethod
+from raymeta.search.methods.random import random_search
 from raymeta.search.methods.rung_schedules import even
 from raymeta.search.tune.population import PBTByFactors
 from raymeta.space import Space
@@ -42,15 +44,16 @@ class Pbt(SearchMethod):
     intervals: int = 10
     quantile: float = 0.25
     pauses: ClassVar[bool] = True
+    scheduler: ClassVar[Callable[..., TrialScheduler]] = PBTByFactors
 
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
-        """The initial point and random ones under Tune's scheduler.
+        """The initial point and random ones under `scheduler`, after Tune's.
 
         Raises:
             ValueError: no hyperparameter is continuous.
         """
         require_continuous(self.name, task.space)
-        scheduler = PBTByFactors(
+        scheduler = self.scheduler(
             task.space,
             time_attr=TIME_ATTR,
             perturbation_interval=self.rungs(task)[0],
@@ -58,12 +61,7 @@ class Pbt(SearchMethod):
             log_config=False,
             synch=True,
         )
-        return TuneConfig(
-            metric=METRIC,
-            mode=MODE,
-            search_alg=RandomSearch(seed, first=task.space.initial_point()),
-            scheduler=scheduler,
-        )
+        return random_search(task, seed, scheduler)
 
     def rungs(self, task: Task) -> tuple[int, ...]:
         """The ends of the intervals."""

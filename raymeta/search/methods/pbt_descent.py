@@ -6,10 +6,10 @@ from typing import ClassVar
 from ray.tune import TuneConfig
 from ray.tune.schedulers import PopulationBasedTraining
 
-from raymeta.search.methods.base import METRIC, MODE, TIME_ATTR
+from raymeta.search.methods.base import TIME_ATTR
 from raymeta.search.methods.hybrid import HYPER_LR_FACTOR, HybridMethod
 from raymeta.search.methods.pbt import equal_intervals, require_continuous
-from raymeta.search.methods.random import RandomSearch
+from raymeta.search.methods.random import random_search
 from raymeta.tasks.base import Task
 
 
@@ -63,12 +63,7 @@ class PbtDescent(HybridMethod):
             log_config=False,
             synch=True,
         )
-        return TuneConfig(
-            metric=METRIC,
-            mode=MODE,
-            search_alg=RandomSearch(seed, first=task.space.initial_point()),
-            scheduler=scheduler,
-        )
+        return random_search(task, seed, scheduler)
 
     def rungs(self, task: Task) -> tuple[int, ...]:
         """The ends of the intervals."""

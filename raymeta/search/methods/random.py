@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from ray.tune import TuneConfig
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.sample import Categorical, Domain
 
@@ -24,12 +25,23 @@ class Random(SearchMethod):
 
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """The initial point, then samples."""
-        searcher = RandomSearch(seed, first=task.space.initial_point())
-        return TuneConfig(metric=METRIC, mode=MODE, search_alg=searcher)
+        return random_search(task, seed)
 
     def ahead(self, task: Task, runs: float) -> float:
         """All: no suggestion depends on a result."""
         return math.inf
+
+
+def random_search(
+    task: Task, seed: int, scheduler: TrialScheduler | None = None
+) -> TuneConfig:
+    """What Tune is told: the initial point, then samples, under a scheduler."""
+    return TuneConfig(
+        metric=METRIC,
+        mode=MODE,
+        search_alg=RandomSearch(seed, first=task.space.initial_point()),
+        scheduler=scheduler,
+    )
 
 
 class RandomSearch(Searcher):
