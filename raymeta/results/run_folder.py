@@ -22,7 +22,7 @@ from raymeta.results.provenance import provenance
 Kind = Literal["comparison", "optimization", "training", "diagnosis"]
 
 #: Files in which `raymeta report` has said what a run found.
-REPORTS = ("surface*", "curve*", "learning_*", "report.html")
+REPORT_FILES = ("surface*", "curve*", "learning_*", "report.html")
 
 
 class RunFolder:
@@ -40,6 +40,7 @@ class RunFolder:
         self.frame = path / "frame.parquet"
         self._file = path / f"{kind}.json"
         self._record: dict[str, Any] = {}
+        self._has_frame = False
 
     @classmethod
     @contextmanager
@@ -87,7 +88,7 @@ class RunFolder:
             try:
                 yield folder
             except KeyboardInterrupt:
-                if not folder.frame.exists():
+                if not folder._has_frame:
                     raise
                 where = mirror.address(folder.frame)
                 raise KeyboardInterrupt(f"what was found is in {where}") from None
@@ -102,15 +103,17 @@ class RunFolder:
                 "something else: use another name"
             )
         _lock(locked.enter_context((self.path / ".lock").open("ab")), self.kind)
-        record = {**settings, "runs": []}
+        version = {schema.KEY: schema.VERSION}
         if resume and self._file.exists():
             record = schema.current_record(json.loads(self._file.read_text()))
             _require_same(self.path, record, settings)
-        for pattern in () if resume else REPORTS:
+            # Not written: who must go on with an older version finds what it wrote.
+            self._record, self._has_frame = record | version, self.frame.exists()
+            return
+        for pattern in () if resume else REPORT_FILES:
             for file in self.path.glob(pattern):
                 file.unlink()
-        self._record = record | {schema.KEY: schema.VERSION}
-        self.note()
+        self.note(**settings, runs=[], **version)
 
     def record_run(self, task_files: Mapping[str, str] | None = None) -> None:
         """Note when, where, by which command and with which versions it runs.
@@ -137,6 +140,7 @@ class RunFolder:
     def write(self, frame: pd.DataFrame) -> None:
         """Replace the frame."""
         write_frame(frame, self.frame)
+        self._has_frame = True
 
 
 def run_name(storage: str | Path, name: str | None, words: Sequence[str]) -> str:

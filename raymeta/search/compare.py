@@ -137,12 +137,14 @@ def _compared(
         if not lines:
             journal.append(schema.EVENT)
         events = [event for event in lines if event != schema.EVENT]
+        ended = folder.noted("finished") or FINISHED in events
+        finished = ended and folder.frame.exists()
+        if not finished:
+            schema.require_current(lines, folder.path)
         require_same_code(folder, code, begun=bool(events))
-        finished = folder.noted("finished") or FINISHED in events
-        if finished and folder.frame.exists():
+        if finished:
             display.print(["it had finished before"])
             return marked(folder.read(), folder.path)
-        schema.require_current(lines, folder.path)
         require_same_values(folder, plan.first_values(), begun=bool(events))
         coordinator = Coordinator(studies, journal, states)
         coordinator.replay(events)

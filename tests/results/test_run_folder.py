@@ -109,6 +109,11 @@ def test_ctrl_c_says_where_the_frame_is(opened):
         stop_after(folder.write(pd.DataFrame({"x": [1.0]})))
     assert str(interrupt.value) == f"what was found is in {folder.frame}"
     pd.testing.assert_frame_equal(folder.read(), pd.DataFrame({"x": [1.0]}))
+    with pytest.raises(KeyboardInterrupt, match="what was found"), opened({}):
+        stop_after(None)
+    # The frame is that of a run before.
+    with pytest.raises(KeyboardInterrupt, match=r"^$"), opened({}, resume=False):
+        stop_after(None)
 
 
 def test_names_are_those_of_folders(tmp_path):

@@ -261,6 +261,7 @@ def test_what_older_versions_finished_is_read_with_the_names_of_today(bench, tmp
     journal.write_text('{"event": "start"}\n')
     with pytest.raises(ValueError, match="begun by an older raymeta"):
         compare(**settings, name="x", storage=tmp_path, progress=False)
+    assert json.loads((folder / "comparison.json").read_text()) == record
 
     frame = done.frame()
     shown = frame.assign(method=frame["method"].replace(then))
