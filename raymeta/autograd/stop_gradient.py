@@ -178,7 +178,7 @@ class StopGradients(TorchFunctionMode):
 
     Attributes:
         used: whether any of them was met, or may be where values are others.
-        numbers: by which functions numbers left tensors that have derivatives.
+        numbers: functions by which numbers left tensors that have derivatives.
 
     Raises:
         ValueError: within it, where the graph is left for good.

@@ -24,7 +24,7 @@ class Conditioned:
     """A task whose space knows what is used at which options; all else is the task's.
 
     Args:
-        task: as it was given.
+        task: the task as it was given.
         space: its own, with conditions.
     """
 
@@ -49,8 +49,8 @@ def conditioned(task: Task, seed: int = 0) -> Task:
     is a mistake.
 
     Args:
-        task: of which one problem, or one for each combination of options that decide
-            what is trained, takes a step at each combination.
+        task: the task; one problem of it, or one for each combination of options that
+            decide what is trained, takes a step at each combination.
         seed: seeds the problem.
 
     Raises:

@@ -81,7 +81,7 @@ def frame_of(
     """A frame of reports.
 
     Args:
-        rows: by column; what one lacks stays empty.
+        rows: values by column; what one lacks stays empty.
         names: some of `REPORTS`.
         others: columns that follow, with their dtypes; None is what the values are.
     """

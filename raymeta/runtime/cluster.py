@@ -20,7 +20,7 @@ class Group(NamedTuple):
     """Nodes of a kind that the autoscaler may launch.
 
     Attributes:
-        name: in the cluster's configuration.
+        name: name in the cluster's configuration.
         resources: what each node has, by name.
         most: nodes at once.
     """

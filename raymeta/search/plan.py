@@ -1,4 +1,4 @@
-"""What a comparison will run: resolved, checked, and described for later."""
+"""Plan of a comparison: what it runs, resolved, checked, and described for later."""
 
 import math
 from collections.abc import Iterable
@@ -171,7 +171,7 @@ class Misfit(NamedTuple):
     """Why a method is not compared on a task.
 
     Attributes:
-        reason: on one line.
+        reason: why, on one line.
         least: gradient evaluations of one run that the budget does not cover; 0 where
             the method refuses the task.
     """

@@ -63,9 +63,9 @@ def evidence_lines(
     """That the comparison was fair, or where it was not.
 
     Args:
-        evidence: of `evidence_of`.
-        unfair: of `mismatches`.
-        spending: of `spending_of`.
+        evidence: what `evidence_of` found.
+        unfair: what `mismatches` found.
+        spending: what `spending_of` found.
         methods: that were compared.
     """
     pairs = sum(len(seeds) for seeds in evidence.values())

@@ -1,4 +1,4 @@
-"""What a hyperparameter-optimization task is."""
+"""Tasks of hyperparameter optimization: their protocol, and checks of it."""
 
 import inspect
 from collections.abc import Mapping
@@ -70,7 +70,7 @@ def choice_key(task: Task, hparams: Mapping[str, Any]) -> tuple[int, ...]:
     """Which options decide what is trained: their numbers; () where none does.
 
     Args:
-        task: with `sample_for`, or no option does.
+        task: the task; it has `sample_for`, or no option does.
         hparams: λ or a point, or any mapping with options by name.
     """
     if not samples_by_choice(task):
@@ -85,7 +85,7 @@ def sample_problem(
     """One problem, where the options in λ may decide what is trained.
 
     Args:
-        task: with `sample_for` where they do.
+        task: the task; it has `sample_for` where they do.
         seed: see `Task.sample`.
         hparams: λ or a point, or any mapping with options by name; by default the
             initial options.

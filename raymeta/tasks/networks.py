@@ -1,4 +1,4 @@
-"""What the tasks that train networks share."""
+"""Networks of the tasks that train one, and what these share."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeVar

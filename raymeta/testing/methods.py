@@ -285,7 +285,7 @@ def compared(method: SearchMethod, path: Path, events: Sequence[Any] = ()) -> Co
 
     Args:
         method: a search.
-        path: of the journal.
+        path: path of the journal.
         events: what happened already, which is not done again.
     """
     with closing(JsonLines(path)) as journal, quiet_tune():

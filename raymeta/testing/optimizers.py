@@ -277,7 +277,7 @@ def formed(
     """All settings in a form of `FORMS`.
 
     Args:
-        settings: by name.
+        settings: values by name.
         form: its name; a setting in `joint` is a schedule instead.
         value: (setting, *shape) -> a tensor.
         joint: names of settings that have one value for all parameters.

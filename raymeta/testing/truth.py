@@ -1,4 +1,4 @@
-"""What derivatives and costs are compared with: differences, and counted operations."""
+"""References for derivatives and costs: finite differences, counted operations."""
 
 from collections.abc import Callable
 

@@ -37,7 +37,7 @@ class Parts(NamedTuple):
 
     Attributes:
         domain: the family's kind of tasks.
-        network: with fresh weights.
+        network: a network with fresh weights.
         seed: seeds whatever else is drawn.
         lr: inner learning rate.
         steps: inner steps.

@@ -1,4 +1,4 @@
-"""What every figure shares: panels, axis scales, robust limits, labels at line ends."""
+"""Layout of every figure: panels, axis scales, robust limits, labels at line ends."""
 
 import math
 from collections.abc import Iterable

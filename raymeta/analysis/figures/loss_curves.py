@@ -1,4 +1,4 @@
-"""How training itself improves: the loss over training of every hyper-step."""
+"""Loss curves: the loss over training, for every hyper-step."""
 
 import numpy as np
 import pandas as pd

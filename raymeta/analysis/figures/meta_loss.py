@@ -1,4 +1,4 @@
-"""How meta-training went: its loss, and what adaptation achieves in the end."""
+"""Loss of a meta-training, and what adaptation achieves in the end."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a meta-learner has learnt: curves, points, images."""
+"""Predictions of a trained meta-learner: curves, points, images."""
 
 from collections.abc import Callable, Mapping
 

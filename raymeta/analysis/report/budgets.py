@@ -1,4 +1,4 @@
-"""What cells were given and spent, and what failed."""
+"""Budgets of studies: what they were given and spent, and what failed."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

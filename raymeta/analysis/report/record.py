@@ -1,4 +1,4 @@
-"""What a folder records besides its frame: settings, spending, evidence."""
+"""Records of a folder besides its frame: settings, spending, evidence."""
 
 import json
 import re

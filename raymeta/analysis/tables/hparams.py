@@ -1,4 +1,4 @@
-"""Where the hyperparameters went: walks of hypergradient methods, black-box incumbents.
+"""Paths of hyperparameters: walks of hypergradient methods, black-box incumbents.
 
 `hparam_paths` follows single hyperparameters, `hparam_bands` summarises those that
 come by the dozen (`hp/lr[0]` … `hp/lr[99]`) in quantiles over the entries.

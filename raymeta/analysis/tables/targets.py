@@ -1,4 +1,4 @@
-"""What it takes to reach a target, with the seeds that never do counted."""
+"""Evaluations to reach a target, with the seeds that never do counted."""
 
 import math
 from collections.abc import Mapping

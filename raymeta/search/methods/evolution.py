@@ -36,10 +36,11 @@ class Perturbed:
     any size. What is perturbed beyond the bounds of the space is moved onto them.
 
     Attributes:
-        steps: of an estimate.
-        space: of λ.
-        persistent: by `PES`, while training goes on; else by `ES`, over whole runs.
-        seed: of the noise.
+        steps: training steps of an estimate.
+        space: the space that λ is of.
+        persistent: whether by `PES`, while training goes on; else by `ES`, over whole
+            runs.
+        seed: seeds the noise.
         vectorized: see `ES`.
     """
 

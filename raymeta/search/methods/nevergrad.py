@@ -28,9 +28,8 @@ class Nevergrad(SearchMethod):
 
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """The initial point, then its mutations."""
-        with IsolatedGlobalRNG(
-            seed
-        ):  # its first import draws from the streams of the study
+        # Its first import draws from the streams of the study.
+        with IsolatedGlobalRNG(seed):
             import nevergrad
         from ray.tune.search.nevergrad import NevergradSearch
 

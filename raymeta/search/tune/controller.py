@@ -28,7 +28,7 @@ class CheckpointAdapter(NamedTuple):
     """The state of a training, in the place of one of Tune's checkpoints.
 
     Attributes:
-        number: of the trial whose last segment led there.
+        number: number of the trial whose last segment led there.
         segments: the whole way there, other trials' part of it included.
     """
 
@@ -104,7 +104,7 @@ class ControllerAdapter:
 
     Attributes:
         trials: those that are not over, in their order.
-        search_alg: as Tune's controller has it: around the searcher.
+        search_alg: wrapper of the searcher, as Tune's controller has it.
     """
 
     def __init__(self, searcher: Searcher, scheduler: TrialScheduler) -> None:

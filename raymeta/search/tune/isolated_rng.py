@@ -17,7 +17,7 @@ class IsolatedGlobalRNG:
     warn of is for those who call them by hand, and stays unsaid.
 
     Args:
-        seed: of the study's streams.
+        seed: seeds the study's streams.
     """
 
     def __init__(self, seed: int) -> None:

@@ -25,7 +25,7 @@ class OptunaSearcher(Searcher):
         sampler: what suggests. None is Optuna's TPE on a space with conditions, which
             asks for what is used and models each group of hyperparameters that are
             used together by themselves.
-        seed: of that TPE.
+        seed: seeds that TPE.
     """
 
     def __init__(

@@ -42,8 +42,8 @@ class LogRecord(NamedTuple):
         seconds: what the trial's stopwatch showed afterwards.
         step: where training stood afterwards.
         values: E of each run; none where arithmetic overflowed.
-        charge: of the hypergradient, NaN where there is none; likewise the following.
-        residual: of the linear system that was solved.
+        charge: charge for the hypergradient, NaN without one; likewise the following.
+        residual: residual of the linear system that was solved.
         gradient: dE/dλ, shape (K,), or (0,).
     """
 
@@ -100,8 +100,8 @@ class EvaluationLog:
     can be written, nothing is kept: it would only have saved time.
 
     Args:
-        folder: of a trial; none for a log that is empty and stays so.
-        signature: of all that evaluations depend on besides what is asked.
+        folder: the trial's folder; none for a log that is empty and stays so.
+        signature: digest of all that evaluations depend on besides what is asked.
 
     Attributes:
         snapshot: what was found.

@@ -1,4 +1,4 @@
-"""What a descent has evaluated: a killed one goes on where it was."""
+"""Replay of what a descent has evaluated: a killed one goes on where it was."""
 
 import functools
 import hashlib
@@ -39,7 +39,7 @@ class ReplayingEvaluator(Evaluator):
 
     Args:
         log: where they are written.
-        stopwatch: of the trial. While the log is played it shows what it showed then.
+        stopwatch: the trial's; while the log is played it shows what it showed then.
     """
 
     def __init__(self, log: EvaluationLog, stopwatch: Stopwatch) -> None:
@@ -204,7 +204,7 @@ def signature_of(
 
     Args:
         run: the trial.
-        evidence: of what it trains on, see `Fingerprint`.
+        evidence: digests of what it trains on, see `Fingerprint`.
         task: whose code counts.
         method: likewise.
     """
