@@ -41,7 +41,7 @@ class Progress:
     """Shows lines: to a terminal in place, otherwise one after the other.
 
     Args:
-        show: True for standard output, False for nothing, or what takes a line.
+        show: true for standard output, False for nothing, or what takes a line.
     """
 
     def __init__(self, show: bool | Callable[[str], None]) -> None:

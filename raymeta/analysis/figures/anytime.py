@@ -33,7 +33,7 @@ def draw_anytime(frame: pd.DataFrame, x: str = "gradient_evals") -> Figure:
     be told apart (`y_range`); the axis says so.
 
     Args:
-        frame: One row per report.
+        frame: one row per report.
         x: `gradient_evals` or `wall_s`.
 
     Returns:

@@ -31,9 +31,9 @@ def write_figures(
     """Draw all figures of a comparison.
 
     Args:
-        frame: One row per report.
-        folder: Where to write; made when missing.
-        domains: By task, see `draw_trajectories`.
+        frame: one row per report.
+        folder: where to write; made when missing.
+        domains: by task, see `draw_trajectories`.
 
     Returns:
         The files, PNG and SVG each: `anytime_gradient_evals`, `anytime_wall_s`, and
@@ -56,8 +56,8 @@ def write_surface_figures(frame: pd.DataFrame, folder: str | Path) -> list[Path]
     """Draw the surfaces and curves that were computed after a comparison.
 
     Args:
-        frame: One row per report.
-        folder: The comparison's, perhaps with `surface.parquet` and `curves.parquet`
+        frame: one row per report.
+        folder: the comparison's, perhaps with `surface.parquet` and `curves.parquet`
             (see `raymeta.outer.landscape`).
 
     Returns:

@@ -19,7 +19,7 @@ def draw_ranks(frame: pd.DataFrame, *, level: float = 0.05) -> Figure:
     """Draw the critical-difference diagram of a comparison (Demšar 2006, figure 1).
 
     Args:
-        frame: One row per report.
+        frame: one row per report.
         level: α of the Friedman and the Nemenyi test.
 
     Returns:
@@ -41,9 +41,9 @@ def draw_mean_ranks(
     """Draw `mean_ranks`: the best on the left, bars over groups not told apart.
 
     Args:
-        ranks: See `mean_ranks`.
-        families: Family by method, for the lines' dashes.
-        level: The α that the ranks were computed with.
+        ranks: see `mean_ranks`.
+        families: family by method, for the lines' dashes.
+        level: the α that the ranks were computed with.
     """
     count = len(ranks.mean)
     bars = 0.16 * len(ranks.cliques)

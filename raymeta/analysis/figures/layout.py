@@ -33,11 +33,11 @@ def panels(
     """Make a figure of `count` panels, at most `across` in a row.
 
     Args:
-        count: How many panels.
-        across: The most in one row.
-        width: One panel's, inches.
-        height: One panel's, inches.
-        below: Room for a legend under all panels, inches.
+        count: how many panels.
+        across: the most in one row.
+        width: one panel's, inches.
+        height: one panel's, inches.
+        below: room for a legend under all panels, inches.
 
     Returns:
         The figure and its panels, row by row.
@@ -60,10 +60,10 @@ def scale(
 
     Args:
         axis: `axes.xaxis` or `axes.yaxis`.
-        low: The lowest value to show.
-        high: The highest value to show.
-        pad: Room beyond both, as a share of the axis.
-        log: Whether it may be logarithmic.
+        low: the lowest value to show.
+        high: the highest value to show.
+        pad: room beyond both, as a share of the axis.
+        log: whether it may be logarithmic.
     """
     is_y, axes = axis is axis.axes.yaxis, axis.axes
     set_limits = axes.set_ylim if is_y else axes.set_xlim
@@ -86,8 +86,8 @@ def domain_scale(axis: Axis, low: float, high: float, kind: str) -> None:
 
     Args:
         axis: `axes.yaxis`.
-        low: The lowest value to show.
-        high: The highest value to show.
+        low: the lowest value to show.
+        high: the highest value to show.
         kind: `Unit` gets a logit scale, `Real` a linear one, all else that of `scale`.
     """
     if kind == "Unit":
@@ -157,8 +157,8 @@ def alarm(figure: Figure, frame: pd.DataFrame) -> None:
     """Say above all panels that what is drawn is no valid comparison, if it is none.
 
     Args:
-        figure: Everything else is drawn.
-        frame: The rows that it is about, see `raymeta.results.validity`.
+        figure: everything else is drawn.
+        frame: the rows that it is about, see `raymeta.results.validity`.
     """
     tasks = reasons_of(frame)
     if not tasks:
@@ -186,9 +186,9 @@ def label_ends(axes: Axes, labels: Iterable[EndLabel], *, height: float) -> None
     has a cross at its end instead: a leader would look as if it went on.
 
     Args:
-        axes: The panel, its limits and scales set.
-        labels: One per line.
-        height: The panel's, inches.
+        axes: the panel, its limits and scales set.
+        labels: one per line.
+        height: the panel's, inches.
     """
     labels, top = list(labels), axes.get_ylim()[1]
     to_share = axes.transScale + axes.transLimits
@@ -220,8 +220,8 @@ def spread(aims: Iterable[float], gap: float) -> list[float]:
     by pooling adjacent violators).
 
     Args:
-        aims: Where each label would like to be; one outside is brought in.
-        gap: The least distance, shrunk when all would not fit.
+        aims: where each label would like to be; one outside is brought in.
+        gap: the least distance, shrunk when all would not fit.
 
     Returns:
         A place per aim, in the order of `aims`.

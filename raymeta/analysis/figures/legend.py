@@ -13,7 +13,7 @@ def methods_to_label(cells: pd.DataFrame) -> list[str]:
     """Return the methods to name, the lowest median final loss first.
 
     Args:
-        cells: One task's, as `frames.cells` returns them.
+        cells: one task's, as `frames.cells` returns them.
 
     Returns:
         All methods, or ten of more: the best of each family first (`OF_EACH`), so that

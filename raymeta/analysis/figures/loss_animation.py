@@ -28,10 +28,10 @@ def write_loss_animation(
     """Write a GIF in which the loss curve of one run after the other is drawn.
 
     Args:
-        curves: Columns `outer_step` (the run), `inner_steps`, `outer_loss`, and perhaps
+        curves: columns `outer_step` (the run), `inner_steps`, `outer_loss`, and perhaps
             `hp/<name>…`, whose first four stand below.
-        path: The file, ending in .gif; its folder is made when missing.
-        title: Above the panel.
+        path: the file, ending in .gif; its folder is made when missing.
+        title: above the panel.
 
     Returns:
         The path.

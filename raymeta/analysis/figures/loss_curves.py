@@ -19,9 +19,9 @@ def draw_loss_curves(
     """Draw `loss_curves`, coloured from the first hyper-step to the last.
 
     Args:
-        curves: Columns `outer_step`, `inner_steps`, `outer_loss`.
-        title: Above the panel.
-        ylabel: What the loss is.
+        curves: columns `outer_step`, `inner_steps`, `outer_loss`.
+        title: above the panel.
+        ylabel: what the loss is.
 
     Returns:
         A figure; `style.save` writes it.

@@ -28,14 +28,14 @@ def draw_curve_row(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
     kind are drawn.
 
     Args:
-        rows: One task's, as `raymeta.outer.landscape.loss_surface` returns them.
-        frame: The comparison's, one row per report.
+        rows: one task's, as `raymeta.outer.landscape.loss_surface` returns them.
+        frame: the comparison's, one row per report.
 
     Returns:
         A figure; `style.save` writes it.
 
     Raises:
-        ValueError: Other than two hyperparameters vary in `rows`.
+        ValueError: other than two hyperparameters vary in `rows`.
     """
     surface = surface_of(rows)
     name, other = surface.names

@@ -25,8 +25,8 @@ def draw_meta_loss(
     Below it each metric likewise.
 
     Args:
-        frame: See `read_training`.
-        published: See `read_published`; for a line and a mark beside the losses.
+        frame: see `read_training`.
+        published: see `read_published`; for a line and a mark beside the losses.
 
     Returns:
         A figure; `style.save` writes it.

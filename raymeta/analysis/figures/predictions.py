@@ -23,7 +23,7 @@ def draw_pictures(arrays: Arrays) -> Figure:
         A figure; `style.save` writes it.
 
     Raises:
-        ValueError: An unknown kind.
+        ValueError: an unknown kind.
     """
     kind = str(arrays["kind"])
     if kind not in KINDS:

@@ -94,7 +94,7 @@ def colour(method: str) -> str:
     """Return a method's colour, the same in every figure and whatever else is drawn.
 
     Args:
-        method: Any name (an estimator's class is its method's); one that is not in
+        method: any name (an estimator's class is its method's); one that is not in
             `COLOURS` gets a hue made from its letters.
 
     Returns:
@@ -125,8 +125,8 @@ def save(figure: Figure, path_stem: str | Path) -> list[Path]:
     """Write a figure as PNG and SVG, then clear it.
 
     Args:
-        figure: The figure; it is empty afterwards.
-        path_stem: The files' path without suffix; its folder is made when missing.
+        figure: the figure; it is empty afterwards.
+        path_stem: the files' path without suffix; its folder is made when missing.
 
     Returns:
         The PNG's path and the SVG's.

@@ -15,8 +15,8 @@ def write_training_figures(frame: pd.DataFrame, folder: str | Path) -> list[Path
     """Draw all figures of a meta-training run.
 
     Args:
-        frame: See `read_training`.
-        folder: The run's, where what was learnt lies beside the frame.
+        frame: see `read_training`.
+        folder: the run's, where what was learnt lies beside the frame.
 
     Returns:
         The files, PNG and SVG each: `meta_loss`, and `learnt_seed_<seed>` for each seed

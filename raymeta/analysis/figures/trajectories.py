@@ -38,9 +38,9 @@ def draw_trajectories(
     their median and their band from 10 % to 90 %.
 
     Args:
-        frame: One row per report.
-        task: Which task.
-        domains: Kind of domain by base name (`lr` for `lr[0]`): a `Unit` gets a logit
+        frame: one row per report.
+        task: which task.
+        domains: kind of domain by base name (`lr` for `lr[0]`): a `Unit` gets a logit
             axis, a `Real` a linear one, a `Choice` one of options; others, and all by
             default, a logarithmic one where values span more than a decade.
 
@@ -48,7 +48,7 @@ def draw_trajectories(
         A figure; `style.save` writes it.
 
     Raises:
-        ValueError: The frame has no such task, a required column is missing, or a
+        ValueError: the frame has no such task, a required column is missing, or a
             hyperparameter with many entries is not a number.
     """
     kinds = domains or {}
@@ -156,9 +156,9 @@ def y_range(table: pd.DataFrame, end: float) -> tuple[float, float]:
     """Choose what values to show, so that the first random trials do not decide.
 
     Args:
-        table: Columns `family`, `method`, `seed`, `gradient_evals`, `value`,
+        table: columns `family`, `method`, `seed`, `gradient_evals`, `value`,
             `representative`.
-        end: Where the x-axis ends.
+        end: where the x-axis ends.
 
     Returns:
         The lowest and the highest value: of bold walks all, of thin ones all but one in

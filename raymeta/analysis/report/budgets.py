@@ -14,8 +14,8 @@ class Budgets(NamedTuple):
 
     Attributes:
         columns: A row per task and method.
-        recorded: Whether it is known what was asked.
-        over: How many methods spent more.
+        recorded: whether it is known what was asked.
+        over: how many methods spent more.
     """
 
     columns: Columns
@@ -27,8 +27,8 @@ def budget_table(frame: pd.DataFrame, budgets: Mapping[str, float]) -> Budgets |
     """Compare what was spent with the budgets; None without a report.
 
     Args:
-        frame: One row per report.
-        budgets: Gradient evaluations per cell, by task; empty when not recorded.
+        frame: one row per report.
+        budgets: gradient evaluations per cell, by task; empty when not recorded.
     """
     if not len(frame):
         return None
@@ -57,7 +57,7 @@ def skipped_columns(spending: Mapping[str, Any]) -> dict[str, list[str]]:
     """Methods that were asked for and not compared on a task, with the reason.
 
     Args:
-        spending: What spending.json holds; empty without it.
+        spending: what spending.json holds; empty without it.
     """
     rows = spending.get("skipped", [])
     names = ("task", "method", "reason") if rows else ()

@@ -31,8 +31,8 @@ def comparison_page(frame: pd.DataFrame, folder: Path) -> str:
     """Write the page.
 
     Args:
-        frame: One row per report.
-        folder: The comparison's; its figures are drawn.
+        frame: one row per report.
+        folder: the comparison's; its figures are drawn.
     """
     record = read_settings(folder)
     spending = current_record(read_record(folder, "spending.json"))

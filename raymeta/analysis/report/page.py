@@ -19,13 +19,13 @@ def write_report(path: str | Path) -> list[Path]:
     The page, `report.html`, loads nothing from anywhere: it can be mailed.
 
     Args:
-        path: The folder of a comparison or a training, or the frame in it.
+        path: the folder of a comparison or a training, or the frame in it.
 
     Returns:
         The files that were written, the page last.
 
     Raises:
-        ValueError: The frame is missing, unreadable, or lacks a column.
+        ValueError: the frame is missing, unreadable, or lacks a column.
     """
     path = Path(path)
     folder = path if path.is_dir() else path.parent

@@ -38,7 +38,7 @@ def evidence_columns(record: Record) -> dict[str, list[str]]:
     """That all methods began alike: hashes per task and seed.
 
     Args:
-        record: What evidence.json holds; empty without it.
+        record: what evidence.json holds; empty without it.
     """
     rows = [
         (task, seed, hashes)

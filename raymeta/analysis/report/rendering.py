@@ -62,7 +62,7 @@ def drawing(stem: Path) -> str:
     """A figure that `style.save` wrote, as a URL: the SVG unless it is large.
 
     Args:
-        stem: Path without suffix.
+        stem: path without suffix.
     """
     svg, png = (stem.parent / f"{stem.name}.{kind}" for kind in ("svg", "png"))
     return data_url(svg if svg.stat().st_size <= LARGE else png)

@@ -18,11 +18,11 @@ class Ranking(NamedTuple):
     """The ranking of one task, as in the terminal.
 
     Attributes:
-        task: Its name.
-        alarms: Why the comparison is not valid; empty where it is.
+        task: its name.
+        alarms: why the comparison is not valid; empty where it is.
         columns: A row per method, the best first.
-        families: How many methods of each family there are.
-        notes: Sentences on the target and on what is missing.
+        families: how many methods of each family there are.
+        notes: sentences on the target and on what is missing.
     """
 
     task: str
@@ -59,10 +59,10 @@ class Statistics(NamedTuple):
     """How far apart the methods are on one task, and how early they were good.
 
     Attributes:
-        task: Its name.
+        task: its name.
         columns: A row per method.
-        scale: What the area is of: the loss, or its logarithm.
-        reference: The method that others are compared with; "" without one.
+        scale: what the area is of: the loss, or its logarithm.
+        reference: the method that others are compared with; "" without one.
     """
 
     task: str

@@ -23,8 +23,8 @@ def training_page(frame: pd.DataFrame, folder: Path) -> str:
     """Write the page.
 
     Args:
-        frame: See `read_training`.
-        folder: The run's; its figures are drawn.
+        frame: see `read_training`.
+        folder: the run's; its figures are drawn.
     """
     record = read_record(folder, "training.json")
     train, test = (frame[frame["split"] == split] for split in ("train", "test"))

@@ -19,7 +19,7 @@ def anytime(frame: pd.DataFrame, x: str = "gradient_evals") -> pd.DataFrame:
     others, so that its first value does not make the median jump.
 
     Args:
-        frame: One row per report.
+        frame: one row per report.
         x: `gradient_evals` (forward+backward passes) or `wall_s` (compute seconds).
 
     Returns:

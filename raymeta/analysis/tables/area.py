@@ -20,9 +20,9 @@ def area_under_curve(
     the task has spent. A cell counts 1 before its first value and keeps its last one.
 
     Args:
-        frame: One row per report.
+        frame: one row per report.
         x: `gradient_evals` (forward+backward passes) or `wall_s` (compute seconds).
-        log: Whether f stands for the logarithm of the loss: for losses that fall by
+        log: whether f stands for the logarithm of the loss: for losses that fall by
             decades, of which the plain area sees only the first.
 
     Returns:

@@ -33,11 +33,11 @@ def bootstrap_mean(
 
     Args:
         values: [n] float.
-        level: Confidence level. Few values make the interval too narrow: of n normal
+        level: confidence level. Few values make the interval too narrow: of n normal
             values, one of 95 % covers the mean in about 93 % of cases for n = 20, in 84
             % for n = 5, in 75 % for n = 3.
         method: `BCa` (bias-corrected and accelerated) or `percentile`.
-        seed: Seeds the resampling: the same values have the same interval.
+        seed: seeds the resampling: the same values have the same interval.
 
     Returns:
         The mean and its interval: a point when all values are equal, NaN to NaN for
@@ -76,12 +76,12 @@ def final_differences(
     and counted.
 
     Args:
-        frame: One row per report.
+        frame: one row per report.
         reference: A method; by default, in each task, the one of lowest median final
             loss.
-        level: See `bootstrap_mean`.
-        method: See `bootstrap_mean`.
-        seed: See `bootstrap_mean`.
+        level: see `bootstrap_mean`.
+        method: see `bootstrap_mean`.
+        seed: see `bootstrap_mean`.
 
     Returns:
         One row per task and method other than the reference: `task`, `method`,
@@ -90,7 +90,7 @@ def final_differences(
         the method's loss is lower).
 
     Raises:
-        ValueError: No task has the reference, or a required column is missing.
+        ValueError: no task has the reference, or a required column is missing.
     """
     table = cells(frame)
     if reference is not None and reference not in set(table["method"]):

@@ -28,7 +28,7 @@ def read(path: str | Path) -> pd.DataFrame:
         comparison was not (see `raymeta.results.validity`).
 
     Raises:
-        ValueError: The file is missing or unreadable, or it lacks a required column.
+        ValueError: the file is missing or unreadable, or it lacks a required column.
     """
     path = Path(path)
     file = path / "frame.parquet" if path.is_dir() else path
@@ -55,8 +55,8 @@ def check(frame: pd.DataFrame, source: str = "the frame") -> None:
     """Refuse a frame that lacks a required column.
 
     Args:
-        frame: The candidate.
-        source: How the message names it.
+        frame: the candidate.
+        source: how the message names it.
 
     Raises:
         ValueError: A column of `REQUIRED_COLUMNS` is missing.
@@ -113,8 +113,8 @@ def cells(frame: pd.DataFrame, x: str = "gradient_evals") -> pd.DataFrame:
     """Summarise every cell in one row.
 
     Args:
-        frame: One row per report.
-        x: The column that the staircases run over.
+        frame: one row per report.
+        x: the column that the staircases run over.
 
     Returns:
         Columns `task`, `method`, `family`, `seed`, `staircase` (a `Staircase` over
@@ -141,7 +141,7 @@ def seed_quantile(values: np.ndarray, q: float) -> np.ndarray:
 
     Args:
         values: [seeds, …] float; NaN where a seed has no value.
-        q: In [0, 1]; between two values the quantile is interpolated linearly.
+        q: in [0, 1]; between two values the quantile is interpolated linearly.
 
     Returns:
         […] float; NaN where too few seeds have a value.
@@ -165,7 +165,7 @@ def blackbox_target(frame: pd.DataFrame) -> pd.DataFrame:
     best outer loss; among equals the first by name.
 
     Args:
-        frame: One row per report.
+        frame: one row per report.
 
     Returns:
         One row per (task, seed) in which that method has a value; columns `task`,

@@ -34,9 +34,9 @@ def hparam_paths(
     changes, and one where the cell ends.
 
     Args:
-        frame: One row per report.
-        task: Which task.
-        choices: Names of choices among numbers; options of other types are told by
+        frame: one row per report.
+        task: which task.
+        choices: names of choices among numbers; options of other types are told by
             themselves.
 
     Returns:
@@ -46,7 +46,7 @@ def hparam_paths(
         seed with the median final loss, and there the trial which holds it).
 
     Raises:
-        ValueError: The frame has no such task, or a required column is missing.
+        ValueError: the frame has no such task, or a required column is missing.
     """
     walks = _walks(frame, task)
     names = [
@@ -70,8 +70,8 @@ def hparam_bands(frame: pd.DataFrame, task: str) -> pd.DataFrame:
     """Summarise the hyperparameters which have more than 12 entries.
 
     Args:
-        frame: One row per report.
-        task: Which task.
+        frame: one row per report.
+        task: which task.
 
     Returns:
         Columns `hyperparameter` (the base name, `lr`), `entries`, `method`, `family`,
@@ -79,7 +79,7 @@ def hparam_bands(frame: pd.DataFrame, task: str) -> pd.DataFrame:
         the representative trial of each method (see `hparam_paths`).
 
     Raises:
-        ValueError: The frame has no such task, a required column is missing, or
+        ValueError: the frame has no such task, a required column is missing, or
             such entries are not numbers.
     """
     walks = _walks(frame, task)

@@ -14,7 +14,7 @@ def incumbents(cell: pd.DataFrame) -> pd.DataFrame:
     """Return the reports of one cell, in order, that set a new best full-horizon loss.
 
     Args:
-        cell: The rows of one cell.
+        cell: the rows of one cell.
 
     Returns:
         The rows with status `complete` whose `outer_loss` is below all before.
@@ -29,7 +29,7 @@ def best_run(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the reports of the training run that ended with a cell's lowest loss.
 
     Args:
-        rows: The reports of one hypergradient cell.
+        rows: the reports of one hypergradient cell.
 
     Returns:
         The reports from the run's first to its complete one, in order; none when no run
@@ -50,12 +50,12 @@ def best_hparams(frame: pd.DataFrame, task: str, seed: int) -> dict[str, object]
     """Return λ of the lowest full-horizon loss of any method, by flat name.
 
     Args:
-        frame: One row per report.
-        task: Which task.
-        seed: Which seed.
+        frame: one row per report.
+        task: which task.
+        seed: which seed.
 
     Raises:
-        ValueError: No run of the task and seed ended with a finite loss.
+        ValueError: no run of the task and seed ended with a finite loss.
     """
     rows = frame[(frame["task"] == task) & (frame["seed"] == seed)]
     best = incumbents(rows)
@@ -73,9 +73,9 @@ def learnt_hparams(
     """Follow the λ of the best method whose runs have a constant one.
 
     Args:
-        frame: One row per report.
-        task: Which task.
-        seed: Which seed.
+        frame: one row per report.
+        task: which task.
+        seed: which seed.
 
     Returns:
         The method's name, and λ by flat name at its first report, at those of shorter
@@ -84,7 +84,7 @@ def learnt_hparams(
         (others, and hybrids, change λ within a run); else of black-box ones.
 
     Raises:
-        ValueError: No such method has a run that ended with a finite loss.
+        ValueError: no such method has a run that ended with a finite loss.
     """
     rows = frame[(frame["task"] == task) & (frame["seed"] == seed)]
     table = cells(rows[rows["status"] != "final"]).dropna(subset=["best_outer_loss"])

@@ -10,7 +10,7 @@ def loss_curves(curves: pd.DataFrame) -> dict[int, np.ndarray]:
     """Split the reports of one hypergradient run into a training curve per hyper-step.
 
     Args:
-        curves: Columns `outer_step` (the hyper-step), `inner_steps` (training steps
+        curves: columns `outer_step` (the hyper-step), `inner_steps` (training steps
             done), `outer_loss` (validation loss then; not finite where it diverged).
 
     Returns:

@@ -35,7 +35,7 @@ def ranking(frame: pd.DataFrame) -> pd.DataFrame:
     A seed without a full-horizon value ranks behind every value (`seed_quantile`).
 
     Args:
-        frame: One row per report.
+        frame: one row per report.
 
     Returns:
         One row per (task, method), sorted by task, then `best_outer_loss`:

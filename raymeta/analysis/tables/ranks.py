@@ -40,7 +40,7 @@ def task_scores(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the median final loss, a row per task and a column per method.
 
     Args:
-        frame: One row per report.
+        frame: one row per report.
 
     Returns:
         The methods that ran on every task; inf where fewer than half of the seeds have
@@ -102,8 +102,8 @@ def cliques(mean: pd.Series, difference: float) -> list[list[str]]:
     """Return the largest groups whose mean ranks lie within the critical difference.
 
     Args:
-        mean: Mean rank by method, increasing.
-        difference: The critical difference.
+        mean: mean rank by method, increasing.
+        difference: the critical difference.
 
     Returns:
         Groups of at least two methods, none within another, in the order of `mean`.

@@ -44,16 +44,16 @@ def from_result_grid(
 
     Args:
         grid: A Ray Tune `ResultGrid`, or a list of its `metrics_dataframe`s.
-        metric: The column to be compared: a validation loss. Trials that failed are
+        metric: the column to be compared: a validation loss. Trials that failed are
             rows without one; a warning says how many.
         mode: `min`, or `max` for a metric whose negative is the loss.
-        task: The name of what was tuned.
-        method: The name of the search.
+        task: the name of what was tuned.
+        method: the name of the search.
         family: `black-box`, `hybrid` or `hypergradient`.
-        seed: Equal seeds of two methods are compared as a pair.
-        cost: Gradient evaluations per training iteration, or the column that adds them
+        seed: equal seeds of two methods are compared as a pair.
+        cost: gradient evaluations per training iteration, or the column that adds them
             up within a trial.
-        horizon: Training iterations of a full run: only the values of such count. By
+        horizon: training iterations of a full run: only the values of such count. By
             default the most that any trial did.
 
     Returns:

@@ -32,10 +32,10 @@ def surface_of(rows: pd.DataFrame) -> Surface:
     """Arrange the last losses of `raymeta.outer.landscape.loss_surface` as a grid.
 
     Args:
-        rows: The rows of one task.
+        rows: the rows of one task.
 
     Raises:
-        ValueError: Other than two hyperparameters vary.
+        ValueError: other than two hyperparameters vary.
     """
     varied = [
         name

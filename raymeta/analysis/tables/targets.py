@@ -21,7 +21,7 @@ def to_target(
     """Find, for every task, method and seed, what was spent until the target.
 
     Args:
-        frame: One row per report.
+        frame: one row per report.
         target: A loss, or one per task; by default, in each seed, the loss that the
             best black-box method ended at (`blackbox_target`).
         x: `gradient_evals` (forward+backward passes) or `wall_s` (compute seconds).
@@ -61,7 +61,7 @@ def target_summary(reached: pd.DataFrame) -> pd.DataFrame:
        {\#\,\text{seeds that arrive}} $$
 
     Args:
-        reached: The table of `to_target`.
+        reached: the table of `to_target`.
 
     Returns:
         One row per (task, method): `family`, `target` (median over seeds), `reached`,

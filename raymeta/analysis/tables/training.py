@@ -29,14 +29,14 @@ def read_training(folder: str | Path) -> pd.DataFrame:
     """Read the frame of a meta-training run.
 
     Args:
-        folder: The run's folder.
+        folder: the run's folder.
 
     Returns:
         One row per seed, outer step and rank, and per evaluation; see
         `raymeta.train.metrics_log.merged`.
 
     Raises:
-        ValueError: There is none, or it lacks a column.
+        ValueError: there is none, or it lacks a column.
     """
     file = Path(folder) / "frame.parquet"
     if not file.is_file():
@@ -64,7 +64,7 @@ def read_published(folder: str | Path) -> list[dict[str, Any]]:
     """Read what papers report of a run.
 
     Args:
-        folder: The run's folder.
+        folder: the run's folder.
 
     Returns:
         Of each figure `value`, `ci95`, `inner_steps`, `outer_steps` and `source`; see
@@ -78,8 +78,8 @@ def training_curve(frame: pd.DataFrame, metric: str = "outer_loss") -> pd.DataFr
     """Average the training loss over neighbouring outer steps, which differ in tasks.
 
     Args:
-        frame: See `read_training`.
-        metric: What to average in place of the loss.
+        frame: see `read_training`.
+        metric: what to average in place of the loss.
 
     Returns:
         At most 50 rows: `outer_step` (the middle of the steps that are averaged),
@@ -112,9 +112,9 @@ def held_out(
     """Average held-out losses over seeds.
 
     Args:
-        frame: See `read_training`.
+        frame: see `read_training`.
         split: "val" or "test".
-        metric: What to average in place of the loss.
+        metric: what to average in place of the loss.
 
     Returns:
         Per `outer_step` ("val") or `inner_steps` ("test"): `mean` over seeds, `ci95`
@@ -143,8 +143,8 @@ def format_evaluation(
     """The final evaluation as a table, and how many updates were skipped.
 
     Args:
-        frame: See `read_training`.
-        published: See `read_published`.
+        frame: see `read_training`.
+        published: see `read_published`.
     """
     table = held_out(frame, "test")
     if table.empty:
@@ -167,8 +167,8 @@ def evaluation_columns(frame: pd.DataFrame, interval: str) -> dict[str, list[str
     """The final evaluation as text, a row per number of inner steps.
 
     Args:
-        frame: See `read_training`.
-        interval: Header of the intervals.
+        frame: see `read_training`.
+        interval: header of the intervals.
 
     Returns:
         Header -> cells; empty before an evaluation.
