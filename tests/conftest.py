@@ -1,6 +1,8 @@
 """Shared fixtures: double precision, one thread, one cluster, no leftovers."""
 
 import functools
+import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,21 +11,41 @@ from typing import Any
 import pytest
 import torch
 
+#: Groups of tests that start Ray: on clusters of their own, on the one they share.
+RAY = ("simulated clusters", "cluster")
+
 
 @functools.cache
-def group(path: str) -> str:
-    """With `-n`, the tests of one process: of all files that start Ray, or of one.
+def group(nodeid: str) -> str:
+    """With `-n`, the tests of one process: of a group of `RAY`, or of one file.
 
     They share a cluster, or fixtures.
     """
-    file = Path(path)
-    starts_ray = file.parent.name == "cluster" or "mark.ray" in file.read_text()
-    return "ray" if starts_ray else path
+    path, _, test = nodeid.partition("::")
+    if path.startswith("tests/cluster/"):
+        return RAY[0]
+    name = re.escape(test.rpartition("::")[2].partition("[")[0])
+    marked = rf"^(pytestmark = .*mark\.ray|@pytest\.mark\.ray\n(@.*\n)*def {name}\()"
+    return RAY[1] if re.search(marked, _source(path), re.MULTILINE) else path
+
+
+@functools.cache
+def _source(path: str) -> str:
+    return (Path(__file__).parents[1] / path).read_text()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest come first."""
-    items.sort(key=lambda item: group(str(item.path)) != "ray")
+    """The longest come first, and what starts Ray is in their groups."""
+    for item in items:
+        alone = item.get_closest_marker("ray") is None
+        assert alone or group(item.nodeid) in RAY, f"{item.nodeid} starts Ray"
+    items.sort(key=lambda item: (*RAY, group(item.nodeid)).index(group(item.nodeid)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process more than cores for `-n auto`: those with Ray mostly wait."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -33,7 +55,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return group(str(config.rootpath / nodeid.partition("::")[0]))
+            return group(nodeid)
 
     return Scheduling(config, log)
 
@@ -67,7 +89,13 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster():
+def cluster_environment() -> dict[str, str]:
+    """What the workers of `cluster` find in their environment besides."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def cluster(cluster_environment):
     """The address of a Ray with two CPUs; the driver is connected."""
     # Which takes seconds, so only where it is needed.
     from raymeta.runtime.ray_session import own_token, prepared, ray
@@ -75,6 +103,7 @@ def cluster():
     options = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False}
     with own_token():  # for programs that join it, too
         with prepared():
+            os.environ.update(cluster_environment)
             try:
                 context = ray.init("local", object_store_memory=80 << 20, **options)
             except Exception:  # Ray's own start limit, on a busy machine

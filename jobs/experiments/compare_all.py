@@ -16,8 +16,8 @@ import pandas as pd
 
 from raymeta import analysis, tasks
 from raymeta.cli import exit_code
-from raymeta.results.mirror import address, at
-from raymeta.results.run_folder import write_frame
+from raymeta.results.mirror import address, local
+from raymeta.results.run_folder import run_address, write_frame
 from raymeta.search import compare
 
 #: Those of the table of docs/results.md.
@@ -158,8 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     rows = table(frame, counts)
     print("\n" + markdown(rows) + "\n")
-    with at(given["storage"], given["name"]) as storage:
-        path = storage / given["name"] / "table.parquet"
+    with local(run_address(given["storage"], given["name"])) as folder:
+        path = folder / "table.parquet"
         write_frame(rows, path)
         print(f"written: {address(path)}")
 

@@ -53,7 +53,7 @@ class Shared(NamedTuple):
 
 @dataclass(frozen=True)
 class ShortTerm:
-    r"""Short-term hypergradient: a few steps ahead, while training goes on.
+    r"""Short-term hypergradient: looks a few steps ahead.
 
     $$ \frac{dE(s_{t+1})}{d\lambda} \approx \nabla E(s_{t+1}) \,
        \frac{\partial \Phi(s_t, \lambda, b_t)}{\partial \lambda} $$

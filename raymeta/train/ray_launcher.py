@@ -12,6 +12,7 @@ import torch
 from torch import distributed as dist
 
 from raymeta.results import mirror
+from raymeta.results.atomic import atomic_write
 from raymeta.results.jsonlines import JsonLines
 from raymeta.runtime import ray_session
 from raymeta.runtime.cluster import groups, require_possible, require_shared
@@ -143,7 +144,7 @@ def run_on_ray(
             mirror.sync(path)
             on_tick()
     if failed.exists():
-        raise ValueError(failed.read_text())
+        raise ValueError(failed.read_text(encoding="utf-8"))
 
 
 def _fit(
@@ -216,14 +217,18 @@ def _rank(arguments: dict[str, Any]) -> None:
         try:
             work(arguments["parcel"].open(), path, ranks, report, stop.exists)
         except ValueError as error:
-            (path / FAILED).write_text(str(error))
+            _note_failure(path, str(error))
             raise
         except ModuleNotFoundError as error:
-            (path / FAILED).write_text(
-                f"workers must be able to load a learner and its family, but {error}: "
-                f"{REMEDY}"
-            )
+            rule = "workers must be able to load a learner and its family"
+            _note_failure(path, f"{rule}, but {error}: {REMEDY}")
             raise
+
+
+def _note_failure(path: Path, said: str) -> None:
+    """Tell the driver, and the next attempt, in one piece: all ranks may fail alike."""
+    with atomic_write(path / FAILED) as file:
+        file.write(said.encode())
 
 
 class _StopFile:

@@ -35,6 +35,11 @@ def aws():
         server.wait()
 
 
+@pytest.fixture(scope="session")
+def cluster_environment(aws):
+    return simulated.aws_environment(aws)
+
+
 @pytest.fixture
 def bucket(aws, monkeypatch):
     """The address of an empty folder on the mocked S3, which this process can reach."""

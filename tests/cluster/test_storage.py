@@ -3,15 +3,13 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-import simulated
 
+from raymeta.cli import main
 from raymeta.results import lease
 from raymeta.results import mirror as storage
 from raymeta.results.mirror import Mirror, TakenOverError, at
@@ -248,8 +246,8 @@ def test_a_comparison_on_an_object_store_is_the_one_on_a_disk(
 
 
 @pytest.mark.ray
-def test_workers_share_an_object_store(aws, bucket, tmp_path):
-    """By hand: with a Ray of its own, on which nothing but the store is shared."""
+def test_workers_share_an_object_store(cluster, bucket, tmp_path, capsys):
+    """Each has a local folder of its own."""
     settings = {
         "outer_steps": 4,
         "tasks_per_step": 4,
@@ -260,20 +258,10 @@ def test_workers_share_an_object_store(aws, bucket, tmp_path):
         "dtype": "float64",
     }
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    done = subprocess.run(
-        [
-            *(sys.executable, "jobs/meta_train.py", *flags),
-            *("--workers=2", "--name=x", f"--storage={bucket}"),
-        ],
-        env=clean | simulated.aws_environment(aws),
-        cwd=simulated.ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    assert f"results go to {bucket}/x" in done.stdout
+    flags += ["--workers=2", "--name=x", f"--storage={bucket}"]
+    assert main(["train", *flags]) == 0
+    said = capsys.readouterr().out
+    assert f"results go to {bucket}/x" in said
     config = recipe("maml", "sinusoid", **settings)
     here = train(config, storage=tmp_path, name="x", progress=False)
     with at(bucket, "x") as place:
@@ -287,6 +275,6 @@ def test_workers_share_an_object_store(aws, bucket, tmp_path):
     assert test["outer_loss"].tolist() == pytest.approx(
         here.evaluation["outer_loss"].tolist(), rel=1e-9
     )
-    drawn = re.findall(r"drawn: (\S+)", done.stdout)
+    drawn = re.findall(r"drawn: (\S+)", said)
     assert drawn
     assert all(path.startswith(f"{bucket}/x/") for path in drawn)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +29,11 @@ pytestmark = pytest.mark.ray
 TASK = Bowl(nan_above=1.2, raise_above=1.6)
 POPULATION = Pbt(population=4, intervals=3, quantile=0.5)
 METHODS = ["random", "asha", "tpe", "hyperband", POPULATION, Walk((0.1, 0.9, None))]
+
+
+# What `interrupted` does, without its pauses.
+UNDISTURBED = {k: v for k, v in SETTINGS.items() if k != "name"}
+UNDISTURBED["tasks"] = replace(SETTINGS["tasks"], step_s=0.0)
 
 
 def assert_same(frame, other):
@@ -172,7 +178,7 @@ def test_a_killed_driver_continues_like_the_undisturbed_run(cluster, bench, tmp_
     process.kill()
     process.communicate()
     before = (tmp_path / "interrupted" / "journal.jsonl").read_text()
-    undisturbed = bench(**{k: v for k, v in SETTINGS.items() if k != "name"}).run()
+    undisturbed = bench(**UNDISTURBED).run()
     assert 40 <= before.count("\n") < len(undisturbed.journal.read())
 
     frame = compare(**SETTINGS, storage=tmp_path, progress=False)
@@ -231,7 +237,7 @@ def test_ctrl_c_leaves_a_readable_frame_and_no_ray(cluster, bench, tmp_path):
     assert not (tmp_path / "interrupted" / ".tune").exists()
 
     # All of it is what the undisturbed run reports, and each cell's beginning.
-    whole = bench(**{k: v for k, v in SETTINGS.items() if k != "name"}).run().frame()
+    whole = bench(**UNDISTURBED).run().frame()
     for cell, rows in left.groupby(["method", "seed"]):
         undisturbed = whole[(whole.method == cell[0]) & (whole.seed == cell[1])]
         assert_same(

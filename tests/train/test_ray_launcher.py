@@ -59,9 +59,10 @@ def test_two_workers_one_killed_then_one_equal_an_undisturbed_run(
     killer = threading.Thread(target=kill_when_under_way, args=(path, 8))
     killer.start()
 
-    # Slow enough to be killed before the end.
-    slow = config(outer_steps=20, family=Points(step_s=0.1))
-    first = train(slow, workers=2, name="x", storage=tmp_path, progress=lines.append)
+    # Slow enough to be killed before the end; a mistake that workers find ends it.
+    slow = config(outer_steps=30, family=Points(step_s=0.1, ends=21))
+    with pytest.raises(ValueError, match=r"^points ran out at step 21$"):
+        train(slow, workers=2, name="x", storage=tmp_path, progress=lines.append)
     killer.join()
 
     assert "seed 0 begins on 2 processes, cpu" in lines
@@ -70,14 +71,19 @@ def test_two_workers_one_killed_then_one_equal_an_undisturbed_run(
         ["seed 0 goes on from outer step 8 on 2 processes, cpu"],
         ["seed 0 goes on from outer step 12 on 2 processes, cpu"],
     )
-    assert sorted(first.frame["attempt"].unique()) == [1, 2]
-    rows = first.frame.query("split == 'train'")
-    assert len(rows) == 2 * 20  # each step and rank, once
+    # After the mistake every attempt would fail like that one: they are not all made.
+    events = JsonLines(path / "events.jsonl").read()
+    assert [e["attempt"] for e in events if e["event"] == "start"] == [1, 2]
+    left = pd.read_parquet(path / "frame.parquet")
+    assert sorted(left["attempt"].unique()) == [1, 2]
+    rows = left.query("split == 'train'")
+    assert len(rows) == 2 * 21  # each step and rank, once
+    assert set(rows["outer_step"]) == set(range(21))
     assert set(zip(rows["rank"], rows["tasks"], strict=True)) == {(0, 2), (1, 3)}
 
     lines.clear()
-    longer = config(outer_steps=30)
-    last = train(longer, workers=1, name="x", storage=tmp_path, progress=lines.append)
+    mended = config(outer_steps=30)
+    last = train(mended, workers=1, name="x", storage=tmp_path, progress=lines.append)
 
     assert "seed 0 goes on from outer step 20 on 1 process, cpu" in lines
     torch.testing.assert_close(
@@ -125,19 +131,3 @@ def test_what_cannot_be_sent_to_workers_is_refused(cluster, tmp_path):
 
     with pytest.raises(ValueError, match=r"hence must be picklable, but .*lock"):
         train(config(learner=learner), workers=1, storage=tmp_path, progress=False)
-
-
-def test_a_mistake_that_a_worker_finds_is_said_in_one_line(cluster, tmp_path):
-    with pytest.raises(ValueError, match=r"^points ran out at step 5$"):
-        train(
-            config(family=Points(ends=5)),
-            workers=1,
-            name="x",
-            storage=tmp_path,
-            progress=False,
-        )
-    # Every attempt would fail like the first one: they are not all made.
-    events = JsonLines(tmp_path / "x" / "events.jsonl").read()
-    assert [e["attempt"] for e in events if e["event"] == "start"] == [1]
-    left = pd.read_parquet(tmp_path / "x" / "frame.parquet")
-    assert set(left.query("split == 'train'")["outer_step"]) == set(range(5))

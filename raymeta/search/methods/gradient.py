@@ -30,9 +30,15 @@ class HypergradientDescent(DescentMethod):
 
     @property
     def summary(self) -> str:
-        """What it does, in one line: its estimator's claim."""
-        estimator = by_name(self.estimator, horizon=100)
-        return inspect.cleandoc(type(estimator).__doc__ or "").splitlines()[0]
+        """What it does, in one line: its estimator's claim, and when λ moves."""
+        horizon = 100
+        estimator = by_name(self.estimator, horizon)
+        claim = inspect.cleandoc(type(estimator).__doc__ or "").splitlines()[0]
+        if not estimator.continues:
+            return claim
+        online = estimator.steps < horizon
+        when = "while training goes on" if online else "after each whole run"
+        return f"{claim.removesuffix('.')}; λ moves {when}."
 
     def min_budget(self, task: Task, problem: BilevelProblem) -> float:
         """Gradient evaluations of one full training run.

@@ -158,6 +158,31 @@ def test_the_page_of_a_comparison(folder):
         assert len(image["alt"]) > 20
 
 
+def test_the_page_of_a_training(training, published, tmp_path):
+    training.to_parquet(tmp_path / "frame.parquet")
+    record = {"algorithm": "maml", "family": "sinusoid", "seeds": [0, 1]}
+    record |= {"knobs": {"outer_lr": 0.001}, "finished": {"outer_steps": 200}}
+    record |= {"published": [published], "runs": [RUN]}
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    files = write_report(tmp_path)
+    assert [file.name for file in files] == [
+        "meta_loss.png", "meta_loss.svg", "report.html",
+    ]  # fmt: skip
+    found = read(files[-1].read_text())
+    text = " ".join(" ".join(found.text).split())
+    assert "Meta-training: 200 outer steps, 2 seeds; finished." in text
+    assert "outer lr 0.001 outer steps 200" in text
+    header = ["inner steps", "loss", "± (95 %)", "median"]
+    assert [*header, "accuracy", "± of accuracy"] in found.rows
+    # Means of 2 and 4, and of √(.3² + 1.3²).
+    assert ["0", "3.000", "0.6671", "1.500", "0.5000", "0.01414"] in found.rows
+    assert "published: 1.4 ± 0.2 after 1 step (Someone 2019, table 1" in text
+    assert "2 outer updates were skipped" in text
+    assert "raymeta compare --tasks 'a b'" in text
+    (image,) = found.images
+    assert re.search(r"training loss goes from \d+ to [12]99$", image["alt"])
+
+
 def test_a_page_says_what_it_is_not_told(frame, tmp_path):
     frame.iloc[:2].to_parquet(tmp_path / "frame.parquet")  # no record, one method
     text = " ".join(read(write_report(tmp_path)[-1].read_text()).text)
