@@ -74,48 +74,46 @@ def kill_node(machines, node):
     machines.kill(f"RAY_OVERRIDE_NODE_ID_FOR_TESTING={node['node_id']}")
 
 
-def test_trials_scale_a_cluster_from_nothing_and_survive_a_node(
+def test_jobs_scale_a_cluster_from_nothing_and_survive_their_nodes(
     machines, cluster, tmp_path
 ):
+    """Trials on CPUs, and beside them a training on GPUs."""
     assert machines.workers() == []
-    place = {"storage": tmp_path, "name": "far", "slots": 3}
-    job = begin(machines, "jobs/compare.py", *flags(SEARCH | place))
-    journal = tmp_path / "far" / "journal.jsonl"
+    searched, trained = tmp_path / "search", tmp_path / "training"
+    place = {"storage": tmp_path, "name": "search", "slots": 3}
+    search = begin(machines, "jobs/compare.py", *flags(SEARCH | place))
+    journal = searched / "journal.jsonl"
 
-    def under_way():
+    def trials_run():
         return journal.exists() and journal.read_bytes().count(b"\n") > 20
 
-    until(under_way, LONG_S, "trials run")
+    until(trials_run, LONG_S, "trials run")
     (node,) = machines.workers()
     assert node["resources_total"]["CPU"] in {
         group["resources"]["CPU"] for group in simulated.worker_groups().values()
     }
     kill_node(machines, node)
 
-    assert end_of(machines, job) == "SUCCEEDED"
-    here = compare(**SEARCH, storage=tmp_path, name="here", slots=2, progress=False)
-    there = pd.read_parquet(tmp_path / "far" / "frame.parquet")
-    pd.testing.assert_frame_equal(
-        there.drop(columns="wall_s"), here.drop(columns="wall_s")
-    )
-    until(lambda: machines.workers() == [], LONG_S, "the cluster is back at nothing")
+    place = {"storage": tmp_path, "name": "training", "workers": 2, "gpus": 2}
+    training = begin(machines, "jobs/meta_train.py", *flags(TRAINING | place))
+    log, events = JsonLines(trained / "events.jsonl"), []
 
-
-def test_workers_with_gpus_scale_a_cluster_and_survive_a_node(machines, tmp_path):
-    place = {"storage": tmp_path, "name": "far", "workers": 2, "gpus": 2}
-    job = begin(machines, "jobs/meta_train.py", *flags(TRAINING | place))
-    log, events = JsonLines(tmp_path / "far" / "events.jsonl"), []
-
-    def under_way():
+    def steps_are_made():
         events.extend(log.read_new())
         return any(e["event"] == "checkpoint" and e["step"] >= 20 for e in events)
 
-    until(under_way, LONG_S, "outer steps are made")
-    nodes = machines.workers()
+    until(steps_are_made, LONG_S, "outer steps are made")
+    nodes = [n for n in machines.workers() if "GPU" in n["resources_total"]]
     assert [node["resources_total"]["GPU"] for node in nodes] == [1, 1]
     kill_node(machines, nodes[0])
 
-    assert end_of(machines, job) == "SUCCEEDED"
+    assert end_of(machines, search) == end_of(machines, training) == "SUCCEEDED"
+    place = {"storage": tmp_path, "name": "here", "progress": False}
+    here = compare(**SEARCH, **place, slots=2)
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(searched / "frame.parquet").drop(columns="wall_s"),
+        here.drop(columns="wall_s"),
+    )
     events.extend(log.read_new())
     starts = [event for event in events if event["event"] == "start"]
     assert [(event["attempt"], event["workers"]) for event in starts] == [
@@ -123,12 +121,13 @@ def test_workers_with_gpus_scale_a_cluster_and_survive_a_node(machines, tmp_path
         (2, 2),
     ]
     assert starts[1]["step"] >= 20
-    config = recipe("maml", "sinusoid", **TRAINING)
-    here = train(config, storage=tmp_path, name="here", progress=False)
-    there = pd.read_parquet(tmp_path / "far" / "frame.parquet").query("split == 'test'")
+    place["name"] = "here-too"
+    here = train(recipe("maml", "sinusoid", **TRAINING), **place)
+    there = pd.read_parquet(trained / "frame.parquet").query("split == 'test'")
     assert there["outer_loss"].tolist() == pytest.approx(
         here.evaluation["outer_loss"].tolist(), rel=1e-9
     )
+    until(lambda: machines.workers() == [], LONG_S, "the cluster is back at nothing")
 
 
 def test_a_stopped_job_leaves_a_frame_and_a_checkpoint(machines, tmp_path):
@@ -144,6 +143,10 @@ def test_a_stopped_job_leaves_a_frame_and_a_checkpoint(machines, tmp_path):
     stopped = machines.run("ray", "job", "stop", job, "--address", machines.address)
     assert stopped.returncode == 0, stopped.stdout
     assert end_of(machines, job) == "STOPPED"
+    said = machines.ask(f"jobs/{job}/logs")["logs"]
+    found = f"raymeta: interrupted: what was found is in {tmp_path}/x/frame.parquet"
+    assert f"{found}; go on with\n  python jobs/meta_train.py --algorithm maml" in said
+    assert "Traceback" not in said
     step = last_step(tmp_path / "x" / "seed-0")
     assert step > 0
     frame = pd.read_parquet(tmp_path / "x" / "frame.parquet").query("split == 'train'")
@@ -163,7 +166,8 @@ def test_what_no_group_has_is_refused_with_an_exit_code(machines, tmp_path):
 def test_a_wrong_token_is_refused(machines, tmp_path):
     wrong = tmp_path / "token"
     wrong.write_text("fedcba0987654321" * 4)
-    stranger = {"RAY_AUTH_TOKEN_PATH": str(wrong)}
+    # Ray would try for twenty seconds.
+    stranger = {"RAY_AUTH_TOKEN_PATH": str(wrong), "RAY_NUM_REDIS_GET_RETRIES": "2"}
     address = {"RAY_ADDRESS": machines.gcs}
     by_hand = machines.run(
         *("python", "jobs/compare.py", "--storage", tmp_path),
