@@ -17,7 +17,7 @@ from raymeta.tasks import Task
 OnRun = Callable[[str, int, int], None]
 
 
-def survey(
+def write_landscape(
     path: str | Path,
     names: Sequence[str],
     some_tasks: Iterable[Task] | None = None,

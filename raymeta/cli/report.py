@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _survey(path: Path, names: Sequence[str], task: str | None, points: int) -> None:
     """Compute surfaces and loss curves of a comparison, with live progress."""
     from raymeta import tasks
-    from raymeta.cli.landscape import survey
+    from raymeta.cli.landscape import write_landscape
     from raymeta.runtime.progress import Progress
 
     display = Progress(True)
@@ -54,7 +54,7 @@ def _survey(path: Path, names: Sequence[str], task: str | None, points: int) -> 
         display.update(lambda width: [f"{name}: {done} of {total} runs"[:width]])
 
     given = [tasks.get(task)] if task else None
-    survey(path, names, given, points=points, progress=show)
+    write_landscape(path, names, given, points=points, progress=show)
 
 
 def summarize(folder: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 
-class Stretch(NamedTuple):
+class Segment(NamedTuple):
     """Some steps to differentiate, and how to get there.
 
     Attributes:
@@ -22,7 +22,7 @@ class Stretch(NamedTuple):
     end: int
 
 
-def even(steps: int, segments: int) -> Iterator[Stretch]:
+def even(steps: int, segments: int) -> Iterator[Segment]:
     """Keep the start of each of `segments` equal parts; run each part once again.
 
     With √T segments both the kept states and the graph of a part are O(√T).
@@ -30,15 +30,15 @@ def even(steps: int, segments: int) -> Iterator[Stretch]:
     Source: Chen et al. 2016, section 4.
     """
     starts = [i * steps // segments for i in range(segments)]
-    yield Stretch(0, tuple(starts[1:]), starts[-1], steps)
+    yield Segment(0, tuple(starts[1:]), starts[-1], steps)
     for start, end in zip(starts[-2::-1], starts[:0:-1], strict=True):
-        yield Stretch(start, (), start, end)
+        yield Segment(start, (), start, end)
 
 
-def binomial(steps: int, states: int) -> Iterator[Stretch]:
+def binomial(steps: int, states: int) -> Iterator[Segment]:
     """Keep at most `states` states, s_0 among them; the fewest steps are run again.
 
-    The state that a stretch is differentiated from is not counted.
+    The state that a segment is differentiated from is not counted.
 
     Source: Griewank & Walther 2000, Proposition 1 and Algorithm 799 (Revolve).
     """
@@ -51,7 +51,7 @@ def binomial(steps: int, states: int) -> Iterator[Stretch]:
             if len(kept) < states:
                 kept.append(t)
                 keep.append(t)
-        yield Stretch(origin, tuple(keep), t, t + 1)
+        yield Segment(origin, tuple(keep), t, t + 1)
         end = t
         if kept[-1] == end:
             kept.pop()
@@ -74,6 +74,6 @@ def beta(states: int, repeats: int) -> int:
     return math.comb(states + repeats, states) if repeats >= 0 else 0
 
 
-def repeated_steps(stretches: Iterator[Stretch]) -> int:
+def repeated_steps(segments: Iterator[Segment]) -> int:
     """How many steps a schedule runs without differentiating them."""
-    return sum(stretch.start - stretch.origin for stretch in stretches)
+    return sum(segment.start - segment.origin for segment in segments)

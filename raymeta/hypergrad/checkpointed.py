@@ -18,7 +18,7 @@ from raymeta.hypergrad.base import (
     unroll,
 )
 from raymeta.hypergrad.checkpoint_schedules import (
-    Stretch,
+    Segment,
     binomial,
     even,
     repeated_steps,
@@ -35,8 +35,8 @@ class Checkpointed:
     r"""Exact reverse mode that keeps few states and recomputes the others.
 
     The recursion of `Reverse`, $\alpha_t = \alpha_{t+1} A_{t+1}$ and
-    $g \mathrel{+}= \alpha_{t+1} B_{t+1}$, one stretch of steps after another from the
-    end; a stretch's graph is built anew from the last kept state before it.
+    $g \mathrel{+}= \alpha_{t+1} B_{t+1}$, one segment of steps after another from the
+    end; a segment's graph is built anew from the last kept state before it.
 
     By default the run is cut into √T segments, each recomputed once: memory O(√T). With
     `states` it is reversed step by step in the binomial order, which recomputes the
@@ -98,12 +98,12 @@ class Checkpointed:
         s_0 = problem.init(live)
         kept: dict[int, State] = {0: detach(s_0)}
         adjoint: Adjoint | None = None
-        for stretch in self._schedule():
-            before = _reach(problem, hparams, kept, stretch)
+        for segment in self._schedule():
+            before = _reach(problem, hparams, kept, segment)
             values, rest, merge = partition(before)
             values = [value.detach().requires_grad_() for value in values]
-            length = stretch.end - stretch.start
-            state = unroll(problem, live, merge(values, rest), stretch.start, length)
+            length = segment.end - segment.start
+            state = unroll(problem, live, merge(values, rest), segment.start, length)
             if adjoint is None:
                 s_T, outer_loss = detach(state), problem.outer_loss(state, live)
                 adjoint = Adjoint(outer_loss, leaves)
@@ -111,7 +111,7 @@ class Checkpointed:
                 outer_loss = outer_loss.detach()
             else:
                 adjoint.pull(partition(state)[0], values)
-            # Two stretches' graphs must not be alive at once, and compiled ones live
+            # Two segments' graphs must not be alive at once, and compiled ones live
             # as long as their ends.
             del state
         assert adjoint is not None
@@ -127,23 +127,23 @@ class Checkpointed:
         again = repeated_steps(self._schedule())
         return 3 * self.steps + again + problem.outer_cost
 
-    def _schedule(self) -> Iterator[Stretch]:
+    def _schedule(self) -> Iterator[Segment]:
         if self.states is not None:
             return binomial(self.steps, self.states)
         return even(self.steps, self.segments or math.isqrt(self.steps - 1) + 1)
 
 
 def _reach(
-    problem: BilevelProblem, hparams: Hparams, kept: dict[int, State], stretch: Stretch
+    problem: BilevelProblem, hparams: Hparams, kept: dict[int, State], segment: Segment
 ) -> State:
-    """s_start of a stretch; keeps what it says, drops what is needed no more."""
-    t = stretch.origin
+    """s_start of a segment; keeps what it says, drops what is needed no more."""
+    t = segment.origin
     state = kept[t]
-    for stop in (*stretch.keep, stretch.start):
+    for stop in (*segment.keep, segment.start):
         state = advance(problem, hparams, state, t, stop - t)
         t = stop
-        if stop in stretch.keep:
+        if stop in segment.keep:
             kept[stop] = state
-    for later in [step for step in kept if step >= stretch.start]:
+    for later in [step for step in kept if step >= segment.start]:
         del kept[later]
     return state

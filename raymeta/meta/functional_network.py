@@ -14,7 +14,7 @@ from raymeta.modules.functional import Needs, Network
 from raymeta.modules.module_problem import mode_copies
 from raymeta.modules.overrides.batch_norm import Policy
 from raymeta.modules.overrides.gradient_hooks import gradient_hooks
-from raymeta.modules.purity import survey
+from raymeta.modules.purity import find_needs
 from raymeta.types import Tensors
 
 
@@ -87,17 +87,17 @@ class MetaNetwork:
             inputs: what the module is called with.
             noise: randomness inside it.
         """
-        self._survey(self._training, inputs, noise)
+        self._find_needs(self._training, inputs, noise)
         return self._training(self._all(weights), buffers, inputs, noise)
 
     def judge(
         self, weights: Tensors, buffers: Tensors, inputs: tuple, noise: TaskNoise
     ) -> Any:
         """Outputs in evaluation mode."""
-        self._survey(self._evaluation, inputs, noise)
+        self._find_needs(self._evaluation, inputs, noise)
         return self._evaluation(self._all(weights), buffers, inputs, noise)[0]
 
-    def _survey(self, network: Network, inputs: tuple, noise: TaskNoise) -> None:
+    def _find_needs(self, network: Network, inputs: tuple, noise: TaskNoise) -> None:
         """Find out, by the first call with known values, what a network needs."""
         if network in self._surveyed or in_transform():
             return
@@ -109,7 +109,7 @@ class MetaNetwork:
             dtype = some.dtype if x.is_floating_point() else x.dtype
             return x.detach().to(some.device, dtype)
 
-        needs = survey(
+        needs = find_needs(
             network,
             self._module,
             self._buffers,

@@ -120,7 +120,7 @@ class Network:
         module = copied(self.module, ((tensor, tensor) for tensor in tensors))
         return Network(module, self._written, self._device, self._autocast)
 
-    def survey(
+    def find_needs(
         self, values: Tensors, buffers: Tensors, inputs: tuple, noise: Noise
     ) -> Needs:
         """What a call needs, by one without; the arguments are those of a call."""

@@ -20,7 +20,7 @@ from raymeta.modules.functional import Network
 from raymeta.modules.overrides.batch_norm import Policy, apply_policy, tuned_norms
 from raymeta.modules.overrides.gradient_hooks import gradient_hooks
 from raymeta.modules.preflight import first_look, functions
-from raymeta.modules.purity import survey
+from raymeta.modules.purity import find_needs
 from raymeta.modules.rng_state import restored, seed_all
 from raymeta.modules.user_functions import require_function
 from raymeta.optim import Optimizer
@@ -281,7 +281,7 @@ def module_problem(
     first = batch(0).data
     for network in (training, evaluation):
         noise = Noise(seed, no_step)
-        network.provide(survey(network, module, buffers, first.inputs, noise))
+        network.provide(find_needs(network, module, buffers, first.inputs, noise))
     starts_here = given.loss_is_trained and init_params is None and frozen is None
     few = Examples(*tree_map(lambda x: x[:size], tuple(val_examples)))
     for part, network, examples in (

@@ -27,7 +27,7 @@ from raymeta.modules.overrides.parameter_access import Access
 from raymeta.types import Tensors
 
 
-def survey(
+def find_needs(
     network: Network,
     original: nn.Module,
     buffers: Tensors,
@@ -76,7 +76,7 @@ def _inspected(
     hooks = acting_hooks(trial.module)
     inputs = cloned(inputs)
     with Access(trial.module, original, own, moving, inputs) as access:
-        needs = trial.survey(own, moving, inputs, copy(noise))
+        needs = trial.find_needs(own, moving, inputs, copy(noise))
     return needs._replace(copies=access.writes_inputs), hooks
 
 

@@ -91,7 +91,7 @@ class UserFunction:
         """
         # A transform has no values to compare.
         if self._needs is None and not in_transform() and get_proxy_mode() is None:
-            self._needs = self._survey(noise, arguments)
+            self._needs = self._find_needs(noise, arguments)
         needs = self._needs or _UNKNOWN
         value = self._within(needs, noise, arguments)
         self._check(self._name, value)
@@ -110,7 +110,7 @@ class UserFunction:
                 within.enter_context(self._rules(noise))
             return self._function(*arguments)
 
-    def _survey(self, noise: Noise, given: tuple) -> _Needs:
+    def _find_needs(self, noise: Noise, given: tuple) -> _Needs:
         """What the function needs, by two calls.
 
         Raises:
@@ -160,7 +160,7 @@ class UserFunction:
 
 
 def _own_noise(x: Any) -> Any:
-    """What a survey draws is not drawn from a step's noise."""
+    """What this inspection draws is not drawn from a step's noise."""
     return copy(x) if isinstance(x, Noise) else x
 
 

@@ -19,7 +19,7 @@ GroupSettings = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
 def export_schedule(schedule: Run, path: str | Path) -> None:
-    """Write a learned schedule as JSON, one line per stretch of constant λ.
+    """Write a learned schedule as JSON, one line per run of constant λ.
 
     Floats keep every bit.
 
@@ -42,8 +42,8 @@ def export_schedule(schedule: Run, path: str | Path) -> None:
 
 def load_schedule(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
     """Read what `export_schedule` wrote."""
-    stretches = json.loads(Path(path).read_text(encoding="utf-8"))
-    return [(stretch["steps"], stretch["hparams"]) for stretch in stretches]
+    segments = json.loads(Path(path).read_text(encoding="utf-8"))
+    return [(segment["steps"], segment["hparams"]) for segment in segments]
 
 
 def replay_with_torch(

@@ -31,7 +31,7 @@ class _Appended:
 register_writer_factory("append", _Appended())
 
 
-class Board:
+class TensorBoardWriter:
     """Event files in the subfolder `tensorboard`, which TensorBoard reads.
 
     They show what the frame holds. A job that is continued writes all of it again, to
@@ -95,11 +95,13 @@ class Board:
             )
 
 
-def show_training(board: Board, frame: pd.DataFrame, metrics: Sequence[str]) -> None:
+def show_training(
+    writer: TensorBoardWriter, frame: pd.DataFrame, metrics: Sequence[str]
+) -> None:
     """The mean over tasks of each outer step, and of the validations.
 
     Args:
-        board: the files to show them in, as runs `seed-<seed>/train` and `…/val`.
+        writer: the files to show them in, as runs `seed-<seed>/train` and `…/val`.
         frame: the frame of a meta-training run, see `raymeta.train.metrics_log.merged`.
         metrics: columns beside `outer_loss`.
     """
@@ -107,14 +109,14 @@ def show_training(board: Board, frame: pd.DataFrame, metrics: Sequence[str]) -> 
     for (seed, split), rows in frame.groupby(["seed", "split"]):
         run = f"seed-{seed}/{split}"
         if split == "val":
-            board.extend(run, rows, step="outer_step", values=values)
+            writer.extend(run, rows, step="outer_step", values=values)
         if split == "train":
             # One rank's rows may be on the disk before another's, also where an attempt
             # does again what one before it has done to the end: a curve waits there.
             ranks = rows.groupby("outer_step")["rank"].transform("size")
             whole = rows[(ranks == rows["workers"]).cummin()]
             steps = _over_ranks(whole, [*values, "grad_norm"])
-            board.extend(run, steps, step="outer_step", values=[*values, "grad_norm"])
+            writer.extend(run, steps, step="outer_step", values=[*values, "grad_norm"])
 
 
 def _over_ranks(rows: pd.DataFrame, values: Sequence[str]) -> pd.DataFrame:
@@ -126,16 +128,16 @@ def _over_ranks(rows: pd.DataFrame, values: Sequence[str]) -> pd.DataFrame:
     return means.assign(wall_s=rows["wall_s"].groupby(step).max()).reset_index()
 
 
-def show_comparison(board: Board, frame: pd.DataFrame) -> None:
-    """The lowest outer loss so far against gradient evaluations, for each cell.
+def show_comparison(writer: TensorBoardWriter, frame: pd.DataFrame) -> None:
+    """The lowest outer loss so far against gradient evaluations, for each study.
 
     Args:
-        board: the files to show it in, as runs `<task>/<method>/seed-<seed>`.
+        writer: the files to show it in, as runs `<task>/<method>/seed-<seed>`.
         frame: the frame of a comparison, see `raymeta.search.frame.to_frame`.
     """
     found = frame[frame["best_outer_loss"].notna()]
     for (task, method, seed), rows in found.groupby(["task", "method", "seed"]):
-        board.extend(
+        writer.extend(
             f"{task}/{method}/seed-{seed}",
             rows,
             step="gradient_evals",

@@ -35,8 +35,8 @@ def mark(frame: "pd.DataFrame", reasons: Reasons) -> "pd.DataFrame":
     """The frame with its column `invalid`; the frame itself where all is well."""
     if not reasons:
         return frame
-    cells = zip(frame["task"], frame["seed"], strict=True)
-    said = [reasons.get((task, int(seed)), "") for task, seed in cells]
+    problems = zip(frame["task"], frame["seed"], strict=True)
+    said = [reasons.get((task, int(seed)), "") for task, seed in problems]
     return frame.assign(**{COLUMN: said})
 
 
@@ -80,4 +80,6 @@ def _recorded(folder: Path) -> dict[tuple[str, int], str]:
         place, _, why = mismatch.rpartition(": ")
         task, _, seed = place.rpartition(", seed ")
         reasons.setdefault((task, int(seed)), []).append(why.removesuffix(" differ"))
-    return {cell: f"{' and '.join(kinds)} differ" for cell, kinds in reasons.items()}
+    return {
+        problem: f"{' and '.join(kinds)} differ" for problem, kinds in reasons.items()
+    }

@@ -22,7 +22,7 @@ REMEDY = (
 )
 
 
-class Parcel(NamedTuple):
+class Payload(NamedTuple):
     """Something on its way to workers.
 
     Attributes:
@@ -44,7 +44,7 @@ class Parcel(NamedTuple):
         return pickle.loads(self.content)
 
 
-def pack(thing: Any, what: str, files: Iterable[ModuleType] = ()) -> Parcel:
+def pack(thing: Any, what: str, files: Iterable[ModuleType] = ()) -> Payload:
     """Send something.
 
     Args:
@@ -69,7 +69,7 @@ def pack(thing: Any, what: str, files: Iterable[ModuleType] = ()) -> Parcel:
             f"{what} are sent to workers, hence must be picklable, but {reason}: keep "
             f"open files, locks and the like out of them{hint}"
         ) from error
-    return Parcel(tuple(str(Path(p).resolve()) for p in sys.path), content)
+    return Payload(tuple(str(Path(p).resolve()) for p in sys.path), content)
 
 
 def _is_found(module: ModuleType) -> bool:

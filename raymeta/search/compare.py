@@ -18,7 +18,7 @@ from raymeta.results import schema
 from raymeta.results.jsonlines import JsonLines
 from raymeta.results.mirror import address
 from raymeta.results.run_folder import RunFolder, run_address, run_name, write_json
-from raymeta.results.tensorboard import Board, show_comparison
+from raymeta.results.tensorboard import TensorBoardWriter, show_comparison
 from raymeta.results.validity import InvalidComparison, marked, reasons_of, sentence
 from raymeta.runtime import ray_session
 from raymeta.runtime.cluster import require_possible
@@ -174,7 +174,7 @@ def _warned(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _spending(
-    plan: Plan, cells: list[dict[str, Any]], unfair: list[str]
+    plan: Plan, studies: list[dict[str, Any]], unfair: list[str]
 ) -> dict[str, Any]:
     """What spending.json holds."""
     skipped = [
@@ -192,7 +192,7 @@ def _spending(
         "mismatches": unfair,
         "flops": {spec.task.name: spec.flops for spec in plan.study_specs()},
         "skipped": skipped + lacking,
-        "cells": cells,
+        "cells": studies,  # as files of before call them
     }
 
 
@@ -276,8 +276,8 @@ def _trainable(
     """
     tasks = {task.name: task for task in plan.tasks}
     methods = {method.name: method for method in plan.methods}
-    parcel = pack((tasks, methods), "tasks and methods", loading.modules())
-    trainable = tune.with_parameters(run_trial, parcel=parcel, states=states)
+    payload = pack((tasks, methods), "tasks and methods", loading.modules())
+    trainable = tune.with_parameters(run_trial, payload=payload, states=states)
     return tune.with_resources(trainable, each)
 
 
@@ -286,7 +286,7 @@ class _Saver:
 
     def __init__(self, coordinator: Coordinator, folder: RunFolder) -> None:
         self._coordinator, self._folder = coordinator, folder
-        self._board = Board(folder.path)
+        self._tensorboard = TensorBoardWriter(folder.path)
         self._due = time.monotonic() + SAVE_EVERY_S
 
     def save_if_due(self) -> None:
@@ -299,6 +299,6 @@ class _Saver:
         start = time.monotonic()
         frame = to_frame(self._coordinator.studies.values())
         self._folder.write(frame)
-        show_comparison(self._board, frame)
+        show_comparison(self._tensorboard, frame)
         took = time.monotonic() - start
         self._due = start + max(SAVE_EVERY_S, 20 * took)

@@ -70,7 +70,7 @@ def evidence_lines(
     """
     pairs = sum(len(seeds) for seeds in evidence.values())
     known = {(task, int(seed)) for task, seeds in evidence.items() for seed in seeds}
-    asked = dict.fromkeys((cell["task"], cell["seed"]) for cell in spending)
+    asked = dict.fromkeys((study["task"], study["seed"]) for study in spending)
     lacking = [
         f"{task}, seed {seed}" for task, seed in asked if (task, seed) not in known
     ]
@@ -78,7 +78,7 @@ def evidence_lines(
         "evidence: initial weights (at the initial hyperparameters), data and batches "
         f"are the same for all methods, in {count(pairs, 'pair')} of task and seed"
     )
-    tests = {cell["tests"] for cell in spending}
+    tests = {study["tests"] for study in spending}
     looks = "one look" if tests == {1} else f"{min(tests)} to {max(tests)} looks"
     tuned = [m.name for m in methods if m.hyper_lr is not None]
     return [
@@ -96,15 +96,15 @@ def evidence_lines(
     ]
 
 
-def _spent_lines(task: str, cells: Sequence[Mapping[str, Any]]) -> list[str]:
+def _spent_lines(task: str, studies: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the dearest seed of each method spent, and the most at once."""
     parts = []
-    for method in dict.fromkeys(cell["method"] for cell in cells):
-        own = [cell for cell in cells if cell["method"] == method]
-        spent = max(cell["spent"] for cell in own)
-        unit = max(cell["largest_unit"] for cell in own)
+    for method in dict.fromkeys(study["method"] for study in studies):
+        own = [study for study in studies if study["method"] == method]
+        spent = max(study["spent"] for study in own)
+        unit = max(study["largest_unit"] for study in own)
         parts.append(f"{method} {spent:,.0f} ({unit:,.0f})")
-    asked = cells[0]["budget"]
+    asked = studies[0]["budget"]
     return wrap(f"{task}: of {asked:,g}, spent at most (largest unit):", parts)
 
 

@@ -18,7 +18,7 @@ from raymeta.runtime import ray_session
 from raymeta.runtime.cluster import groups, require_possible, require_shared
 from raymeta.runtime.interrupt import Interrupt
 from raymeta.runtime.progress import count
-from raymeta.runtime.serialization import REMEDY, Parcel, pack
+from raymeta.runtime.serialization import REMEDY, Payload, pack
 from raymeta.train.config import TrainConfig
 from raymeta.train.events import EVENTS, Event
 from raymeta.train.process_group import ProcessGroup
@@ -124,7 +124,7 @@ def run_on_ray(
         KeyboardInterrupt: Ctrl-C, before the training began or a second time.
         ray.train.TrainingFailedError: workers died or failed too often.
     """
-    parcel = pack(config, "a learner and its family")
+    payload = pack(config, "a learner and its family")
     stop, failed, scratch = (path / name for name in (STOP, FAILED, SCRATCH))
     for left in (stop, failed):
         left.unlink(missing_ok=True)
@@ -134,7 +134,7 @@ def run_on_ray(
             _wait_for(cluster, show, interrupt)
             if not mirror.is_remote(mirror.address(path)):
                 require_shared(path)
-            _fit(parcel, path, cluster, interrupt, on_tick)
+            _fit(payload, path, cluster, interrupt, on_tick)
         except TrainingFailedError:
             if not failed.exists():
                 raise
@@ -148,7 +148,7 @@ def run_on_ray(
 
 
 def _fit(
-    parcel: Parcel,
+    payload: Payload,
     path: Path,
     cluster: Cluster,
     interrupt: Interrupt,
@@ -160,7 +160,7 @@ def _fit(
     trainer = TorchTrainer(
         _rank,
         train_loop_config={
-            "parcel": parcel,
+            "payload": payload,
             "path": place,
             "on_gpu": cluster.gpus > 0,
         },
@@ -215,7 +215,7 @@ def _rank(arguments: dict[str, Any]) -> None:
             log.append({"time": time.time(), **event})
 
         try:
-            work(arguments["parcel"].open(), path, ranks, report, stop.exists)
+            work(arguments["payload"].open(), path, ranks, report, stop.exists)
         except ValueError as error:
             _note_failure(path, str(error))
             raise

@@ -13,7 +13,7 @@ from raymeta.process import preserved
 from raymeta.results.jsonlines import JsonLines
 from raymeta.results.mirror import address
 from raymeta.results.run_folder import RunFolder, run_address, run_name
-from raymeta.results.tensorboard import Board, show_training
+from raymeta.results.tensorboard import TensorBoardWriter, show_training
 from raymeta.runtime import source_code
 from raymeta.runtime.interrupt import Interrupt
 from raymeta.runtime.progress import Progress, clock, count, wrap
@@ -140,7 +140,7 @@ class _Driver:
         self._log = JsonLines(home.path / EVENTS)
         self._log.read_new()  # what earlier attempts reported
         self._text = ProgressText(config.outer_steps)
-        self._board = Board(home.path)
+        self._tensorboard = TensorBoardWriter(home.path)
         self._due = time.monotonic() + SAVE_EVERY_S
 
     def go(self, place: Any) -> None:
@@ -195,7 +195,7 @@ class _Driver:
         start = time.monotonic()
         frame = merged(self._home.path / "parts")
         self._home.write(frame)
-        show_training(self._board, frame, metrics_of(frame))
+        show_training(self._tensorboard, frame, metrics_of(frame))
         took = time.monotonic() - start
         self._due = start + max(SAVE_EVERY_S, 20 * took)
 

@@ -36,7 +36,7 @@ def report(method, seed, evals, best, **changes):
 
 
 def final(method, seed, evals, best, test_loss, accuracy, **changes):
-    """The one row of a cell that touched the test set."""
+    """The one row of a study that touched the test set."""
     tests = {"test_loss": test_loss, "test_accuracy": accuracy}
     return report(method, seed, evals, best, status="final", **tests, **changes)
 
@@ -53,7 +53,7 @@ def _final():
 
 @pytest.fixture
 def frame():
-    """Three methods, two seeds, one task; rows of different cells interleaved.
+    """Three methods, two seeds, one task; rows of different studies interleaved.
 
     Final losses: tpe .30, .40 (median .35); random .50, .50; forward .20, .45.
     """

@@ -6,7 +6,7 @@ import pytest
 from raymeta import optimize
 from raymeta.analysis import write_report
 from raymeta.analysis.report.page import REPORT
-from raymeta.cli.landscape import CURVES, SURFACE, survey, tasks_of
+from raymeta.cli.landscape import CURVES, SURFACE, tasks_of, write_landscape
 from raymeta.hypergrad import Forward
 from raymeta.results.run_folder import RunFolder
 from raymeta.tasks import Quadratic, get, loading
@@ -45,7 +45,7 @@ def test_a_task_is_found_in_the_file_that_was_recorded(file, tmp_path, monkeypat
     folder = learnt(tmp_path / "results", get("my_file.py:make"))
     monkeypatch.chdir("/")  # the record says where the file is
     said = []
-    written = survey(
+    written = write_landscape(
         folder, ["lr", "momentum"], points=2, progress=lambda *at: said.append(at)
     )
     assert written == [folder / SURFACE, folder / CURVES]
@@ -62,7 +62,7 @@ def test_a_recorded_file_that_is_gone_is_named(file, tmp_path):
     file.unlink()
     loading._files.clear()
     with pytest.raises(ValueError, match=r"there is no file .*my_file\.py"):
-        survey(folder, ["lr", "momentum"])
+        write_landscape(folder, ["lr", "momentum"])
 
 
 def test_a_task_object_is_given_and_rows_of_others_stay(tmp_path):
@@ -71,12 +71,12 @@ def test_a_task_object_is_given_and_rows_of_others_stay(tmp_path):
     frame = pd.read_parquet(folder / "frame.parquet")
     assert tasks_of(frame, folder) == []
     with pytest.raises(ValueError, match=r"both lr and momentum, but .* or give the t"):
-        survey(folder, ["lr", "momentum"])
+        write_landscape(folder, ["lr", "momentum"])
     with pytest.raises(ValueError, match="has no 'quadratic': give one of mine"):
-        survey(folder, ["lr", "momentum"], [Quadratic()])
+        write_landscape(folder, ["lr", "momentum"], [Quadratic()])
     other = pd.DataFrame({"task": ["other", "mine"], "seed": [0, 77]})
     other.to_parquet(folder / SURFACE)
-    survey(folder, ["lr", "momentum"], [mine], points=2)
+    write_landscape(folder, ["lr", "momentum"], [mine], points=2)
     rows = pd.read_parquet(folder / SURFACE)
     assert set(rows["task"]) == {"other", "mine"}
     assert 77 not in set(rows["seed"])  # of this task, from before
@@ -86,7 +86,7 @@ def test_what_was_reported_of_another_optimization_is_removed(tmp_path):
     task = Quadratic(name="mine", horizon=5)
     folder = learnt(tmp_path / "results", task)
     (folder / "notes.txt").write_text("mine")
-    survey(folder, ["lr", "momentum"], [task], points=2)
+    write_landscape(folder, ["lr", "momentum"], [task], points=2)
     before = {file.name for file in write_report(folder)}
     assert {"surface_mine.png", "curve_row_mine.svg", "learning_mine.gif"} <= before
     learnt(folder, task)

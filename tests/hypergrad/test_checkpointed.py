@@ -61,14 +61,14 @@ def schedules():
 def test_every_schedule_covers_the_run_backwards_and_keeps_to_its_budget():
     for schedule, length, count in schedules():
         kept, end = {0}, length
-        for stretch in schedule:
-            assert stretch.origin in kept
-            assert stretch.origin <= stretch.start < stretch.end == end
-            assert all(stretch.origin < t <= stretch.start for t in stretch.keep)
-            kept |= set(stretch.keep)
+        for segment in schedule:
+            assert segment.origin in kept
+            assert segment.origin <= segment.start < segment.end == end
+            assert all(segment.origin < t <= segment.start for t in segment.keep)
+            kept |= set(segment.keep)
             assert len(kept) <= count
-            kept = {t for t in kept if t < stretch.start}
-            end = stretch.start
+            kept = {t for t in kept if t < segment.start}
+            end = segment.start
         assert end == 0
 
 

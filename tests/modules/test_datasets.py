@@ -143,8 +143,8 @@ def test_training_and_validation_data_draw_apart():
 
 
 def _private() -> Dataset:
-    dice = torch.Generator().manual_seed(0)
-    return Reads(lambda i: (X[i] + torch.rand(3, generator=dice), Y[i]))
+    generator = torch.Generator().manual_seed(0)
+    return Reads(lambda i: (X[i] + torch.rand(3, generator=generator), Y[i]))
 
 
 def _counting() -> Dataset:
@@ -158,11 +158,11 @@ def _counting() -> Dataset:
 
 
 def _shuffling() -> Dataset:
-    order, dice = list(range(N)), random.Random(0)
+    order, generator = list(range(N)), random.Random(0)
 
     def read(i: int) -> tuple[Tensor, Tensor]:
         if i == 0:
-            dice.shuffle(order)
+            generator.shuffle(order)
         return X[order[i]], Y[order[i]]
 
     return Reads(read)

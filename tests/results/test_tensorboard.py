@@ -9,7 +9,12 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
-from raymeta.results.tensorboard import FOLDER, Board, show_comparison, show_training
+from raymeta.results.tensorboard import (
+    FOLDER,
+    TensorBoardWriter,
+    show_comparison,
+    show_training,
+)
 from raymeta.train import recipe, train
 
 
@@ -41,7 +46,7 @@ def curve(folder, run, tag):
 
 def test_a_file_opens_as_tensorboard_wants_it(tmp_path):
     rows = pd.DataFrame({"x": [0, 3], "wall_s": [0.0, 1.5], "y": [1.0, 2.0]})
-    Board(tmp_path).extend("a/b", rows, step="x", values=["y"])
+    TensorBoardWriter(tmp_path).extend("a/b", rows, step="x", values=["y"])
     version, start, first, second = events(tmp_path, "a/b")
     assert version.file_version == "brain.Event:2"
     assert start.session_log.status == SessionLog.START  # drops what was there before
@@ -52,9 +57,9 @@ def test_a_file_opens_as_tensorboard_wants_it(tmp_path):
 def test_rows_are_shown_once_and_anew_by_the_next_driver(tmp_path):
     rows = pd.DataFrame({"x": [0, 1, 2], "wall_s": 0.0, "y": [1.0, 2.0, 3.0]})
     for _ in range(2):
-        board = Board(tmp_path)
+        writer = TensorBoardWriter(tmp_path)
         for known in (1, 1, 3):
-            board.extend("a", rows[:known], step="x", values=["y"])
+            writer.extend("a", rows[:known], step="x", values=["y"])
         assert len(events(tmp_path, "a")) == 2 + 3
         assert curve(tmp_path, "a", "y") == {0: 1.0, 1: 2.0, 2: 3.0}
     # A TensorBoard that looks on would stop at a file that has vanished.
@@ -86,8 +91,8 @@ def test_training_is_the_mean_over_the_tasks_of_all_ranks(tmp_path):
         row("val", 0, 0, 9, 4.0),
         row("test", 2, 0, 9, 4.0),
     ]
-    board = Board(tmp_path)
-    show_training(board, pd.DataFrame(rows), ["far"])
+    writer = TensorBoardWriter(tmp_path)
+    show_training(writer, pd.DataFrame(rows), ["far"])
     losses = curve(tmp_path, "seed-0/train", "outer_loss")
     assert losses[0] == (3 * 1.0 + 5.0) / 4
     assert list(losses) == [0, 1]
@@ -100,7 +105,7 @@ def test_training_is_the_mean_over_the_tasks_of_all_ranks(tmp_path):
         "val",
     }
     rows.append(row("train", 2, 1, 1, 7.0))
-    show_training(board, pd.DataFrame(rows), ["far"])
+    show_training(writer, pd.DataFrame(rows), ["far"])
     assert curve(tmp_path, "seed-0/train", "outer_loss")[2] == 7.0
 
 
@@ -108,9 +113,9 @@ def test_a_step_that_is_done_again_is_drawn_before_the_next(tmp_path):
     """Another attempt goes on from step 1, when one before it had come to step 2."""
     done = [row("train", step, rank, 1, step) for step in (0, 2) for rank in (0, 1)]
     again = [row("train", 1, rank, 1, 9.0) for rank in (0, 1)]
-    board = Board(tmp_path)
+    writer = TensorBoardWriter(tmp_path)
     for rows in ([*done[:2], again[0], *done[2:]], [*done[:2], *again, *done[2:]]):
-        show_training(board, pd.DataFrame(rows), ["far"])
+        show_training(writer, pd.DataFrame(rows), ["far"])
     losses = curve(tmp_path, "seed-0/train", "outer_loss")
     assert list(losses.items()) == [(0, 0.0), (1, 9.0), (2, 2.0)]
 
@@ -126,7 +131,7 @@ def test_a_comparison_is_the_best_so_far_against_gradient_evaluations(tmp_path):
             "best_outer_loss": [np.nan, 0.5, 0.25, 0.125],
         }
     )
-    show_comparison(Board(tmp_path), frame)
+    show_comparison(TensorBoardWriter(tmp_path), frame)
     best = curve(tmp_path, "t/random/seed-0", "best_outer_loss")
     assert best == {20: 0.5, 30: 0.25}
     assert curve(tmp_path, "t/tpe/seed-1", "best_outer_loss") == {5: 0.125}

@@ -14,8 +14,8 @@ from raymeta.runtime.serialization import REMEDY, pack
 
 OPEN = """
 import pickle, sys
-parcel = pickle.load(open(sys.argv[1], "rb"))
-thing = parcel.open()
+payload = pickle.load(open(sys.argv[1], "rb"))
+thing = payload.open()
 print(thing(3))
 """
 
@@ -45,10 +45,10 @@ def elsewhere(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def opened(parcel, tmp_path, **environment):
+def opened(payload, tmp_path, **environment):
     """What another process, without the driver's path, gets from it."""
     file = tmp_path / "sent"
-    file.write_bytes(pickle.dumps(parcel))
+    file.write_bytes(pickle.dumps(payload))
     clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     return subprocess.run(
         [sys.executable, "-c", OPEN, str(file)],

@@ -331,6 +331,6 @@ def test_a_population_needs_something_continuous():
             return Space(kind=Choice(["plain", None]))
 
     for name in ("pbt", "pb2"):
-        (cell,) = make_plan(Discrete(), name, None, 1).study_specs()
+        (study,) = make_plan(Discrete(), name, None, 1).study_specs()
         with pytest.raises(ValueError, match=f"'{name}' .* has only choices: use ano"):
-            study_of(cell)
+            study_of(study)

@@ -190,5 +190,5 @@ def test_tuned_hyper_learning_rates_are_methods_of_their_own(bench):
     assert lines[-1] == (
         "a hyper learning rate of its own, and a budget of its own: slow, fast"
     )
-    assert [cell["budget"] for cell in spending] == [100, 100]
+    assert [study["budget"] for study in spending] == [100, 100]
     assert "test set: one look per task, method and seed" in lines

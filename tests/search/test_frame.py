@@ -37,15 +37,15 @@ def test_columns_are_these_and_rows_go_cell_by_cell(bench):
     frame = bench(Bowl(), methods, budget=30, seeds=(3, 1)).run().frame()
 
     assert list(frame.columns) == COLUMNS
-    cells = frame[["method", "seed"]].drop_duplicates()
-    assert list(cells.itertuples(index=False, name=None)) == [
+    studies = frame[["method", "seed"]].drop_duplicates()
+    assert list(studies.itertuples(index=False, name=None)) == [
         ("listed", 3), ("walk", 3), ("listed", 1), ("walk", 1),
     ]  # fmt: skip
     families = frame.groupby("method").family.unique().str[0].to_dict()
     assert families == {"listed": "black-box", "walk": "hypergradient"}
-    for _, cell in frame.groupby(["method", "seed"], sort=False):
-        assert cell.wall_s.is_monotonic_increasing
-        assert cell.wall_s.iloc[0] > 0
+    for _, study in frame.groupby(["method", "seed"], sort=False):
+        assert study.wall_s.is_monotonic_increasing
+        assert study.wall_s.iloc[0] > 0
 
 
 def test_a_frame_without_rows_has_the_columns_and_types():

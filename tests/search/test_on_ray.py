@@ -236,10 +236,10 @@ def test_ctrl_c_leaves_a_readable_frame_and_no_ray(cluster, bench, tmp_path):
     assert len(left) > 10
     assert not (tmp_path / "interrupted" / ".tune").exists()
 
-    # All of it is what the undisturbed run reports, and each cell's beginning.
+    # All of it is what the undisturbed run reports, and each study's beginning.
     whole = bench(**UNDISTURBED).run().frame()
-    for cell, rows in left.groupby(["method", "seed"]):
-        undisturbed = whole[(whole.method == cell[0]) & (whole.seed == cell[1])]
+    for study, rows in left.groupby(["method", "seed"]):
+        undisturbed = whole[(whole.method == study[0]) & (whole.seed == study[1])]
         assert_same(
             rows.reset_index(drop=True),
             undisturbed.head(len(rows)).reset_index(drop=True)[left.columns],

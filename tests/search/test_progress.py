@@ -14,8 +14,8 @@ METHODS = ("random", "asha", "tpe", "short_term", "long_term", "forward")
 
 
 def standing(method, seed, share, best=math.inf, running=0, failed=0, **more):
-    cell = StudyKey(more.get("task", "digits"), method, seed)
-    return StudyProgress(cell, share, best, running, failed, more.get("error", ""))
+    study = StudyKey(more.get("task", "digits"), method, seed)
+    return StudyProgress(study, share, best, running, failed, more.get("error", ""))
 
 
 def test_a_line_says_time_shares_medians_and_trials():

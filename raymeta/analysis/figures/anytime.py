@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from raymeta.analysis.figures import layout, style
 from raymeta.analysis.figures.legend import methods_to_label
 from raymeta.analysis.tables.anytime import UNITS, anytime_of
-from raymeta.analysis.tables.frames import cells, target_of
+from raymeta.analysis.tables.frames import studies, target_of
 from raymeta.analysis.tables.text import number, shorten
 from raymeta.results.schema import BLACK_BOX, HYBRID, HYPERGRADIENT
 
@@ -42,7 +42,7 @@ def draw_anytime(frame: pd.DataFrame, x: str = "gradient_evals") -> Figure:
     Raises:
         ValueError: `x` is another column, or a required column is missing.
     """
-    summary = cells(frame, x)
+    summary = studies(frame, x)
     table = anytime_of(summary)
     targets = target_of(summary)
     tasks = sorted(frame["task"].unique())

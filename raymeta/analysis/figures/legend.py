@@ -9,18 +9,18 @@ MOST = 10  # methods that a panel names
 OF_EACH = {HYPERGRADIENT: 4, HYBRID: 2, BLACK_BOX: 4}  # where there are more
 
 
-def methods_to_label(cells: pd.DataFrame) -> list[str]:
+def methods_to_label(studies: pd.DataFrame) -> list[str]:
     """Return the methods to name, the lowest median final loss first.
 
     Args:
-        cells: one task's, as `frames.cells` returns them.
+        studies: one task's, as `frames.studies` returns them.
 
     Returns:
         All methods, or ten of more: the best of each family first (`OF_EACH`), so that
         none is missing, then the best of the others. One without a value in half of its
         seeds is last.
     """
-    losses = cells.groupby(["family", "method"])["best_outer_loss"]
+    losses = studies.groupby(["family", "method"])["best_outer_loss"]
     medians = losses.agg(seed_median)
     order = medians.sort_values(kind="stable")  # NaN last
     ranked = [(str(family), str(method)) for family, method in order.index]

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from raymeta.analysis.figures import layout, style
 from raymeta.analysis.figures.legend import OF_EACH, methods_to_label
-from raymeta.analysis.tables.frames import cells
+from raymeta.analysis.tables.frames import studies
 from raymeta.analysis.tables.incumbents import incumbents
 from raymeta.analysis.tables.surfaces import Surface, is_logarithmic, surface_of
 from raymeta.analysis.tables.text import number, shorten
@@ -41,7 +41,7 @@ def draw_surface(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
     """
     surface = surface_of(rows)
     same = (frame["task"] == surface.task) & (frame["seed"] == surface.seed)
-    named = methods_to_label(cells(frame[same]))
+    named = methods_to_label(studies(frame[same]))
     reports = frame[same & (frame["status"] != "final") & frame["method"].isin(named)]
     with style.context():
         figure, (axes,) = layout.panels(1, across=1, width=7.2, height=5.0)

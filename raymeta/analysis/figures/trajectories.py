@@ -13,7 +13,7 @@ from pandas.api.typing import DataFrameGroupBy
 
 from raymeta.analysis.figures import layout, style
 from raymeta.analysis.figures.legend import methods_to_label
-from raymeta.analysis.tables.frames import cells
+from raymeta.analysis.tables.frames import studies
 from raymeta.analysis.tables.hparams import hparam_bands, hparam_paths
 from raymeta.analysis.tables.text import shorten
 from raymeta.results.schema import BLACK_BOX, HYBRID, HYPERGRADIENT
@@ -55,7 +55,7 @@ def draw_trajectories(
     choices = [name for name, kind in kinds.items() if kind == "Choice"]
     paths, bands = hparam_paths(frame, task, choices), hparam_bands(frame, task)
     rows = frame[frame["task"] == task]
-    named = methods_to_label(cells(rows))
+    named = methods_to_label(studies(rows))
     paths, bands = (t[t["method"].isin(named)] for t in (paths, bands))
     single = list(dict.fromkeys(paths["hyperparameter"]))
     many = list(dict.fromkeys(bands["hyperparameter"]))

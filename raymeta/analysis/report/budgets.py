@@ -10,7 +10,7 @@ from raymeta.analysis.tables.text import MISSING, number
 
 
 class Budgets(NamedTuple):
-    """What every cell was asked to spend, and spent.
+    """What every study was asked to spend, and spent.
 
     Attributes:
         columns: A row per task and method.
@@ -28,7 +28,7 @@ def budget_table(frame: pd.DataFrame, budgets: Mapping[str, float]) -> Budgets |
 
     Args:
         frame: one row per report.
-        budgets: gradient evaluations per cell, by task; empty when not recorded.
+        budgets: gradient evaluations per study, by task; empty when not recorded.
     """
     if not len(frame):
         return None

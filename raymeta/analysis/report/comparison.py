@@ -19,7 +19,7 @@ from raymeta.analysis.report.record import (
 )
 from raymeta.analysis.report.rendering import render
 from raymeta.analysis.report.results import rankings, statistics
-from raymeta.analysis.tables.frames import CELL
+from raymeta.analysis.tables.frames import STUDY
 from raymeta.analysis.tables.ranking import ranking
 from raymeta.analysis.tables.ranks import mean_ranks, task_scores
 from raymeta.analysis.tables.text import number
@@ -47,8 +47,8 @@ def comparison_page(frame: pd.DataFrame, folder: Path) -> str:
         tasks=tasks,
         methods=frame["method"].nunique(),
         seeds=frame["seed"].nunique(),
-        cells=len(frame.drop_duplicates(CELL)),
-        finished=len(frame[frame["status"] == "final"].drop_duplicates(CELL)),
+        studies=len(frame.drop_duplicates(STUDY)),
+        finished=len(frame[frame["status"] == "final"].drop_duplicates(STUDY)),
         folder=folder,
         settings=_told(record) if "estimator" in record else _asked(record, frame),
         all_settings=_all_settings(record),

@@ -8,7 +8,7 @@ import pandas as pd
 from raymeta.analysis.report.rendering import Columns
 from raymeta.analysis.tables.area import area_under_curve
 from raymeta.analysis.tables.bootstrap import final_differences
-from raymeta.analysis.tables.frames import cells
+from raymeta.analysis.tables.frames import studies
 from raymeta.analysis.tables.ranking import alarms, notes, text_columns
 from raymeta.analysis.tables.targets import target_summary, to_target
 from raymeta.analysis.tables.text import MISSING, number
@@ -80,7 +80,7 @@ def statistics(frame: pd.DataFrame) -> list[Statistics]:
 
 def _of_task(task: str, rows: pd.DataFrame) -> Statistics:
     """Build one task's table."""
-    losses = cells(rows)
+    losses = studies(rows)
     positive = bool((losses["best_outer_loss"].dropna() > 0).all())
     positive &= bool((rows["best_outer_loss"].dropna() > 0).all())
     areas = area_under_curve(rows, log=positive).groupby("method")["area"].median()

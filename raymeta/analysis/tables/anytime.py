@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from raymeta.analysis.tables.frames import cells, seed_quantile
+from raymeta.analysis.tables.frames import seed_quantile, studies
 
 UNITS = {"gradient_evals": "gradient evaluations", "wall_s": "seconds"}
 GRID = 2000  # the most points of a task's common grid
@@ -13,7 +13,7 @@ COLUMNS = ["task", "method", "family", "x", "median", "q25", "q75"]
 def anytime(frame: pd.DataFrame, x: str = "gradient_evals") -> pd.DataFrame:
     """Follow each method's best validation loss over what it has spent.
 
-    Every cell is a right-continuous staircase, and a finished one keeps its last value.
+    Every study is a right-continuous staircase; a finished one keeps its last value.
     A method's line runs where at least half of its seeds have a value, and where at
     least half are finished or still reporting. A seed without a value ranks behind all
     others, so that its first value does not make the median jump.
@@ -34,24 +34,24 @@ def anytime(frame: pd.DataFrame, x: str = "gradient_evals") -> pd.DataFrame:
             f"x must be a column that accumulates, but got {x!r}: "
             f"pass one of {', '.join(UNITS)}"
         )
-    return anytime_of(cells(frame, x))
+    return anytime_of(studies(frame, x))
 
 
-def anytime_of(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return `anytime` from the summary that `frames.cells` made."""
-    tables = [_task_curves(of_task) for _, of_task in cells.groupby("task")]
+def anytime_of(studies: pd.DataFrame) -> pd.DataFrame:
+    """Return `anytime` from the summary that `frames.studies` made."""
+    tables = [_task_curves(of_task) for _, of_task in studies.groupby("task")]
     return pd.concat(tables) if tables else pd.DataFrame(columns=COLUMNS)
 
 
-def _task_curves(cells: pd.DataFrame) -> pd.DataFrame:
+def _task_curves(studies: pd.DataFrame) -> pd.DataFrame:
     """Take the quantiles of one task's methods on its grid."""
-    stairs = cells["staircase"]
+    stairs = studies["staircase"]
     ends = [steps.end for steps in stairs if not np.isnan(steps.end)]
     grid = np.unique(np.concatenate([*(steps.x for steps in stairs), ends]))
     if len(grid) > GRID:
         grid = grid[np.linspace(0, len(grid) - 1, GRID).astype(int)]
     tables = []
-    for (task, method), group in cells.groupby(["task", "method"]):
+    for (task, method), group in studies.groupby(["task", "method"]):
         values = np.stack([steps.at(grid) for steps in group["staircase"]])
         known = [steps.finished | (grid <= steps.end) for steps in group["staircase"]]
         q25, median, q75 = (seed_quantile(values, q) for q in (0.25, 0.5, 0.75))

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from raymeta.analysis.tables.frames import Staircase, cells
+from raymeta.analysis.tables.frames import Staircase, studies
 
 COLUMNS = ["task", "method", "family", "seed", "area"]
 
@@ -11,13 +11,13 @@ COLUMNS = ["task", "method", "family", "seed", "area"]
 def area_under_curve(
     frame: pd.DataFrame, x: str = "gradient_evals", *, log: bool = False
 ) -> pd.DataFrame:
-    r"""Average each cell's normalized best loss over what was to be spent; low is good.
+    r"""Each study's normalized best loss, averaged over its budget; low is good.
 
     $$ A = \frac1B \int_0^B \frac{f(x) - f_{\min}}{f_{\max} - f_{\min}}\, dx $$
 
     with f the best loss after spending x; f_min the lowest final loss and f_max the
-    highest first one of any method on the task and seed; B the most that any cell of
-    the task has spent. A cell counts 1 before its first value and keeps its last one.
+    highest first one of any method on the task and seed; B the most that any study of
+    the task has spent. A study counts 1 before its first value and keeps its last one.
 
     Args:
         frame: one row per report.
@@ -32,7 +32,7 @@ def area_under_curve(
     Raises:
         ValueError: A required column is missing, or `log` and a loss is not positive.
     """
-    table = cells(frame, x)
+    table = studies(frame, x)
     if not len(table):
         return pd.DataFrame(columns=COLUMNS)
     if log:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from raymeta.analysis.tables.frames import cells
+from raymeta.analysis.tables.frames import studies
 
 RESAMPLES = 9999
 COLUMNS = [
@@ -92,7 +92,7 @@ def final_differences(
     Raises:
         ValueError: no task has the reference, or a required column is missing.
     """
-    table = cells(frame)
+    table = studies(frame)
     if reference is not None and reference not in set(table["method"]):
         known = ", ".join(sorted(table["method"].unique())) or "none"
         raise ValueError(

@@ -1,7 +1,7 @@
 """The tidy frame of a comparison: reading it, and the views every table needs.
 
-One row per report. A *cell* is one (task, method, seed); rows of different cells may
-be interleaved, and an interrupted run leaves cells without a value or a final row.
+One row per report. A *study* is one (task, method, seed); rows of different studies may
+be interleaved, and an interrupted run leaves studies without a value or a final row.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ import pyarrow as pa
 from raymeta.results.schema import BLACK_BOX, REQUIRED_COLUMNS, current_frame
 from raymeta.results.validity import marked
 
-CELL = ["task", "method", "seed"]
+STUDY = ["task", "method", "seed"]
 
 
 def read(path: str | Path) -> pd.DataFrame:
@@ -70,12 +70,12 @@ def check(frame: pd.DataFrame, source: str = "the frame") -> None:
 
 
 class Staircase(NamedTuple):
-    """The best outer loss of one cell, right-continuous in what it has spent."""
+    """The best outer loss of one study, right-continuous in what it has spent."""
 
     x: np.ndarray  # [n] float64, increasing: where the best loss improved
     value: np.ndarray  # [n] float64, decreasing: the best loss from x[i] on
-    end: float  # x of the cell's last report
-    finished: bool  # the cell wrote its final row
+    end: float  # x of the study's last report
+    finished: bool  # the study wrote its final row
 
     def at(self, grid: np.ndarray) -> np.ndarray:
         """Return the value at each point of `grid`; NaN before the first."""
@@ -89,12 +89,12 @@ class Staircase(NamedTuple):
 
     @property
     def final(self) -> float:
-        """The cell's last value; NaN when it has none."""
+        """The study's last value; NaN when it has none."""
         return float(self.value[-1]) if len(self.value) else np.nan
 
 
 def staircase(rows: pd.DataFrame, x: str = "gradient_evals") -> Staircase:
-    """Reduce one cell's reports, in any order, to its staircase over the column `x`."""
+    """Reduce one study's reports, in any order, to its staircase over column `x`."""
     rows = rows.sort_values(x, kind="stable")
     valued = rows.dropna(subset=[x, "best_outer_loss"])
     best = valued["best_outer_loss"].cummin()
@@ -109,8 +109,8 @@ def staircase(rows: pd.DataFrame, x: str = "gradient_evals") -> Staircase:
     )
 
 
-def cells(frame: pd.DataFrame, x: str = "gradient_evals") -> pd.DataFrame:
-    """Summarise every cell in one row.
+def studies(frame: pd.DataFrame, x: str = "gradient_evals") -> pd.DataFrame:
+    """Summarise every study in one row.
 
     Args:
         frame: one row per report.
@@ -125,9 +125,9 @@ def cells(frame: pd.DataFrame, x: str = "gradient_evals") -> pd.DataFrame:
     """
     check(frame)
     rows = []
-    for (task, method, seed), cell in frame.reset_index(drop=True).groupby(CELL):
-        steps = staircase(cell, x)
-        family = cell["family"].iloc[0]
+    for (task, method, seed), study in frame.reset_index(drop=True).groupby(STUDY):
+        steps = staircase(study, x)
+        family = study["family"].iloc[0]
         rows.append((task, method, family, seed, steps, steps.final))
     columns = ["task", "method", "family", "seed", "staircase", "best_outer_loss"]
     return pd.DataFrame(rows, columns=columns)
@@ -174,12 +174,12 @@ def blackbox_target(frame: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: A required column is missing.
     """
-    return target_of(cells(frame))
+    return target_of(studies(frame))
 
 
-def target_of(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return `blackbox_target` from the summary that `cells` made."""
-    blackbox = cells[cells["family"] == BLACK_BOX]
+def target_of(studies: pd.DataFrame) -> pd.DataFrame:
+    """Return `blackbox_target` from the summary that `studies` made."""
+    blackbox = studies[studies["family"] == BLACK_BOX]
     found = []
     for _, group in blackbox.groupby("task"):
         losses = group.groupby("method")["best_outer_loss"]

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from raymeta.analysis.tables.frames import (
-    CELL,
-    cells,
+    STUDY,
     check,
     seed_median,
     seed_quantile,
+    studies,
 )
 from raymeta.analysis.tables.incumbents import incumbents
 from raymeta.results.schema import HYPERGRADIENT, PREFIX
@@ -31,7 +31,7 @@ def hparam_paths(
 
     Hypergradient methods give one point per report. Black-box methods and hybrids give
     their incumbent, the trial that holds the best full-horizon loss: one point where it
-    changes, and one where the cell ends.
+    changes, and one where the study ends.
 
     Args:
         frame: one row per report.
@@ -114,10 +114,10 @@ def _walks(frame: pd.DataFrame, task: str) -> pd.DataFrame:
     keep = [*TRIAL, "gradient_evals", *names]
     chosen = _representatives(rows)
     tables = []
-    for (_, method, seed), cell in rows.groupby(CELL):
-        best = incumbents(cell)
-        holder = best["trial"].iloc[-1] if len(best) else cell["trial"].min()
-        walk = _walk(cell, best)[keep].copy()
+    for (_, method, seed), study in rows.groupby(STUDY):
+        best = incumbents(study)
+        holder = best["trial"].iloc[-1] if len(best) else study["trial"].min()
+        walk = _walk(study, best)[keep].copy()
         bold = chosen[method] == seed
         walk["representative"] = bold & (
             (walk["trial"] == holder) | (walk["family"] != HYPERGRADIENT)
@@ -126,19 +126,19 @@ def _walks(frame: pd.DataFrame, task: str) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _walk(cell: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
-    """Choose the points of one cell: all reports, or the incumbents up to its end."""
-    if (cell["family"] == HYPERGRADIENT).any():
-        reports = cell[cell["status"] != "final"]
+def _walk(study: pd.DataFrame, best: pd.DataFrame) -> pd.DataFrame:
+    """Choose the points of one study: all reports, or the incumbents up to its end."""
+    if (study["family"] == HYPERGRADIENT).any():
+        reports = study[study["status"] != "final"]
         return reports.sort_values("gradient_evals", kind="stable")
-    last = best.tail(1).assign(gradient_evals=cell["gradient_evals"].max())
+    last = best.tail(1).assign(gradient_evals=study["gradient_evals"].max())
     return pd.concat([best, last])
 
 
 def _representatives(rows: pd.DataFrame) -> dict[str, int]:
     """Return each method's seed whose final loss is nearest to its seeds' median."""
     chosen = {}
-    for method, group in cells(rows).groupby("method"):
+    for method, group in studies(rows).groupby("method"):
         losses = group["best_outer_loss"]
         away = (losses - seed_median(losses)).abs().fillna(np.inf)
         chosen[method] = group["seed"].iloc[int(away.argmin())]

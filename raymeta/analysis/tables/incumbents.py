@@ -3,33 +3,33 @@
 import numpy as np
 import pandas as pd
 
-from raymeta.analysis.tables.frames import CELL, cells
+from raymeta.analysis.tables.frames import STUDY, studies
 from raymeta.results.schema import BLACK_BOX, HYBRID, PREFIX
 
 MOST = 24  # runs
 ONLINE = 4  # reports of one run: more say that λ changed while training went on
 
 
-def incumbents(cell: pd.DataFrame) -> pd.DataFrame:
-    """Return the reports of one cell, in order, that set a new best full-horizon loss.
+def incumbents(study: pd.DataFrame) -> pd.DataFrame:
+    """Return the reports of one study, in order, that set a new best full-horizon loss.
 
     Args:
-        cell: the rows of one cell.
+        study: the rows of one study.
 
     Returns:
         The rows with status `complete` whose `outer_loss` is below all before.
     """
-    rows = cell[cell["status"] == "complete"].dropna(subset=["outer_loss"])
+    rows = study[study["status"] == "complete"].dropna(subset=["outer_loss"])
     rows = rows.sort_values("gradient_evals", kind="stable")
     before = rows["outer_loss"].cummin().shift(fill_value=np.inf)
     return rows[rows["outer_loss"] < before]
 
 
 def best_run(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the reports of the training run that ended with a cell's lowest loss.
+    """Return the reports of the training run that ended with a study's lowest loss.
 
     Args:
-        rows: the reports of one hypergradient cell.
+        rows: the reports of one hypergradient study.
 
     Returns:
         The reports from the run's first to its complete one, in order; none when no run
@@ -87,11 +87,11 @@ def learnt_hparams(
         ValueError: no such method has a run that ended with a finite loss.
     """
     rows = frame[(frame["task"] == task) & (frame["seed"] == seed)]
-    table = cells(rows[rows["status"] != "final"]).dropna(subset=["best_outer_loss"])
-    full = rows[rows["status"] == "complete"].groupby(CELL).size()
-    running = rows[rows["status"] == "running"].groupby(CELL).size()
+    table = studies(rows[rows["status"] != "final"]).dropna(subset=["best_outer_loss"])
+    full = rows[rows["status"] == "complete"].groupby(STUDY).size()
+    running = rows[rows["status"] == "running"].groupby(STUDY).size()
     share = full / full.add(running, fill_value=0)
-    index = pd.MultiIndex.from_frame(table[CELL])
+    index = pd.MultiIndex.from_frame(table[STUDY])
     constant = (share.reindex(index) >= 0.5).to_numpy() | (table["family"] == BLACK_BOX)
     constant &= (table["family"] != HYBRID).to_numpy()
     table = table[constant].sort_values("best_outer_loss")

@@ -6,7 +6,12 @@ from textwrap import fill
 import numpy as np
 import pandas as pd
 
-from raymeta.analysis.tables.frames import cells, seed_median, seed_quantile, target_of
+from raymeta.analysis.tables.frames import (
+    seed_median,
+    seed_quantile,
+    studies,
+    target_of,
+)
 from raymeta.analysis.tables.text import (
     MISSING,
     align,
@@ -80,10 +85,10 @@ def ranking(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cells_with_reach(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add to `cells` each seed's target and what reaching it took."""
-    table = cells(frame)
+    """Add to `studies` each seed's target and what reaching it took."""
+    table = studies(frame)
     targets = target_of(table).rename(columns={"method": "target_method"})
-    table["seconds"] = cells(frame, "wall_s")["staircase"]
+    table["seconds"] = studies(frame, "wall_s")["staircase"]
     table = table.merge(targets, on=["task", "seed"], how="left")
     for name, steps in (("evals", "staircase"), ("seconds", "seconds")):
         pairs = zip(table[steps], table["target"], strict=True)
@@ -95,7 +100,7 @@ def _cells_with_reach(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _over_seeds(group: pd.DataFrame) -> dict[str, float]:
-    """Summarise the cells of one (task, method)."""
+    """Summarise the studies of one (task, method)."""
     losses = group["best_outer_loss"].to_numpy(float)
     return {
         "seeds": len(group),

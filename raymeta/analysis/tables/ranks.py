@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from raymeta.analysis.tables.frames import cells, seed_median
+from raymeta.analysis.tables.frames import seed_median, studies
 
 
 class Ranks(NamedTuple):
@@ -49,7 +49,7 @@ def task_scores(frame: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: A required column is missing.
     """
-    losses = cells(frame).groupby(["task", "method"])["best_outer_loss"]
+    losses = studies(frame).groupby(["task", "method"])["best_outer_loss"]
     medians = losses.agg(seed_median).fillna(math.inf)
     return medians.unstack("method").dropna(axis="columns")
 

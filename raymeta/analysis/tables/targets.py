@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from raymeta.analysis.tables.frames import cells, target_of
+from raymeta.analysis.tables.frames import studies, target_of
 
 COLUMNS = [
     *("task", "method", "family", "seed", "target", "reached", "needed", "spent")
@@ -27,7 +27,7 @@ def to_target(
         x: `gradient_evals` (forward+backward passes) or `wall_s` (compute seconds).
 
     Returns:
-        One row per cell that has a target: `task`, `method`, `family`, `seed`,
+        One row per study that has a target: `task`, `method`, `family`, `seed`,
         `target`, `reached`, `needed` (x at the first loss at or below the target; inf
         when never), `spent` (x at the end, where a seed that never arrives is
         censored).
@@ -35,7 +35,7 @@ def to_target(
     Raises:
         ValueError: A required column is missing.
     """
-    table = cells(frame, x)
+    table = studies(frame, x)
     if target is None:
         known = target_of(table)[["task", "seed", "target"]]
         table = table.merge(known, on=["task", "seed"])

@@ -146,7 +146,7 @@ class Evolution(DescentMethod):
         budget: float,
         evaluator: Evaluator = DIRECT,
     ) -> Iterator[Report]:
-        """The course of the descent."""
+        """Reports of the descent."""
         start = task.space.trim(task.space.initial(device=problem.device))
         vectorized = stackable(problem, [start, start])
         estimator = replace(self._estimator(task), seed=seed, vectorized=vectorized)

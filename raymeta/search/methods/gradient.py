@@ -63,7 +63,7 @@ class HypergradientDescent(DescentMethod):
         budget: float,
         evaluator: Evaluator = DIRECT,
     ) -> Iterator[Report]:
-        """The course of the descent."""
+        """Reports of the descent."""
         estimator = by_name(self.estimator, task.horizon)
         return descend.descend(
             task,

@@ -13,7 +13,7 @@ from ray import tune
 from raymeta.outer.report import Report, non_finite
 from raymeta.outer.result import better
 from raymeta.problem import BilevelProblem
-from raymeta.runtime.serialization import Parcel
+from raymeta.runtime.serialization import Payload
 from raymeta.search.fairness import fingerprint
 from raymeta.search.methods import (
     DescentMethod,
@@ -49,16 +49,16 @@ _problems: dict[tuple[str, int, tuple[int, ...]], BilevelProblem] = {}
 _fingerprints: dict[tuple[str, int], dict[str, str]] = {}
 
 
-def run_trial(config: dict[str, Any], parcel: Parcel, states: TrialStore) -> None:
+def run_trial(config: dict[str, Any], payload: Payload, states: TrialStore) -> None:
     """The trainable: run a trial and post its reports.
 
     Args:
         config: holds the `TrialSpec` as "run".
-        parcel: tasks and methods by name.
+        payload: tasks and methods by name.
         states: keeps the training states of all trials.
     """
     torch.set_num_threads(1)  # of this thread; each trial runs in a new one
-    tasks, methods = parcel.open()
+    tasks, methods = payload.open()
     run: TrialSpec = config["run"]
     task, method = tasks[run.study.task], methods[run.study.method]
     reports = reports_of(run, task, method, states)

@@ -135,8 +135,8 @@ def test_the_page_of_a_comparison(folder):
     assert "<b>loss</b> is not finite" in text
     assert "charged to no method" in text
     assert "No method spent more than was asked." in text
-    ledger = ["digits", "tpe", "black-box", "200", "200", "200", "100.0%", "2"]
-    assert [*ledger, "20.00"] in found.rows
+    budgets = ["digits", "tpe", "black-box", "200", "200", "200", "100.0%", "2"]
+    assert [*budgets, "20.00"] in found.rows
     assert ["digits", "1", "3", "a" * 12, "b" * 12, "c" * 12] in found.rows
     assert ["digits", "implicit", "needs <inner> loss"] in found.rows
     assert "They are the same for all methods." in text
@@ -188,7 +188,7 @@ def test_a_page_says_what_it_is_not_told(frame, tmp_path):
     text = " ".join(read(write_report(tmp_path)[-1].read_text()).text)
     assert "Not recorded" in text
     assert "What was asked is not recorded." in text
-    assert "0 of 1 cells finished" in text
+    assert "0 of 1 studies finished" in text
     assert "Ranks over tasks" not in text
     assert "Loss surface" not in text
 

@@ -34,7 +34,7 @@ def test_all_methods_of_a_task_share_one_grid(frame):
 
 
 def test_a_finished_cell_keeps_its_value_to_the_end(frame):
-    forward = line(anytime(frame), "forward")  # its cells end at 130
+    forward = line(anytime(frame), "forward")  # its studies end at 130
     assert forward.index[-1] == 200
     assert forward.loc[200, "median"] == pytest.approx(0.325)
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from raymeta.analysis import REQUIRED_COLUMNS, blackbox_target, read
-from raymeta.analysis.tables.frames import cells, seed_quantile, staircase
+from raymeta.analysis.tables.frames import seed_quantile, staircase, studies
 
 NAN, INF = np.nan, np.inf
 
@@ -118,7 +118,7 @@ def test_blackbox_target_of_nothing_is_empty(frame, family):
 
 
 def test_cells_are_summarised_once_each(frame):
-    table = cells(frame.sample(frac=1, random_state=1))
+    table = studies(frame.sample(frac=1, random_state=1))
     assert len(table) == 6
     losses = table.set_index(["method", "seed"])["best_outer_loss"]
     assert losses.to_dict() == {

@@ -14,7 +14,7 @@ NAN = np.nan
 
 
 def test_incumbents_are_full_horizon_reports_that_improve(report):
-    cell = pd.DataFrame(
+    study = pd.DataFrame(
         [
             report("tpe", 0, 400, 0.3, trial=3),
             report("tpe", 0, 100, 0.5, trial=0),
@@ -24,7 +24,7 @@ def test_incumbents_are_full_horizon_reports_that_improve(report):
             report("tpe", 0, 350, 0.5, trial=4, outer_loss=0.5),  # equal: not new
         ]
     )
-    assert incumbents(cell)["trial"].tolist() == [0, 3]
+    assert incumbents(study)["trial"].tolist() == [0, 3]
 
 
 def test_the_best_run_of_an_online_descent(walks):

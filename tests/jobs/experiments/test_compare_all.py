@@ -11,8 +11,8 @@ from raymeta.results.run_folder import write_frame
 FAMILIES = {"tpe": "black-box", "random": "black-box", "restarts": "hybrid"}
 
 
-def cell(task, method, seed, losses):
-    """A cell that ends a run every 10 evaluations."""
+def study(task, method, seed, losses):
+    """A study that ends a run every 10 evaluations."""
     best = math.inf
     rows = []
     for number, loss in enumerate(losses):
@@ -34,14 +34,14 @@ def cell(task, method, seed, losses):
 def frame():
     rows = []
     for seed in range(3):
-        rows += cell("few", "random", seed, [5.0, 4.0, 3.9])
-        rows += cell("few", "tpe", seed, [5.0, 4.0, 3.0, 3.0, 2.0])  # after 50
-        rows += cell("few", "long_term", seed, [5.0, 1.0 + seed, 1.9])  # 20, 20, 30
-        rows += cell("few", "forward", seed, [5.0, 4.0, 3.0])  # never
-        rows += cell("few", "restarts", seed, [1.0])  # after 10
-        rows += cell("many", "tpe", seed, [5.0, 4.0])
-        rows += cell("many", "forward", seed, [5.0, 4.5, 4.0 if seed else 4.2])
-        rows += cell("throw", "tpe", seed, [5.0])
+        rows += study("few", "random", seed, [5.0, 4.0, 3.9])
+        rows += study("few", "tpe", seed, [5.0, 4.0, 3.0, 3.0, 2.0])  # after 50
+        rows += study("few", "long_term", seed, [5.0, 1.0 + seed, 1.9])  # 20, 20, 30
+        rows += study("few", "forward", seed, [5.0, 4.0, 3.0])  # never
+        rows += study("few", "restarts", seed, [1.0])  # after 10
+        rows += study("many", "tpe", seed, [5.0, 4.0])
+        rows += study("many", "forward", seed, [5.0, 4.5, 4.0 if seed else 4.2])
+        rows += study("throw", "tpe", seed, [5.0])
     return pd.DataFrame(rows)
 
 

@@ -1,4 +1,4 @@
-"""Modules as users write them: with memories, dice, hooks, and rules of their own."""
+"""Modules as users write them: with memories, random numbers, hooks, own rules."""
 
 import random
 from collections.abc import Callable
@@ -148,9 +148,9 @@ def _numpy(own: Any, z: Tensor) -> Tensor:
 
 
 def _generator() -> nn.Module:
-    dice = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     return Uses(
-        lambda own, x: own.linear(x) + torch.rand(3, generator=dice),
+        lambda own, x: own.linear(x) + torch.rand(3, generator=generator),
         linear=nn.Linear(5, 3),
     )
 

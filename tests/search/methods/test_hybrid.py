@@ -88,9 +88,9 @@ def test_saved_states_spare_training_and_change_nothing(bench, tmp_path):
                 one.coordinator.record(run, [], last=True)
         frames.append(results(one))
     pd.testing.assert_frame_equal(*frames)
-    cell = one.studies[0].spec.key
+    study = one.studies[0].spec.key
     like = POPULATION.begin(Bowl(), Bowl().sample(0), {"lr": 0.1, "kind": "plain"})
-    saved = states.load(cell, 1, 6, like)
+    saved = states.load(study, 1, 6, like)
     assert (saved.rollout.step, saved.adam.taken) == (6, 6)
     assert (frames[1].parent != frames[1].trial).any()
 

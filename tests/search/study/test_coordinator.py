@@ -170,7 +170,7 @@ def test_a_replayed_ledger_asks_only_cells_that_are_left(bench, monkeypatch):
 
 
 def test_the_work_for_a_frame_grows_with_its_rows(bench, monkeypatch):
-    """A row adds one trial to the sums, not all of the cell's trials."""
+    """A row adds one trial to the sums, not all of the study's trials."""
     both = bench(Bowl(), Listed(tuple(np.linspace(0.1, 0.9, 60))), budget=600).run()
     summed = []
     original = math.fsum

@@ -1,4 +1,4 @@
-"""Cells driven by hand and without Ray; numbers against the toy's closed form."""
+"""Studies driven by hand and without Ray; numbers against the toy's closed form."""
 
 import math
 
@@ -69,11 +69,11 @@ def test_budgets_are_spent_and_never_overrun(bench, method, budget):
     bench_ = bench(task, method, budget=budget, seeds=2).run()
 
     frame = bench_.frame()
-    for _, cell in frame.groupby("seed"):
-        assert cell.gradient_evals.max() <= budget
+    for _, study in frame.groupby("seed"):
+        assert study.gradient_evals.max() <= budget
         full_run = bench_.studies[0].spec.full_run
-        assert cell.gradient_evals.max() > budget - full_run
-        assert cell.gradient_evals.is_monotonic_increasing
+        assert study.gradient_evals.max() > budget - full_run
+        assert study.gradient_evals.is_monotonic_increasing
 
 
 def test_a_trial_stopped_early_gives_back_what_it_did_not_use(bench):

@@ -36,10 +36,10 @@ def test_a_trial_from_suggestion_to_stop(bench):
     )
 
     trial = trial_of(searcher.suggest("a"))
-    assert searcher.suggest("b") is None  # the cell runs one at a time
+    assert searcher.suggest("b") is None  # the study runs one at a time
     run = trial.config["run"]
-    cell = one.studies[0].spec
-    rung, end = trial_runner.reports_of(run, cell.task, cell.method)
+    study = one.studies[0].spec
+    rung, end = trial_runner.reports_of(run, study.task, study.method)
     decisions = [
         scheduler.on_trial_result(None, trial, result_of(message))
         for message in (rung, end)
@@ -49,7 +49,7 @@ def test_a_trial_from_suggestion_to_stop(bench):
     searcher.on_trial_complete("a", {})
     final = trial_of(searcher.suggest("b"))
     assert final.config["run"].kind == "final"
-    (message,) = trial_runner.reports_of(final.config["run"], cell.task, cell.method)
+    (message,) = trial_runner.reports_of(final.config["run"], study.task, study.method)
     decision = scheduler.on_trial_result(None, final, result_of(message))
     assert decision == TrialScheduler.STOP
     assert searcher.suggest("c") == Searcher.FINISHED

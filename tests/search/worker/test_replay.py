@@ -40,8 +40,8 @@ def eager(monkeypatch):
 
 def attempt(folder=None, method=SHORT, task=TASK, budget=BUDGET):
     """All that a trial says, with what attempts before it have left in a folder."""
-    cell = StudyKey(task.name, method.name, 0)
-    run = TrialSpec(study=cell, number=0, kind="descent", budget=budget)
+    study = StudyKey(task.name, method.name, 0)
+    run = TrialSpec(study=study, number=0, kind="descent", budget=budget)
     return list(trial_runner.reports_of(run, task, method, TrialStore(folder)))
 
 
