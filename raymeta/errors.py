@@ -24,6 +24,8 @@ def unknown_name(
     close = get_close_matches(name, known, n=1) or inside
     meant = meant or (close[0] if close else None)
     hint = f"did you mean {meant!r}? " if meant else ""
+    if "," in name:
+        hint = "several are separated by spaces, not by commas; "
     return ValueError(
         f"unknown {kind} {name!r}: {hint}available: {', '.join(known) or 'none'}"
     )

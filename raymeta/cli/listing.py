@@ -17,10 +17,10 @@ def run(arguments: argparse.Namespace) -> None:
         except ValueError as error:  # of an installed package
             print(f"  {name:<18} {error}")
             continue
-        count = len(task.space.flat_domains())
+        count, origin = len(task.space.flat_domains()), tasks.origin(task)
         print(
             f"  {name:<18} {count} hyperparameters, {task.horizon} steps a run, "
-            f"budget {task.budget:g} ({tasks.origin(task)})"
+            f"budget {task.budget:g}{f' ({origin})' if origin else ''}"
         )
     print("methods")
     for name, method in METHODS.items():
