@@ -1,31 +1,24 @@
 """Each algorithm against the formula of its paper."""
 
-import math
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
-from torch.func import functional_call, hessian
+from torch.func import functional_call
 from torch.nn import functional as F
 
-from raymeta.data import DigitBatches
-from raymeta.hypergrad import ConjugateGradient
 from raymeta.meta import (
     Episode,
     Examples,
     MetaModule,
-    RandomWeights,
     Siren,
     anil,
     cavia,
-    distillation,
     first_order,
     fomaml,
     functa,
-    imaml,
-    learned_dataset,
     lslr,
     maml,
     meta_sgd,
@@ -35,12 +28,15 @@ from raymeta.optim import Schedule, sgd
 from raymeta.testing.truth import largest_relative_error
 from tests.support.learners import (
     CASES,
+    agree,
     assert_close,
     descend,
     differences,
+    fitted,
     gradients,
     hand_gradients,
     mlp,
+    mse,
     seeded,
     sinusoids,
     siren,
@@ -50,25 +46,6 @@ from tests.support.learners import (
 pytestmark = pytest.mark.usefixtures("float64")
 
 each_engine = pytest.mark.parametrize("engine", ["functional", "higher"])
-
-
-def mse(params, data: Examples, net: nn.Module):
-    return F.mse_loss(functional_call(net, params, data.inputs), data.targets)
-
-
-def fitted(net, start, data: Examples, steps: int):
-    """Weights after gradient descent at a rate of 0.1."""
-    return descend(lambda p: mse(p, data, net), start, lambda name, t: 0.1, steps)
-
-
-def agree(learner, by_hand, engine="functional", episodes=None) -> None:
-    """The losses and meta-gradients of a learner are those of a function of θ."""
-    episodes = sinusoids() if episodes is None else episodes
-    module = MetaModule(learner, engine=engine)
-    losses, grads = hand_gradients(by_hand, module.theta(), episodes)
-    output = module(episodes)
-    assert_close(output.losses.detach(), losses)
-    assert_close(gradients(module, output.loss), grads)
 
 
 # -------------------------------------------------------------------- first-order MAML
@@ -354,223 +331,3 @@ def test_sirens_first_weights_are_those_of_the_paper():
     first, second = (layer.weight.abs().max().item() for layer in net.hidden)
     assert first == pytest.approx(1 / 3, rel=0.01)
     assert second == pytest.approx((6 / 200) ** 0.5 / 7, rel=0.01)
-
-
-# -------------------------------------------------------------------------------- iMAML
-
-
-def linear(inputs: int = 3) -> nn.Module:
-    return seeded(lambda: nn.Linear(inputs, 1))
-
-
-def regressions(count: int = 3, n: int = 8) -> Episode:
-    generator = torch.Generator().manual_seed(0)
-
-    def examples() -> Examples:
-        x = torch.randn(count, n, 3, generator=generator)
-        y = torch.randn(count, n, 1, generator=generator)
-        return Examples.unweighted(x, y)
-
-    return Episode(examples(), examples())
-
-
-def test_imaml_is_its_closed_form_on_linear_regression():
-    """L is quadratic: φ* = θ - (H + λ)⁻¹ ∇L(θ), dE/dθ = λ (H + λ)⁻¹ ∇E(φ*)."""
-    net, episodes, strength = linear(), regressions(), 0.7
-    learner = imaml(
-        net,
-        loss=F.mse_loss,
-        strength=strength,
-        optimizer=sgd(0.1),
-        steps=400,
-        solver=ConjugateGradient(),
-    )
-    module = MetaModule(learner)
-    theta = torch.cat([p.detach().flatten() for p in net.parameters()])
-
-    def value(w, data):
-        return F.mse_loss(data.inputs @ w[:3, None] + w[3], data.targets)
-
-    losses, grads = [], []
-    for one in tasks(episodes):
-        matrix = hessian(value)(theta, one.support)
-        matrix = matrix + strength * torch.eye(4)
-        slope = torch.func.grad(value)(theta, one.support)
-        phi = theta - torch.linalg.solve(matrix, slope)
-        losses.append(value(phi, one.query))
-        outer = torch.func.grad(value)(phi, one.query)
-        grads.append(strength * torch.linalg.solve(matrix, outer))
-    output = module(episodes)
-    assert_close(output.losses.detach(), torch.stack(losses))
-    found = gradients(module, output.loss)
-    flat = torch.cat([g.flatten() for g in found.values()])
-    assert_close(flat, torch.stack(grads).mean(0), rtol=1e-8)
-    module.eval()
-    assert_close(module(episodes).losses, torch.stack(losses))
-
-
-def test_imaml_solves_as_far_as_it_is_told():
-    """One conjugate gradient: v = (bᵀb / bᵀAb) b."""
-    net, episodes, strength = linear(), regressions(1), 0.7
-    solver = ConjugateGradient(1, accept=math.inf)
-    learner = imaml(
-        net, loss=F.mse_loss, strength=strength, optimizer=sgd(0.1), solver=solver
-    )
-    module = MetaModule(learner)
-    phi = module.adapt(episodes).params
-    phi = torch.cat([phi["weight"].flatten(), phi["bias"].flatten()]).detach()
-    (one,) = tasks(episodes)
-
-    def value(w, data):
-        return F.mse_loss(data.inputs @ w[:3, None] + w[3], data.targets)
-
-    b = torch.func.grad(value)(phi, one.query)
-    matrix = hessian(value)(phi, one.support) + strength * torch.eye(4)
-    truth = strength * (b @ b) / (b @ matrix @ b) * b
-    output = module(episodes)
-    found = gradients(module, output.loss)
-    assert_close(torch.cat([g.flatten() for g in found.values()]), truth)
-    rest = b - matrix @ truth / strength
-    assert_close(output.metrics["residual"], (rest.norm() / b.norm())[None])
-
-
-@pytest.mark.parametrize("strength", [0.0, -1.0, float("nan")])
-def test_imaml_needs_a_pull(strength):
-    with pytest.raises(ValueError, match="imaml needs strength > 0"):
-        imaml(linear(), loss=F.mse_loss, strength=strength)
-
-
-# ------------------------------------------------------------------------------ Reptile
-
-
-@each_engine
-def test_reptile_is_the_way_back_from_where_training_leads(engine):
-    net, episodes = mlp(), sinusoids()
-    learner = reptile(net, loss=F.mse_loss, optimizer=sgd(0.1), steps=4)
-    module = MetaModule(learner, engine=engine)
-    output = module(episodes)
-    losses, ways = [], []
-    theta = {k: p.detach() for k, p in net.named_parameters()}
-    for one in tasks(episodes):
-        start = {k: p.clone() for k, p in theta.items()}
-        phi = fitted(net, start, one.support, 4)
-        losses.append(mse(phi, one.query, net).detach())
-        ways.append({k: theta[k] - p.detach() for k, p in phi.items()})
-    assert_close(output.losses.detach(), torch.stack(losses))
-    truth = {k: torch.stack([way[k] for way in ways]).mean(0) for k in theta}
-    assert_close(gradients(module, output.loss), truth)
-
-
-@each_engine
-def test_reptiles_steps_see_batches_of_real_examples_in_turn(engine):
-    """A constant model and one example a step: the weights are what they saw."""
-    targets = torch.tensor([[1.0, 9.0, 2.0, 3.0], [4.0, 9.0, 9.0, 5.0]])
-    weight = (targets < 9).double()
-    support = Examples(torch.ones(2, 4, 1), targets[..., None], weight)
-    query = Examples.unweighted(torch.ones(2, 1, 1), torch.zeros(2, 1, 1))
-    net = nn.Linear(1, 1, bias=False)
-    # (w - y)² by a rate of one half: w ← y.
-    learner = reptile(net, loss=F.mse_loss, optimizer=sgd(0.5), steps=1, batch_size=1)
-    module, episodes = MetaModule(learner, engine=engine), Episode(support, query)
-    seen = [module.adapt(episodes, n).params["weight"][:, 0, 0] for n in range(1, 7)]
-    first, second = torch.stack(seen, 1).detach().round(decimals=9).tolist()
-    assert sorted(first[:3]) == [1.0, 2.0, 3.0]
-    assert first[3:] == first[:3]
-    assert sorted(second[:2]) == [4.0, 5.0]
-    assert second[2:] == second[:2] * 2
-
-
-# ----------------------------------------------------------------- what is learnt: data
-
-
-def test_the_learned_dataset_has_half_of_its_points_of_each_label():
-    learner = learned_dataset()
-    assert learner.meta["points"].shape == (100, 2)
-    assert learner.steps == 3
-    points = learner.meta["points"].clone()
-    points[:50, 0], points[50:, 0] = -9.0, 9.0
-    module = MetaModule(learner).eval()
-    with torch.no_grad():
-        module.theta()["points"].copy_(points)
-    right = {"w": torch.tensor([[5.0, 0.0]]), "b": torch.zeros(1)}
-    wrong = {"w": torch.tensor([[-5.0, 0.0]]), "b": torch.zeros(1)}
-    assert module(Episode(right, ())).metrics["accuracy"].tolist() == [1.0]
-    assert module(Episode(wrong, ())).metrics["accuracy"].tolist() == [0.0]
-
-
-@pytest.mark.parametrize("sizes", [(3, 2), (0, 2), (4, 0)])
-def test_the_learned_dataset_needs_points(sizes):
-    with pytest.raises(
-        ValueError, match="an even number of points and dimensions >= 1"
-    ):
-        learned_dataset(*sizes)
-
-
-def digits_net() -> nn.Module:
-    return seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
-
-
-@each_engine
-@pytest.mark.parametrize("random", [False, True], ids=["fixed", "random"])
-def test_distillation(engine, random):
-    net, family = digits_net(), DigitBatches(batch_size=15)
-    if random:
-        family = RandomWeights(family, net)
-    episodes = family.episodes(0, 3, 0, 3, seed=0, split="train")
-    images = seeded(lambda: torch.randn(2, 10, 1, 8, 8))
-    learner = distillation(
-        net,
-        loss=F.cross_entropy,
-        images=images,
-        labels=torch.arange(10),
-        lr=0.3,
-        epochs=2,
-    )
-    assert learner.steps == 4
-    assert_close(learner.meta["log_lr"].exp(), torch.full((4,), 0.3))
-    learner.meta["log_lr"].add_(torch.arange(4.0))
-
-    def on(images, params):
-        return F.cross_entropy(functional_call(net, params, images), torch.arange(10))
-
-    def by_hand(theta, one):
-        start = one.support or {k: p.detach() for k, p in net.named_parameters()}
-        phi = {k: p.clone() for k, p in start.items()}
-        for t in range(4):
-            rate, x = theta["log_lr"][t].exp(), theta["images"][t % 2]
-            phi = descend(partial(on, x), phi, lambda name, _, rate=rate: rate, 1)
-        outputs = functional_call(net, phi, one.query.inputs)
-        return F.cross_entropy(outputs, one.query.targets)
-
-    agree(learner, by_hand, engine, episodes)
-
-
-def test_random_weights_are_like_the_modules_own_and_each_tasks_alone():
-    net = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 400)))
-    family = RandomWeights(DigitBatches(batch_size=5), net)
-    all_of_them = family.episodes(3, 4, 0, 4, seed=0, split="train")
-    some = family.episodes(3, 4, 2, 4, seed=0, split="train")
-    for name, own in net.state_dict().items():
-        weights = all_of_them.support[name]
-        assert weights.shape == (4, *own.shape)
-        assert torch.equal(weights[2:], some.support[name])
-        assert float(weights.std()) == pytest.approx(float(own.std()), rel=0.1)
-        assert float((weights[0] - weights[1]).abs().mean()) > 0
-    assert torch.equal(all_of_them.query.inputs[2:], some.query.inputs)
-    other = family.episodes(4, 4, 0, 4, seed=0, split="train")
-    assert not torch.equal(other.support["1.weight"], all_of_them.support["1.weight"])
-
-
-@pytest.mark.parametrize(
-    ("images", "labels", "others", "message"),
-    [
-        (torch.zeros(2, 3, 4), torch.zeros(2), {}, "with labels"),
-        (torch.zeros(2, 2, 4), torch.zeros(2), {"lr": 0.0}, "lr > 0 and epochs >= 1"),
-        (torch.zeros(2, 2, 4), torch.zeros(2), {"epochs": 0}, "lr > 0 and epochs >= 1"),
-    ],
-)
-def test_distillation_needs(images, labels, others, message):
-    with pytest.raises(ValueError, match=message):
-        distillation(
-            digits_net(), loss=F.cross_entropy, images=images, labels=labels, **others
-        )

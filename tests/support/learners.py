@@ -250,3 +250,22 @@ def loss_at(module: MetaModule, theta: Tensors, episodes: Episode) -> float:
 
 def assert_close(actual: Any, expected: Any, **tolerance: float) -> None:
     torch.testing.assert_close(actual, expected, **(CLOSE | tolerance))
+
+
+def mse(params, data: Examples, net: nn.Module):
+    return F.mse_loss(functional_call(net, params, data.inputs), data.targets)
+
+
+def fitted(net, start, data: Examples, steps: int):
+    """Weights after gradient descent at a rate of 0.1."""
+    return descend(lambda p: mse(p, data, net), start, lambda name, t: 0.1, steps)
+
+
+def agree(learner, by_hand, engine="functional", episodes=None) -> None:
+    """The losses and meta-gradients of a learner are those of a function of θ."""
+    episodes = sinusoids() if episodes is None else episodes
+    module = MetaModule(learner, engine=engine)
+    losses, grads = hand_gradients(by_hand, module.theta(), episodes)
+    output = module(episodes)
+    assert_close(output.losses.detach(), losses)
+    assert_close(gradients(module, output.loss), grads)
