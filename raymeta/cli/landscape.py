@@ -11,6 +11,7 @@ from raymeta import analysis, tasks
 from raymeta.analysis.figures.comparison import CURVES, SURFACE
 from raymeta.outer.landscape import learning_curves, loss_surface
 from raymeta.results.run_folder import write_frame
+from raymeta.results.schema import read_parquet
 from raymeta.tasks import Task
 
 #: Takes a task's name, the number of runs done, and of all.
@@ -130,7 +131,7 @@ def _sources(folder: Path) -> dict[str, str]:
 def _written(file: Path, tables: list[pd.DataFrame], known: set[str]) -> Path:
     """Write tables, after the rows of other tasks that the file has."""
     if file.is_file():
-        before = pd.read_parquet(file)
+        before = read_parquet(file)
         tables = [before[~before["task"].isin(known)], *tables]
     write_frame(pd.concat(tables), file)
     return file

@@ -135,7 +135,7 @@ class RunFolder:
 
     def read(self) -> pd.DataFrame:
         """The frame as it was written last."""
-        return schema.current_frame(pd.read_parquet(self.frame))
+        return schema.current_frame(schema.read_parquet(self.frame))
 
     def write(self, frame: pd.DataFrame) -> None:
         """Replace the frame."""

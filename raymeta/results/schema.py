@@ -6,6 +6,7 @@ frames and records are read with the names that their methods have today.
 """
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,16 @@ TRAINING = {
     "step_s": "float64",
     "wall_s": "float64",
 }
+
+
+def read_parquet(file: Path) -> "pd.DataFrame":
+    """A table that another process may replace meanwhile.
+
+    By path, pandas opens it twice, and reads the one file with the footer of the other.
+    """
+    import pandas as pd
+
+    return pd.read_parquet(BytesIO(file.read_bytes()), engine="pyarrow")
 
 
 def frame_of(

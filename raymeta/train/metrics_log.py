@@ -5,14 +5,13 @@ whatever ended the run.
 """
 
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from raymeta.results.run_folder import write_frame
-from raymeta.results.schema import TRAINING
+from raymeta.results.schema import TRAINING, read_parquet
 
 #: Rows of a file; a larger one would take long to write again.
 ROWS_PER_FILE = 5_000
@@ -66,8 +65,7 @@ def merged(folder: Path) -> pd.DataFrame:
         updates and `inner_steps` of adaptation. `step_s` is seconds of this step,
         `wall_s` of the seed's training so far.
     """
-    # By bytes: by path it is opened twice, and workers replace files meanwhile.
-    parts = [pd.read_parquet(BytesIO(p.read_bytes())) for p in sorted(_files(folder))]
+    parts = [read_parquet(path) for path in sorted(_files(folder))]
     rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     metrics = sorted(set(rows.columns) - set(TRAINING))
     rows = rows.reindex(columns=[*TRAINING, *metrics])

@@ -16,6 +16,7 @@ from raymeta.analysis.figures.surfaces import draw_surface
 from raymeta.analysis.figures.trajectories import draw_trajectories
 from raymeta.analysis.tables.anytime import UNITS
 from raymeta.analysis.tables.frames import check
+from raymeta.results.schema import read_parquet
 from raymeta.results.validity import reasons_of
 
 #: Files of a folder, and names of figures.
@@ -85,7 +86,7 @@ def _by_task(file: Path, tasks: Iterable[str]) -> list[tuple[str, pd.DataFrame]]
     if not file.is_file():
         return []
     known = set(tasks)
-    groups = pd.read_parquet(file).groupby("task")
+    groups = read_parquet(file).groupby("task")
     return [
         (str(task), rows.dropna(axis="columns", how="all"))
         for task, rows in groups

@@ -11,7 +11,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from raymeta.results.schema import BLACK_BOX, REQUIRED_COLUMNS, current_frame
+from raymeta.results.schema import (
+    BLACK_BOX,
+    REQUIRED_COLUMNS,
+    current_frame,
+    read_parquet,
+)
 from raymeta.results.validity import marked
 
 STUDY = ["task", "method", "seed"]
@@ -38,9 +43,7 @@ def read(path: str | Path) -> pd.DataFrame:
             f"{file} does not exist: pass the folder that the comparison wrote"
         )
     try:
-        frame = current_frame(
-            pd.read_parquet(file, engine="pyarrow", partitioning=None)
-        )
+        frame = current_frame(read_parquet(file))
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from raymeta.analysis.tables.text import align, number
-from raymeta.results.schema import TRAINING
+from raymeta.results.schema import TRAINING, read_parquet
 
 BINS = 50  # the most points of a training curve
 #: What every frame has; what a figure does not need may be missing.
@@ -43,7 +43,7 @@ def read_training(folder: str | Path) -> pd.DataFrame:
         raise ValueError(
             f"a training has a frame.parquet, but {file} does not exist: start it again"
         )
-    frame = pd.read_parquet(file)
+    frame = read_parquet(file)
     if missing := [name for name in COLUMNS if name not in frame.columns]:
         raise ValueError(
             f"{file} lacks {', '.join(missing)}: it is no training's frame"
