@@ -50,6 +50,7 @@ def test_a_tree_comes_back_to_the_last_bit(tmp_path, sync):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_tensors_come_back_to_where_they_were_unless_told(tmp_path):
     save_tensors(tmp_path / "x.pt", torch.ones(1, device="cuda"))
     assert load_tensors(tmp_path / "x.pt").is_cuda
