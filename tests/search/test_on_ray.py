@@ -260,7 +260,7 @@ def test_ctrl_c_frees_a_cluster_that_goes_on(cluster, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         compare(task, "random", seeds=2, name="x", storage=tmp_path, progress=False)
 
-    assert time.monotonic() - asked[0] < 40  # Tune winds down its trials, too
+    assert time.monotonic() - asked[0] < 10
     deadline = time.monotonic() + 20
     while ray.available_resources().get("CPU", 0) < 2:
         assert time.monotonic() < deadline, "trials go on"

@@ -5,6 +5,8 @@ so all studies share one, and its searcher and scheduler only pass calls to the
 coordinator.
 """
 
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,10 @@ from ray.tune.search import Searcher
 
 from raymeta.runtime.interrupt import Interrupt
 from raymeta.search.study.coordinator import Coordinator
+
+#: Seconds after Ctrl-C for workers that are starting, so that they can be killed: Tune
+#: waits ten for one that it has to stop itself. What no node has room for never starts.
+STARTING_S = 5.0
 
 
 class _NotSaved:
@@ -101,8 +107,8 @@ class Pulse(_NotSaved, Callback, Stopper):
     """Runs between two events of Tune: what is due now and then, and the end at Ctrl-C.
 
     Tune itself would wait for trials in the middle of a step. So their workers are
-    killed; when the last one is gone Tune stops what has not begun, and gives back all
-    that it holds of the cluster.
+    killed, those that are starting too; when the last one is gone Tune stops what has
+    not begun, and gives back all that it holds of the cluster.
     """
 
     def __init__(
@@ -110,7 +116,7 @@ class Pulse(_NotSaved, Callback, Stopper):
     ) -> None:
         self._interrupt, self._on_tick = interrupt, on_tick
         self._ray_goes_on = ray_goes_on
-        self._ended = False
+        self._ended, self._deadline = False, math.inf
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Kill the workers when the end was asked for."""
@@ -119,10 +125,12 @@ class Pulse(_NotSaved, Callback, Stopper):
             return
         if not self._ray_goes_on:  # its end is that of all workers
             raise KeyboardInterrupt
-        actors = [t.temporary_state.ray_actor for t in trials if not t.is_finished()]
-        for actor in filter(None, actors):
+        now = time.monotonic()
+        self._deadline = min(self._deadline, now + STARTING_S)
+        left = [t.temporary_state.ray_actor for t in trials if not t.is_finished()]
+        for actor in filter(None, left):
             ray.kill(actor)
-        self._ended = not any(actors)
+        self._ended = not left or (now > self._deadline and not any(left))
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether a trial ends: the scheduler says which."""

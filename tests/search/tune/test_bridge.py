@@ -13,6 +13,7 @@ from search_toys import Bowl, Listed
 
 from raymeta.runtime.interrupt import Interrupt
 from raymeta.search.tune.bridge import (
+    STARTING_S,
     BridgeScheduler,
     BridgeSearcher,
     Pulse,
@@ -114,6 +115,8 @@ def test_tune_may_pickle_its_parts(bench):
 def test_at_ctrl_c_workers_are_killed_before_all_is_stopped(monkeypatch, bench):
     interrupt, beats, killed = Interrupt(), [], []
     monkeypatch.setattr("ray.kill", killed.append)
+    clock = [100.0]
+    monkeypatch.setattr("raymeta.search.tune.bridge.time.monotonic", lambda: clock[0])
     pulse, trials = Pulse(interrupt, lambda: beats.append(1), True), []
     for actor in ("a", None):
         trials.append(trial_of({}))
@@ -126,8 +129,11 @@ def test_at_ctrl_c_workers_are_killed_before_all_is_stopped(monkeypatch, bench):
     pulse.on_step_end(2, trials)
     assert (killed, pulse.stop_all()) == (["a"], False)
     trials[0].temporary_state.ray_actor = None
+    pulse.on_step_end(2, trials)
+    assert not pulse.stop_all(), "the second worker may be starting"
+    clock[0] += STARTING_S + 1  # no node has room for it
     pulse.on_step_end(3, trials)
-    assert (killed, pulse.stop_all(), beats) == (["a"], True, [1, 1, 1])
+    assert (killed, pulse.stop_all(), beats) == (["a"], True, [1, 1, 1, 1])
 
     with pytest.raises(KeyboardInterrupt):  # a Ray of its own ends with it
         Pulse(interrupt, lambda: None, False).on_step_end(4, trials)
