@@ -33,6 +33,7 @@ from raymeta.search.worker.trial_store import TrialStore
 from raymeta.space import Choice, Positive, Real, Space, Unit
 from raymeta.tasks import Digits, Quadratic
 from raymeta.tasks.base import Task
+from raymeta.testing.in_process import run_trial
 from raymeta.testing.kill import Computed, Killed, untimed
 
 #: Enough to leave the random start of a search that builds a model.
@@ -295,11 +296,6 @@ def compared(method: SearchMethod, path: Path, events: Sequence[Any] = ()) -> Co
         coordinator = Coordinator(map(study_of, plan.study_specs()), journal)
         coordinator.replay(journal.read())
         while run := coordinator.request_trial():
-            spec = coordinator.studies[run.study].spec
-            for report in trial_runner.reports_of(run, spec.task, spec.method):
-                if coordinator.record(run, [report], last=False):
-                    break
-            else:
-                coordinator.record(run, [], last=True)
+            run_trial(coordinator, run)
         assert coordinator.finished
         return Compared(to_frame(coordinator.studies.values()), journal.read())

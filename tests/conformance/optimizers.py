@@ -5,7 +5,6 @@ from functools import partial
 from itertools import chain, combinations
 from typing import Any, NamedTuple
 
-import pytest
 import torch
 
 from raymeta import optim
@@ -148,6 +147,5 @@ SINGULAR_AT_ZERO = {
 }
 #: Without the mirror images of other cases.
 ESSENTIAL = [name for name in CASES if "maximize" not in name]
-essential_case = pytest.mark.parametrize("name", ESSENTIAL)
 #: Settings that have one value for all parameters.
 JOINT = {"max_norm"}

@@ -1,7 +1,6 @@
 """Runs that are retraced bit for bit, and reverse mode along them."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -250,10 +249,6 @@ def test_memory_does_not_grow_with_the_run_but_for_the_buffer():
 
 
 # Errors
-
-
-def refusal(problem: BilevelProblem, hparams: Hparams) -> Callable[[], object]:
-    return lambda: hypergradient(problem, hparams, Reversible(3))
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,6 @@ from tests.support.learners import (
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-each_engine = pytest.mark.parametrize("engine", ["functional", "higher"])
-
 
 # -------------------------------------------------------------------------------- iMAML
 

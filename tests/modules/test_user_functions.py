@@ -30,10 +30,6 @@ def stepped(net: nn.Module, **others: Any) -> BilevelProblem:
     return problem
 
 
-def squares(z: Tensor, y: Tensor) -> Tensor:
-    return (z.mean(1) - y).square().mean()
-
-
 def counting() -> Callable[..., Tensor]:
     calls = []
 

@@ -13,6 +13,7 @@ from raymeta.search.plan import make_plan
 from raymeta.search.study.coordinator import Coordinator
 from raymeta.search.tune.search_study import study_of
 from raymeta.search.worker import trial_runner
+from raymeta.testing.in_process import run_trial
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import search_toys
@@ -44,16 +45,16 @@ class Bench:
         assert self.coordinator.finished
         return self
 
-    def play(self, run):
+    def play(self, run, states=None):
         """Run one trial to its end."""
-        study = self.coordinator.studies[run.study]
-        for message in trial_runner.reports_of(run, study.spec.task, study.spec.method):
-            if self.coordinator.record(run, [message], last=False):
-                return
-        self.coordinator.record(run, [], last=True)
+        run_trial(self.coordinator, run, states)
 
     def frame(self):
         return to_frame(self.studies)
+
+    def results(self):
+        """The frame without times."""
+        return self.frame().drop(columns="wall_s")
 
 
 @pytest.fixture

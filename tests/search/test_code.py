@@ -13,6 +13,7 @@ from raymeta.search.compare import compare
 from raymeta.search.fairness import first_values, same_values
 from raymeta.search.worker import trial_runner
 from raymeta.tasks import Quadratic, loading
+from raymeta.testing.in_process import run_trial
 
 TASK = """
     from dataclasses import dataclass
@@ -61,15 +62,7 @@ def run(plan, coordinator, folder, *others):
         if count == run.stop_after:
             raise KeyboardInterrupt
         count += 1
-        study = coordinator.studies[trial.study]
-        for message in trial_runner.reports_of(
-            trial, study.spec.task, study.spec.method
-        ):
-            coordinator.record(trial, [message], last=False)
-            if trial.number not in study.live:
-                break
-        else:
-            coordinator.record(trial, [], last=True)
+        run_trial(coordinator, trial)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""None"""
+"""Figures of the best loss so far."""
 
 import numpy as np
 import pandas as pd
@@ -7,13 +7,9 @@ import pytest
 from raymeta.analysis import anytime, draw_anytime
 from raymeta.analysis.figures.anytime import y_range
 from raymeta.analysis.figures.style import OTHERS
+from tests.support.drawn import line
 
 NAN = np.nan
-
-
-def line(table, method, task="digits"):
-    chosen = table[(table["method"] == method) & (table["task"] == task)]
-    return chosen.set_index("x")[["median", "q25", "q75"]]
 
 
 def drawn(axes):

@@ -1,4 +1,4 @@
-"""None"""
+"""Figures of a comparison."""
 
 import pandas as pd
 import pytest

@@ -1,12 +1,10 @@
-"""None"""
+"""Figures of curves that improve."""
 
 import numpy as np
 import pytest
 
 from raymeta.analysis import draw_loss_curves
 from raymeta.analysis.figures.loss_curves import y_range
-
-NAN = np.nan
 
 
 def test_the_figure_has_a_line_per_hyper_step_coloured_in_order(curves):

@@ -9,13 +9,7 @@ import pytest
 from raymeta.analysis import (
     draw_curve_row,
 )
-
-NAN = np.nan
-LR, MOMENTUM = (0.01, 0.1, 1.0), (0.0, 0.5)
-
-
-def lines_of(axes):
-    return {line.get_gid(): line for line in axes.lines if line.get_gid()}
+from tests.support.drawn import lines_of
 
 
 def test_two_of_a_kind_are_followed_and_equal_ones_once(surface, walks):

@@ -1,14 +1,10 @@
 """The loss figure of a meta-training run."""
 
-import math
-
 import pytest
 
 from raymeta.analysis import (
     draw_meta_loss,
 )
-
-NAN = math.nan
 
 
 def test_the_loss_figure(training):

@@ -6,6 +6,7 @@ import pytest
 from raymeta.analysis import (
     draw_pictures,
 )
+from tests.support.drawn import images
 
 
 def sinusoids():
@@ -39,14 +40,6 @@ def reconstructions():
         "truth": truth,
         "steps": np.array([0, 3]),
         "fitted": np.stack([truth + 0.1, truth + 0.01]),
-    }
-
-
-def images():
-    return {
-        "kind": np.array("images"),
-        "images": np.zeros((10, 8, 8)) + np.arange(10)[:, None, None],
-        "labels": np.arange(10),
     }
 
 

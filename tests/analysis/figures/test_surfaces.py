@@ -1,17 +1,9 @@
 """Figures of the loss over two hyperparameters, and of curves that improve."""
 
-import numpy as np
-
 from raymeta.analysis import (
     draw_surface,
 )
-
-NAN = np.nan
-LR, MOMENTUM = (0.01, 0.1, 1.0), (0.0, 0.5)
-
-
-def lines_of(axes):
-    return {line.get_gid(): line for line in axes.lines if line.get_gid()}
+from tests.support.drawn import lines_of
 
 
 def test_ways_on_the_surface(surface, walks):

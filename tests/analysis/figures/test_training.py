@@ -1,7 +1,6 @@
 """All figures of a meta-training run's folder."""
 
 import json
-import math
 
 import numpy as np
 import pytest
@@ -12,16 +11,7 @@ from raymeta.analysis import (
     read_training,
     write_training_figures,
 )
-
-NAN = math.nan
-
-
-def images():
-    return {
-        "kind": np.array("images"),
-        "images": np.zeros((10, 8, 8)) + np.arange(10)[:, None, None],
-        "labels": np.arange(10),
-    }
+from tests.support.drawn import images
 
 
 def test_all_figures_of_a_folder(training, tmp_path, published):

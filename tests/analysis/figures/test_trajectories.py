@@ -1,4 +1,4 @@
-"""None"""
+"""Figures of where hyperparameters went."""
 
 import numpy as np
 import pandas as pd
@@ -6,19 +6,7 @@ import pytest
 
 from raymeta.analysis import draw_trajectories, hparam_paths
 from raymeta.analysis.figures.trajectories import y_range
-from raymeta.analysis.tables.hparams import MANY
-
-
-def path(table, method, seed, name="lr"):
-    chosen = (table["method"] == method) & (table["seed"] == seed)
-    rows = table[chosen & (table["hyperparameter"] == name)]
-    return rows[["gradient_evals", "value"]].to_numpy().tolist()
-
-
-def many(frame, count=MANY + 1):
-    """Give each report `count` learning rates: lr, 2 lr, …."""
-    columns = {f"hp/rate[{i}]": frame["hp/lr"] * (i + 1) for i in range(count)}
-    return pd.concat([frame, pd.DataFrame(columns)], axis=1)
+from tests.support.drawn import many, path
 
 
 def test_the_figure_shows_all_walks_and_one_incumbent_a_method(frame):

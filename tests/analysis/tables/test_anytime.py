@@ -6,13 +6,9 @@ import pytest
 
 from raymeta.analysis import anytime
 from raymeta.analysis.tables.anytime import GRID
+from tests.support.drawn import line
 
 NAN = np.nan
-
-
-def line(table, method, task="digits"):
-    chosen = table[(table["method"] == method) & (table["task"] == task)]
-    return chosen.set_index("x")[["median", "q25", "q75"]]
 
 
 def test_medians_and_quartiles_over_two_seeds(frame):

@@ -6,20 +6,9 @@ import pytest
 
 from raymeta.analysis import draw_trajectories, hparam_bands, hparam_paths
 from raymeta.analysis.tables.hparams import MANY
+from tests.support.drawn import many, path
 
 NAN = np.nan
-
-
-def path(table, method, seed, name="lr"):
-    chosen = (table["method"] == method) & (table["seed"] == seed)
-    rows = table[chosen & (table["hyperparameter"] == name)]
-    return rows[["gradient_evals", "value"]].to_numpy().tolist()
-
-
-def many(frame, count=MANY + 1):
-    """Give each report `count` learning rates: lr, 2 lr, …."""
-    columns = {f"hp/rate[{i}]": frame["hp/lr"] * (i + 1) for i in range(count)}
-    return pd.concat([frame, pd.DataFrame(columns)], axis=1)
 
 
 def test_paths_of_hypergradient_methods_are_their_reports_in_order(frame):

@@ -1,12 +1,9 @@
 """Loss curves, one for each outer step."""
 
-import numpy as np
 import pytest
 
 from raymeta.analysis import draw_loss_curves
 from raymeta.analysis.tables.loss_curves import loss_curves
-
-NAN = np.nan
 
 
 def test_curves_are_split_sorted_and_finite(curves):

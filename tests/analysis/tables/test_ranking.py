@@ -1,4 +1,4 @@
-"""None"""
+"""Rankings, against frames written by hand."""
 
 import numpy as np
 import pandas as pd

@@ -10,8 +10,6 @@ from raymeta.analysis import (
     training_curve,
 )
 
-NAN = math.nan
-
 
 def test_the_training_curve_averages_over_steps_tasks_and_seeds(training):
     curve = training_curve(training)

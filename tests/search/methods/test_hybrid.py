@@ -11,7 +11,6 @@ from raymeta.outer.steps.adam import HYPER_LR
 from raymeta.search.methods.pbt_descent import PbtDescent
 from raymeta.search.methods.tpe_descent import TpeDescent
 from raymeta.search.plan import make_plan
-from raymeta.search.worker import trial_runner
 from raymeta.search.worker.trial_store import TrialStore
 from raymeta.space import Choice, Space
 from raymeta.tasks import DigitsChoices
@@ -22,10 +21,6 @@ HYBRIDS = [TpeDescent(), POPULATION]
 
 def named(method):
     return method.name
-
-
-def results(bench):
-    return bench.frame().drop(columns="wall_s")
 
 
 def search_rows(frame):
@@ -42,7 +37,7 @@ def test_killed_anywhere_it_goes_on_as_if_nothing_had_happened(bench, method, ta
 
     for killed_after in range(len(events)):
         again = bench(task, method, budget, events=events[:killed_after])
-        pd.testing.assert_frame_equal(results(again.run()), results(whole))
+        pd.testing.assert_frame_equal(again.run().results(), whole.results())
 
 
 @pytest.mark.parametrize("method", HYBRIDS, ids=named)
@@ -82,11 +77,8 @@ def test_saved_states_spare_training_and_change_nothing(bench, tmp_path):
     for where in (None, states):
         one = bench(Bowl(), POPULATION, 150.0)
         while run := one.coordinator.request_trial():
-            study = one.coordinator.studies[run.study]
-            said = trial_runner.reports_of(run, study.spec.task, POPULATION, where)
-            if not any(one.coordinator.record(run, [m], last=False) for m in said):
-                one.coordinator.record(run, [], last=True)
-        frames.append(results(one))
+            one.play(run, where)
+        frames.append(one.results())
     pd.testing.assert_frame_equal(*frames)
     study = one.studies[0].spec.key
     like = POPULATION.begin(Bowl(), Bowl().sample(0), {"lr": 0.1, "kind": "plain"})

@@ -14,10 +14,6 @@ METHODS = ("random", "asha", "tpe", Walk((0.1, 0.9, 0.5)))
 TASK = Bowl(nan_above=1.2, raise_above=1.6)
 
 
-def results(bench):
-    return bench.frame().drop(columns="wall_s")
-
-
 def test_the_cell_furthest_behind_comes_first(bench):
     both = bench(Bowl(), (Listed((0.1,) * 9), Listed((0.2,) * 9, name="b")), budget=40)
 
@@ -47,7 +43,7 @@ def test_the_order_of_trials_of_different_cells_does_not_matter(bench):
         while run := study.request_trial():
             back.play(run)
 
-    pd.testing.assert_frame_equal(results(forth), results(back))
+    pd.testing.assert_frame_equal(forth.results(), back.results())
 
 
 def test_seeds_are_paired_and_differ(bench):
@@ -66,7 +62,7 @@ def test_replay_of_any_part_of_the_journal_continues_like_the_undisturbed_run(be
 
     for killed_after in range(len(events)):
         again = bench(TASK, METHODS, 45, events=events[:killed_after])
-        pd.testing.assert_frame_equal(results(again.run()), results(whole))
+        pd.testing.assert_frame_equal(again.run().results(), whole.results())
 
 
 def test_a_run_killed_again_and_again_still_continues(bench):
@@ -82,7 +78,7 @@ def test_a_run_killed_again_and_again_still_continues(bench):
         killed.play(runs[0])
         events = killed.journal.read()
 
-    pd.testing.assert_frame_equal(results(killed), results(whole))
+    pd.testing.assert_frame_equal(killed.results(), whole.results())
 
 
 def test_what_was_in_flight_leaves_no_rows_after_a_replay(bench):
@@ -166,7 +162,7 @@ def test_a_replayed_ledger_asks_only_cells_that_are_left(bench, monkeypatch):
     again.run()
 
     assert set(asked) == {event["study"][2] for event in events[-2:]}
-    pd.testing.assert_frame_equal(results(first), results(again))
+    pd.testing.assert_frame_equal(first.results(), again.results())
 
 
 def test_the_work_for_a_frame_grows_with_its_rows(bench, monkeypatch):

@@ -14,19 +14,11 @@ from raymeta.search.plan import make_plan
 from raymeta.search.study.study import ATTEMPTS
 from raymeta.search.tune.search_study import study_of
 
-FULL_RUN = 9 + 1  # steps, and one outer loss at a third of 3
-
 
 def told_searcher():
     """A searcher that stays in reach: its list of what it was told."""
     told = []
     return told, lambda searcher: setattr(searcher, "told", told)
-
-
-def rows_of(frame, **columns):
-    for name, value in columns.items():
-        frame = frame[frame[name] == value]
-    return frame
 
 
 def test_trials_start_while_a_full_run_fits_and_the_look_at_the_test_set_is_free(bench):

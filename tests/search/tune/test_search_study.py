@@ -27,10 +27,6 @@ POPULATION = Pbt(population=4, intervals=3, quantile=0.5)
 PAUSING = [HyperBand(halvings=1), POPULATION]
 
 
-def results(bench):
-    return bench.frame().drop(columns="wall_s")
-
-
 def search_rows(frame):
     return frame[frame.status != "final"]
 
@@ -108,7 +104,7 @@ def test_killed_anywhere_it_goes_on_as_if_nothing_had_happened(bench, method, ta
 
     for killed_after in range(len(events)):
         again = bench(task, method, 75, events=events[:killed_after])
-        pd.testing.assert_frame_equal(results(again.run()), results(whole))
+        pd.testing.assert_frame_equal(again.run().results(), whole.results())
 
 
 @pytest.mark.parametrize("method", PAUSING, ids=lambda m: m.name)
@@ -166,11 +162,8 @@ def test_saved_states_spare_training_and_change_nothing(bench, method, tmp_path)
         one = bench(Counted(), method, budget)
         one.coordinator._states = where or TrialStore(None)
         while run := one.coordinator.request_trial():
-            study = one.coordinator.studies[run.study]
-            said = trial_runner.reports_of(run, study.spec.task, method, where)
-            if not any(one.coordinator.record(run, [m], last=False) for m in said):
-                one.coordinator.record(run, [], last=True)
-        frames.append(results(one))
+            one.play(run, where)
+        frames.append(one.results())
         taken.append(Counted.taken["steps"])
 
     pd.testing.assert_frame_equal(*frames)
@@ -188,17 +181,17 @@ def test_a_stretch_whose_worker_dies_keeps_what_was_before(bench):
     one = bench(Bowl(), POPULATION, budget=48)
     for _ in range(4):
         one.play(one.coordinator.request_trial())
-    before = results(one)
+    before = one.results()
     run = one.coordinator.request_trial()
     assert run.before
 
     one.coordinator.on_worker_lost(run, "node gone")
 
-    pd.testing.assert_frame_equal(results(one), before)
+    pd.testing.assert_frame_equal(one.results(), before)
     assert one.coordinator.request_trial() == run
     whole = bench(Bowl(), POPULATION, budget=48).run()
     one.studies[0].rerun(run.number)
-    pd.testing.assert_frame_equal(results(one.run()), results(whole))
+    pd.testing.assert_frame_equal(one.run().results(), whole.results())
 
 
 def test_perturbations_stay_in_the_bounds(bench):
