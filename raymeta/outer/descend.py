@@ -91,9 +91,11 @@ def descend(
         hyper_lr: first length of a hyper-step in each unconstrained coordinate: log λ
             for `Positive`, logit λ for `Unit`, λ for `Real`, in eighths of the range
             where that has bounds; 1 for whole runs and 0.2 while training goes on by
-            default. From there lengths adapt: they grow while hypergradients agree, to
-            1.5 and 0.2 (or the first length where that is more), and shrink where they
-            do not.
+            default. Over whole runs, elements of a tensor of 8 or more go half of it by
+            themselves, half of it together (`Rprop`). From there lengths adapt: they
+            grow while hypergradients agree, to 1.5 and 0.2 (or the first length where
+            that is more), and shrink where they do not. Tries at random points near the
+            best one have lengths of their own.
         evaluator: computes what is evaluated, or remembers it.
 
     Raises:

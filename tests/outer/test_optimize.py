@@ -3,20 +3,25 @@
 import itertools
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import torch
 
 from raymeta import Result, optimize
-from raymeta.hypergrad import Reverse, ShortTerm
-from raymeta.optim import load_schedule
+from raymeta.hypergrad import ES, PES, Reverse, ShortTerm
+from raymeta.hypergrad.registry import ESTIMATORS, by_name
+from raymeta.optim import load_schedule, sgd
+from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.descend import descend
 from raymeta.outer.replay import replay
 from raymeta.outer.report import Report, outer_value
 from raymeta.outer.result import better
-from raymeta.space import Choice, Positive, Space, Unit
+from raymeta.problem import BilevelProblem, descent
+from raymeta.space import Choice, Positive, Real, Space, Unit
 from raymeta.tasks import Quadratic
 from raymeta.testing.kill import untimed
+from raymeta.types import Hparams, Tensors
 from tests.support.small_tasks import (
     Diverging,
     OneStep,
@@ -180,31 +185,78 @@ def test_the_seed_of_restarts_is_not_the_problems():
     assert runs[0][:4] == runs[2][:4]
 
 
-@pytest.mark.parametrize("hyper_lr", [1e-3, 0.03, 0.5, 2.5])
-@pytest.mark.parametrize("estimator", [Reverse(16), ShortTerm(2)], ids=str)
-def test_the_hyper_rate_is_the_first_step_in_each_coordinate(estimator, hyper_lr):
-    """After the run at the start, and the first estimate there."""
-    task = Unbounded(horizon=16)
+@dataclass(frozen=True, kw_only=True)
+class Penalties:
+    """Ten penalties of which about half are too strong, and a target in metres."""
+
+    horizon: int = 16
+    budget: float = 2000.0
+    name: str = "penalties"
+
+    @property
+    def space(self) -> Space:
+        return Space(l2=Positive(0.1, shape=(10,)), aim=Real(2.0, low=-40.0, high=40.0))
+
+    def sample(self, seed: int) -> BilevelProblem:
+        ends = torch.tensor([0.0, 3.0]).repeat(5)
+
+        def inner(params: Tensors, hparams: Hparams, batch: object) -> torch.Tensor:
+            w = params["w"]
+            return (w - hparams["aim"]).square().sum() + hparams["l2"] @ w.square()
+
+        return descent(
+            init_params=lambda hparams: {"w": torch.ones(10)},
+            inner_loss=inner,
+            outer_loss=lambda params, hparams: (params["w"] - ends).square().sum(),
+            optimizer=lambda hparams: sgd(0.1, momentum=0.5),
+        )
+
+
+EVERY = {name: by_name(name, 16) for name in ESTIMATORS} | {
+    "es": ES(16, sigma=0.01, pairs=4),
+    "pes": PES(4, sigma=0.01, pairs=4),
+    "short_term of one step": ShortTerm(1),
+}
+
+
+@pytest.mark.parametrize("hyper_lr", [None, 1e-3])
+@pytest.mark.parametrize("name", EVERY)
+def test_the_hyper_rate_is_the_first_step_in_each_coordinate(name, hyper_lr):
+    """Of the elements of a tensor, over whole runs, where their sum agrees."""
+    task, estimator = Penalties(), EVERY[name]
     reports = descend(
-        task, task.sample(0), estimator, seed=0, budget=200, hyper_lr=hyper_lr
+        task, task.sample(0), estimator, seed=0, budget=2000.0, hyper_lr=hyper_lr
     )
-    zero, one, two = (task.space.hparams(next(reports).hparams) for _ in range(3))
-    assert zero == one
-    before, after = (task.space.unconstrained(h) for h in (one, two))
-    for name in before:
-        step = abs(float(after[name] - before[name]))
-        assert step == pytest.approx(hyper_lr, rel=1e-9)
+    coordinates = Coordinates(task.space)
+    points = (task.space.hparams(r.hparams, dtype=torch.float64) for r in reports)
+    start, again, moved = (coordinates.at(next(points)) for _ in range(3))
+    assert torch.equal(start, again)
+    first = hyper_lr or (1.0 if estimator.steps == 16 else 0.2)
+    steps = (moved - start).tolist()
+    signs = {math.copysign(1.0, step) for step in steps[:10] if step}
+    assert len(signs) == (1 if estimator.steps == 16 else 2)
+    moved = [abs(step) for step in steps if step]
+    assert moved == pytest.approx([first] * len(moved), rel=1e-9)
+    assert len(moved) >= 6
 
 
-@pytest.mark.parametrize("hyper_lr", [1e-3, 0.1])
-def test_a_short_first_step_grows_as_fast_as_signs_agree_and_no_faster(hyper_lr):
-    """By 1.5 from each hypergradient to the next; no plain run tries a longer one."""
-    task = Unbounded(horizon=16)
-    reports = optimize(task, Reverse(16), budget=300, hyper_lr=hyper_lr).reports
-    lr = [math.log(r.hparams["lr"]) for r in reports]
-    assert [r.inner_steps for r in reports[:5]] == [16, 2, 4, 8, 16]
-    steps = [lr[2] - lr[1], lr[3] - lr[2]]
-    assert steps == pytest.approx([hyper_lr, 1.5 * hyper_lr], rel=1e-9)
+@pytest.mark.parametrize("hyper_lr", [1e-3, 2.5])
+@pytest.mark.parametrize(
+    ("name", "longest", "growth"),
+    [("reverse", 1.5, 1.5), ("short_term", 0.2, math.exp(0.5))],
+)
+def test_lengths_grow_by_a_factor_and_to_the_longest(name, longest, growth, hyper_lr):
+    """From each of the first estimates to the next."""
+    task = Penalties()
+    reports = optimize(task, EVERY[name], hyper_lr=hyper_lr, budget=600.0).reports
+    coordinates = Coordinates(task.space)
+    xs = [
+        coordinates.at(task.space.hparams(r.hparams, dtype=torch.float64))
+        for r in reports[1:4]
+    ]
+    first, second = (float((b - a).abs().max()) for a, b in pairwise(xs))
+    assert first == pytest.approx(hyper_lr)
+    assert second <= min(max(hyper_lr, longest), growth * hyper_lr) * (1 + 1e-9)
 
 
 # ---------------------------------------------------------------------------- refusals

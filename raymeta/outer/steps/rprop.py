@@ -38,8 +38,10 @@ class Rprop:
     if its gradient explodes, and the first length soon does not.
 
     Attributes:
-        length: how far the first step moves every coordinate. Elements of a tensor go
-            half of it by themselves, half of it together.
+        length: how far the first step moves every coordinate; no step moves one by
+            more than that, or 1.5 where that is more. Elements of a tensor go half of
+            it by themselves, half of it together: those whose sign is that of the
+            tensor's sum all of it, the others nothing at first.
         tensors: slices of coordinates that are the elements of one tensor.
 
     Source: Riedmiller & Braun 1993, with a larger growth, for a point costs a whole
@@ -82,7 +84,8 @@ class Rprop:
         step = moves[:n].clone()
         for part, move in zip(self.tensors, moves[n:], strict=True):
             step[part] += move
-        return step
+        longest = max(self.length, self.LONGEST)
+        return step.clamp(-longest, longest)
 
     def _along(self, gradient: Tensor) -> Tensor:
         shared = [gradient[part].sum() for part in self.tensors]

@@ -41,8 +41,9 @@ def test_lengths_by_hand():
 
 def test_its_growth_ends_at_the_longest_or_the_first_length():
     for first, longest in ((1.0, 1.5), (4.0, 4.0), (0.2, 1.5)):
-        rprop = Rprop(first)
-        assert float(rprop.step(after(rprop, *[vector(1.0)] * 8))) == -longest
+        for tensors in ((), (slice(0, 1),)):
+            rprop = Rprop(first, tensors)
+            assert float(rprop.step(after(rprop, *[vector(1.0)] * 8))) == -longest
 
 
 def test_it_moves_the_elements_of_a_tensor_together_and_alone():
