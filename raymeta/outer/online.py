@@ -29,7 +29,8 @@ class OnlineDescent(HyperDescent):
     longer one is the longest in the place of 0.2. A better run moves the start of the
     next one to its own mean λ; after a worse one the longest shrinks, so that runs tend
     to training at the best λ found. After two, six plain runs at most look for another
-    start nearby (see `HyperDescent`). As long as no run, that at the start included,
+    start nearby (see `HyperDescent`); the first of them is at the mean λ of the best
+    run, which is trained at as a constant before the budget ends. As long as no run, that at the start included,
     has ended better than it began, the next one goes on from where the last one led.
 
     Source: Baydin et al. 2018 and Franceschi et al. 2017 (RTHO).
@@ -51,6 +52,8 @@ class OnlineDescent(HyperDescent):
         self._escape, self._way = ESCAPE, torch.zeros(())
         self._visited: list[tuple[int, Tensor]] = []
         self._began = math.inf  # E after the first estimate of a run
+        #: Mean λ of the best run, until that has been trained at as a constant.
+        self._untrained: Tensor | None = None
         self._cost = self.run_cost
 
     def reports(self) -> Iterator[Report]:
@@ -60,7 +63,7 @@ class OnlineDescent(HyperDescent):
         if self._meter.covers(self.sure_cost):
             constant = yield from self._plain(start, self.horizon)
         converged = False  # whether a run has ended better than it began
-        while self._meter.covers(self._cost):
+        while self._meter.covers(self._cost + self._constant_cost):
             value = yield from self._run(start)
             converged |= min(value, constant) < self._began
             constant = math.inf
@@ -69,18 +72,36 @@ class OnlineDescent(HyperDescent):
                 self._adam = ClippedAdam(self._adam.lr).init(start)
             if value < self._best.value:
                 self._best, worse = Evaluated(self._mean(), value, None), 0
-                start = self._best.x
+                start = self._untrained = self._best.x
             elif converged:
                 self._longest, worse = self._longest * SHRINK, worse + 1
             else:
                 start = self._go_on()
             if worse == PATIENCE:
                 worse = 0
-                if found := (yield from self._local_search(LOOKS)):
+                looks = LOOKS - (self._untrained is not None)
+                found = yield from self._constant()
+                found = found or (yield from self._local_search(looks))
+                if found:
                     start = found.x
                     self._adam = ClippedAdam(self._longest).init(start)
+        yield from self._constant()
         while (yield from self._local_search()) is not None:
             pass
+
+    def _constant(self) -> Generator[Report, None, Evaluated | None]:
+        """The mean λ of the best run as a constant; None unless that is better."""
+        x, self._untrained = self._untrained, None
+        if x is None or not self._meter.covers(self._plain_cost(self.horizon)):
+            return None
+        best = self._best.value
+        value = yield from self._plain(x, self.horizon)
+        return self._best if value < best else None
+
+    @property
+    def _constant_cost(self) -> float:
+        """Charge for what is still to be trained at the mean λ of the best run."""
+        return 0.0 if self._untrained is None else self._plain_cost(self.horizon)
 
     def _run(self, x: Tensor) -> Generator[Report, None, float]:
         """One training run from x; returns E(s_T), or ∞ if it is above the first E."""
@@ -133,7 +154,9 @@ class OnlineDescent(HyperDescent):
         )
 
     def _mean(self) -> Tensor:
-        return torch.stack([x for _, x in self._visited]).mean(dim=0)
+        total = sum(steps for steps, _ in self._visited)
+        each = [steps / total * x for steps, x in self._visited]
+        return torch.stack(each).sum(dim=0)
 
     @property
     def sure_cost(self) -> float:
