@@ -61,7 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _print(task: Any, result: Any) -> None:
-    """Every report, the best λ and its metrics."""
+    """Every report, the best λ, what lies beside it, and its metrics."""
+    from raymeta.results.profile import sentence
     from raymeta.space import Space
 
     hidden = ["task", "method", "family", "seed", "trial", "failure"]
@@ -74,6 +75,8 @@ def _print(task: Any, result: Any) -> None:
     for name, value in space.point(result.hparams).items():
         text = f"{value:.6g}" if isinstance(value, float) else value
         print(f"  {name} = {text}")
+    if profile := result.profile:
+        print(sentence(profile, result.start_loss, result.outer_loss))
     for name, value in result.metrics.items():
         print(f"{name} = {value:.6g}")
 

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from raymeta.hypergrad import Estimator
 from raymeta.hypergrad.base import with_steps
-from raymeta.outer.base import Evaluated, HyperDescent
+from raymeta.outer.base import HyperDescent
 from raymeta.outer.report import Report
 from raymeta.outer.steps.lbfgs import LBFGS
 from raymeta.outer.steps.line_search import LineSearch
 from raymeta.outer.steps.rprop import Rprop
+from raymeta.outer.trust import Evaluated
 
 #: First length of a step in each coordinate, unless another is given: a factor of e.
 STEP = 1.0
@@ -59,8 +60,7 @@ class OfflineDescent(HyperDescent):
         """Charge for one complete estimate."""
         return self._cost(self.horizon)
 
-    def reports(self) -> Iterator[Report]:
-        """Descend until nothing more is covered by the budget."""
+    def _descent(self) -> Iterator[Report]:
         best: Evaluated | None = Evaluated(self.coordinates.start(), math.inf, None)
         if halvings := self._first_halvings():
             yield from self._plain(self.coordinates.start(), self.horizon)
@@ -213,13 +213,15 @@ class OfflineDescent(HyperDescent):
             )
         except OverflowError:  # arithmetic without ∞ (Reversible): the run diverged
             self._meter.charge(estimator.cost(self.problem, hparams))
+            found = self._recorded(x, math.inf, horizon)
             yield self._at_constant(x, math.inf, horizon, rollout.state)
-            return math.inf, torch.zeros_like(x)
+            return found, torch.zeros_like(x)
         self._meter.charge(hyper.gradient_evals)
         value = float(hyper.outer_loss)
-        yield self._at_constant(x, value, horizon, rollout.state)
         gradient = self.coordinates.gradient(x, hyper.grads)
-        return self._finite(x, value, horizon), gradient
+        found = self._recorded(x, value, horizon, gradient)
+        yield self._at_constant(x, value, horizon, rollout.state)
+        return found, gradient
 
     def _ahead(self, x: Tensor) -> Tensor:
         return self.coordinates.project(x + self._rprop.step(self._signs))

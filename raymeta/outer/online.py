@@ -3,14 +3,16 @@
 import math
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from raymeta.outer.base import Evaluated, HyperDescent
+from raymeta.outer.base import HyperDescent
 from raymeta.outer.online_run import OnlineRun, OnlineStep
 from raymeta.outer.report import Report, Schedule
 from raymeta.outer.steps.adam import HYPER_LR, ClippedAdam
+from raymeta.outer.trust import Evaluated
 
 #: How hyper-steps shrink after a training run that was no better than the best.
 SHRINK = 0.8
@@ -36,6 +38,9 @@ class OnlineDescent(HyperDescent):
     Source: Baydin et al. 2018 and Franceschi et al. 2017 (RTHO).
     """
 
+    # What lies beside a run along which λ changes is no run at a constant λ.
+    looks_beside: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         """Know nothing better than the start."""
         super().__post_init__()
@@ -56,8 +61,7 @@ class OnlineDescent(HyperDescent):
         self._untrained: Tensor | None = None
         self._cost = self.run_cost
 
-    def reports(self) -> Iterator[Report]:
-        """Descend until nothing more is covered by the budget."""
+    def _descent(self) -> Iterator[Report]:
         start, worse = self._best.x, 0
         constant = math.inf
         if self._meter.covers(self.sure_cost):

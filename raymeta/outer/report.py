@@ -1,6 +1,7 @@
 """Reports of a trial, and the outer loss that they are about."""
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -36,6 +37,13 @@ class Report(NamedTuple):
         metrics: held-out values on the test set, by column name.
         parent: the trial whose training this continues; None for its own.
         evidence: digests of what the trial trains on, in its first report.
+        agreement: how far values have confirmed slopes until then, NaN where nothing is
+            known; see `raymeta.outer.trust.Trust`, also for the next two.
+        roughness: how far E departs from what is predicted from beside.
+        rejected: share of the evaluations that were not below all before.
+        offset: of a look beside a point, the distance from it in the coordinate where
+            E is steepest, negative downhill; NaN for all others.
+        returned: whether this is what the trial returns, although others ended lower.
     """
 
     outer_step: int = 0
@@ -52,6 +60,11 @@ class Report(NamedTuple):
     metrics: dict[str, float] = {}  # noqa: RUF012, never changed
     parent: int | None = None
     evidence: dict[str, str] = {}  # noqa: RUF012, never changed
+    agreement: float = math.nan
+    roughness: float = math.nan
+    rejected: float = math.nan
+    offset: float = math.nan
+    returned: bool = False
 
     @property
     def status(self) -> str:
@@ -83,6 +96,12 @@ def non_finite(report: Report) -> str:
     if math.isfinite(report.outer_loss):
         return ""
     return f"non-finite outer loss at inner step {report.inner_steps}"
+
+
+def lowest_kept(reports: Iterable[Report]) -> float:
+    """E of what a trial returns although others ended lower; −∞ where none is so."""
+    returned = (report.outer_loss for report in reports if report.returned)
+    return next(returned, -math.inf)
 
 
 def plain_run(

@@ -43,11 +43,20 @@ REPORTS = {
     "wall_s": "float64",
     "outer_loss": "float64",
     "best_outer_loss": "float64",
+    "agreement": "float64",
+    "roughness": "float64",
+    "rejected": "float64",
+    "offset": "float64",
     "status": "str",
     "failure": "str",
 }
+#: What a descent says about slopes, see `raymeta.outer.report.Report`: NaN for other
+#: methods, and not in older frames.
+TRUST = ("agreement", "roughness", "rejected", "offset")
 #: Those that every frame of reports has; `parent` and `flops` are a comparison's.
-REQUIRED_COLUMNS = tuple(name for name in REPORTS if name not in ("parent", "flops"))
+REQUIRED_COLUMNS = tuple(
+    name for name in REPORTS if name not in ("parent", "flops", *TRUST)
+)
 
 #: Columns of outer losses along training, see `raymeta.outer.landscape`.
 CURVE_COLUMNS = ("task", "seed", "outer_step", "inner_steps", "outer_loss")

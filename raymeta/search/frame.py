@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from raymeta.results.schema import REPORTS, TEST, frame_of, hparam_columns
+from raymeta.outer.report import lowest_kept
+from raymeta.results.schema import REPORTS, TEST, TRUST, frame_of, hparam_columns
 from raymeta.results.validity import mark
 from raymeta.search.fairness import evidence_of, reasons
 from raymeta.search.study.study import Study
@@ -22,12 +23,13 @@ def to_frame(studies: Iterable[Study]) -> pd.DataFrame:
         study; the `final` row, the look at the test set, adds nothing to them. `flops`
         is `gradient_evals` times `step_flops` of the task: those of plain training
         steps of equal charge, without validation.
-        `best_outer_loss` is the lowest finite outer loss of a full run of the study
-        so far. `parent` is the trial whose training the report continues: its own, or
-        the one that it has copied; so the schedule of hyperparameters behind a report
-        can be followed back through the rows. A hyperparameter that the options of a
-        trial do not use is empty (NaN). Where methods did not train on the same, the
-        frame has a column `invalid`, see `raymeta.results.validity`.
+        `best_outer_loss` is the lowest finite outer loss of a full run of the study so
+        far, without those below what a descent returns in the end. `parent` is the
+        trial whose training the report continues: its own, or the one that it has
+        copied; so the schedule of hyperparameters behind a report can be followed back
+        through the rows. A hyperparameter that the options of a trial do not use is
+        empty (NaN). Where methods did not train on the same, the frame has a column
+        `invalid`, see `raymeta.results.validity`.
     """
     studies = list(studies)
     hparams = _hparam_dtypes(studies)
@@ -43,6 +45,7 @@ def to_frame(studies: Iterable[Study]) -> pd.DataFrame:
 
 def _rows(study: Study, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
     spec, best = study.spec, math.nan
+    lowest = lowest_kept(report for _, report in study.reports)
     domains = spec.task.space.flat_domains()
     spent, wall = Sums(), Sums()
     for number, report in study.reports:
@@ -50,7 +53,8 @@ def _rows(study: Study, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
             spent.put(number, report.gradient_evals)
             wall.put(number, report.wall_s)
         total = spent.total
-        if report.scores and not best <= report.outer_loss:  # also when best is NaN
+        counts = report.scores and report.outer_loss >= lowest
+        if counts and not best <= report.outer_loss:  # also when best is NaN
             best = report.outer_loss
         yield {
             **spec.key._asdict(),
@@ -64,6 +68,7 @@ def _rows(study: Study, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
             "wall_s": wall.total,
             "outer_loss": report.outer_loss,
             "best_outer_loss": best,
+            **{name: getattr(report, name) for name in TRUST},
             "status": report.status,
             "failure": report.failure,
             **report.metrics,

@@ -15,6 +15,7 @@ COLUMNS = [
     *("task", "method", "family", "seed", "trial", "parent"),
     *("outer_step", "inner_steps"),
     *("gradient_evals", "flops", "wall_s", "outer_loss", "best_outer_loss"),
+    *("agreement", "roughness", "rejected", "offset"),
     *("status", "failure", "test_loss", "hp/lr", "hp/kind"),
 ]
 

@@ -19,6 +19,7 @@ from raymeta.analysis.report.record import (
 )
 from raymeta.analysis.report.rendering import render
 from raymeta.analysis.report.results import rankings, statistics
+from raymeta.analysis.report.trust import trust_columns
 from raymeta.analysis.tables.frames import STUDY
 from raymeta.analysis.tables.ranking import ranking
 from raymeta.analysis.tables.ranks import mean_ranks, task_scores
@@ -71,6 +72,7 @@ def comparison_page(frame: pd.DataFrame, folder: Path) -> str:
             if (folder / f"{stem}.gif").is_file()
         },
         budgets=budget_table(frame, record.get("budgets", {})),
+        trust=trust_columns(frame),
         failures=failure_columns(frame),
         skipped=skipped_columns(spending),
         evidence=evidence_columns(read_record(folder, "evidence.json")),

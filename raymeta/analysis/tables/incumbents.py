@@ -17,9 +17,11 @@ def incumbents(study: pd.DataFrame) -> pd.DataFrame:
         study: the rows of one study.
 
     Returns:
-        The rows with status `complete` whose `outer_loss` is below all before.
+        The rows with status `complete` whose `outer_loss` is below all before, without
+        those below what a descent returns in the end.
     """
     rows = study[study["status"] == "complete"].dropna(subset=["outer_loss"])
+    rows = rows[rows["outer_loss"] >= rows["best_outer_loss"]]
     rows = rows.sort_values("gradient_evals", kind="stable")
     before = rows["outer_loss"].cummin().shift(fill_value=np.inf)
     return rows[rows["outer_loss"] < before]

@@ -5,6 +5,7 @@ through the same `request_trial` and `record`, so a resumed study stands where t
 killed one stood.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -142,7 +143,8 @@ class Study(ABC):
 
     def _improve(self, report: Report) -> bool:
         """Keep the best; return whether this is it."""
-        if report.scores and (self.best is None or report.outer_loss < self.best[0]):
+        least = math.inf if self.best is None else self.best[0]
+        if report.scores and (report.returned or report.outer_loss < least):
             self.best = report.outer_loss, report.hparams
             return True
         return False

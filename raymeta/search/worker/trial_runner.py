@@ -1,5 +1,6 @@
 """Trial runner on a worker: one trial, from its `TrialSpec` to its last report."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ from ray import tune
 from raymeta.outer.report import Report, non_finite
 from raymeta.outer.result import better
 from raymeta.problem import BilevelProblem
+from raymeta.results.schema import TRUST
 from raymeta.runtime.serialization import Payload
 from raymeta.search.fairness import fingerprint
 from raymeta.search.methods import (
@@ -240,6 +242,7 @@ class _Trial:
             complete=bool(report.complete),
             hparams=self.task.space.parse(report.hparams),
             wall_s=self.stopwatch.seconds,
+            **{name: getattr(report, name) for name in (*TRUST, "returned")},
             **{"failure": non_finite(report), **end},
         )
         return self.last
@@ -251,6 +254,7 @@ class _Trial:
             metrics = _test(self._problem(report), self.task.space, report)
         except Exception as error:
             failure = "; ".join(filter(None, [failure, _reason(error)]))
+        report = report._replace(offset=math.nan)
         return self._report(report, kind="final", failure=failure, metrics=metrics)
 
 
