@@ -121,10 +121,10 @@ def trace(function: Kernel, example: Sequence[Tensor]) -> fx.GraphModule:
     try:
         with noting:
             graph = make_fx(function)(*example)
-            _require_functional(graph)
-            # Again, for what writes into a tensor; derivatives are operators by now.
-            with without_autocast():
-                graph = make_fx(functionalize(graph))(*example)
+            if _writes(graph):
+                # Again, without that; derivatives are operators by now.
+                with without_autocast():
+                    graph = make_fx(functionalize(graph))(*example)
     except RuntimeError as error:
         function(*example)  # A mistake of its own comes up as it is.
         reason = f"torch says: {str(error).splitlines()[0]}"
@@ -149,8 +149,13 @@ def trace(function: Kernel, example: Sequence[Tensor]) -> fx.GraphModule:
     return _without_repetition(graph)
 
 
-def _require_functional(graph: fx.GraphModule) -> None:
-    """Raise ValueError where an operator writes into a tensor without saying so."""
+def _writes(graph: fx.GraphModule) -> bool:
+    """Whether an operator writes into a tensor.
+
+    Raises:
+        ValueError: one does that is not torch's own, or a collective.
+    """
+    writes = False
     for node in graph.graph.nodes:
         if not isinstance(node.target, torch._ops.OpOverload):
             continue
@@ -160,6 +165,8 @@ def _require_functional(graph: fx.GraphModule) -> None:
         if node.target._schema.is_mutable and not ours:
             reason = f"{node.target.name()} writes into a tensor"
             raise _untraceable(reason, "it (return a new tensor)")
+        writes |= node.target._schema.is_mutable
+    return writes
 
 
 def _unchanged(node: fx.Node) -> fx.Node | None:
