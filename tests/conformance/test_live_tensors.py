@@ -1,4 +1,4 @@
-"""A thousand outer steps leave no tensor behind, without the cycle collector."""
+"""Two hundred outer steps leave no tensor behind, without the cycle collector."""
 
 import pytest
 import torch
