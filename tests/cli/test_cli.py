@@ -291,7 +291,10 @@ def test_list_says_what_methods_do_and_what_they_lack(capsys, monkeypatch):
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():
-    code = "import sys; from raymeta.cli import main; sys.exit(main(['list']))"
+    code = (
+        "import sys; from raymeta.cli import exit_code; "
+        "sys.exit(exit_code(lambda: print('row\\n' * 99_999)))"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

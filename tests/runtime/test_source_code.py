@@ -86,12 +86,18 @@ TASK = """
         return TensorDataset(x, x[:, :1])
 """
 
+#: Each folder's task in a process of its own; what takes long to import is there.
 PROGRAM = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-import task
+import json, os, sys
+import raymeta.modules
 from raymeta.runtime.source_code import code_of
-print(json.dumps(code_of(task.Mine())))
+for folder in sys.argv[1:]:
+    if os.fork() == 0:
+        sys.path.insert(0, folder)
+        import task
+        print(json.dumps(code_of(task.Mine())), flush=True)
+        os._exit(0)
+    os.wait()
 """
 
 
@@ -104,23 +110,24 @@ def write(folder, changes=()):
         (folder / f"{name}.py").write_text(text)
 
 
-def code_in(folder, **environment):
+def codes_in(*folders, seed):
+    """The code of the task in each folder, where hashes are ordered by a seed."""
     path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(folder)],
-        env=os.environ | path | environment,
+        [sys.executable, "-c", PROGRAM, *map(str, folders)],
+        env=os.environ | path | {"PYTHONHASHSEED": seed},
         capture_output=True,
         text=True,
         check=True,
     )
-    return json.loads(done.stdout)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
     folder = tmp_path_factory.mktemp("begun")
     write(folder)
-    return code_in(folder, PYTHONHASHSEED="1")
+    return codes_in(folder, seed="1")[0]
 
 
 def test_what_a_task_is_made_of_is_followed_through_its_modules(begun):
@@ -148,38 +155,47 @@ NOTHING = [
 ]
 
 
+SOMETHING = [
+    ("** 2", "** 3", ["losses.helper"]),
+    (".mean()", ".sum()", ["losses.loss"]),
+    ("WEIGHT = 0.5", "WEIGHT = 0.6", ["losses.loss"]),
+    ("torch.tanh", "torch.relu", ["losses.Net.forward"]),
+    ("nn.Linear(3, 1)", "nn.Linear(3, 1, bias=False)", ["losses.Net.__init__"]),
+    ("momentum=0.8", "momentum=0.7", ["task.Mine.sample"]),
+    ("momentum=0.9", "momentum=0.7", ["task.rule"]),
+    ("scale=2.0", "scale=3.0", ["task.Mine.sample"]),
+    ("x = x + S", "x = x - S", ["task.made"]),
+    (
+        "noise: float = 0.1",
+        "noise: float = 0.2",
+        ["task.Mine", "task.Mine.__init__"],
+    ),
+    ('"c"})', '"d"})', ["losses"]),
+    ('"shift": 1', '"shift": 2', ["task.made"]),
+    ('"opt/lr"', '"opt/rate"', ["task.made"]),
+]
+CHANGES = [*NOTHING, *((old, new) for old, new, _ in SOMETHING)]
+
+
+@pytest.fixture(scope="module")
+def codes(tmp_path_factory):
+    """The task's code after each change, and after none; from one start of Python."""
+    folders = {}
+    for change in (None, *CHANGES):
+        folders[change] = tmp_path_factory.mktemp("changed")
+        write(folders[change], [change] if change else [])
+    return dict(zip(folders, codes_in(*folders.values(), seed="2"), strict=True))
+
+
 @pytest.mark.parametrize("change", [None, *NOTHING])
-def test_the_same_code_elsewhere_is_the_same(change, begun, tmp_path):
+def test_the_same_code_elsewhere_is_the_same(change, begun, codes):
     """In another process, folder and order of hashes; with other words around it."""
-    write(tmp_path, [change] if change else [])
-    assert changed(recorded(begun), code_in(tmp_path, PYTHONHASHSEED="2")) == []
+    assert changed(recorded(begun), codes[change]) == []
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "named"),
-    [
-        ("** 2", "** 3", ["losses.helper"]),
-        (".mean()", ".sum()", ["losses.loss"]),
-        ("WEIGHT = 0.5", "WEIGHT = 0.6", ["losses.loss"]),
-        ("torch.tanh", "torch.relu", ["losses.Net.forward"]),
-        ("nn.Linear(3, 1)", "nn.Linear(3, 1, bias=False)", ["losses.Net.__init__"]),
-        ("momentum=0.8", "momentum=0.7", ["task.Mine.sample"]),
-        ("momentum=0.9", "momentum=0.7", ["task.rule"]),
-        ("scale=2.0", "scale=3.0", ["task.Mine.sample"]),
-        ("x = x + S", "x = x - S", ["task.made"]),
-        (
-            "noise: float = 0.1",
-            "noise: float = 0.2",
-            ["task.Mine", "task.Mine.__init__"],
-        ),
-        ('"c"})', '"d"})', ["losses"]),
-        ('"shift": 1', '"shift": 2', ["task.made"]),
-        ('"opt/lr"', '"opt/rate"', ["task.made"]),
-    ],
-)
-def test_a_change_is_noticed_and_named(old, new, named, begun, tmp_path):
-    write(tmp_path, [(old, new)])
-    assert changed(recorded(begun), code_in(tmp_path)) == named
+@pytest.mark.parametrize(("old", "new", "named"), SOMETHING)
+def test_a_change_is_noticed_and_named(old, new, named, begun, codes):
+    assert changed(recorded(begun), codes[old, new]) == named
 
 
 def test_another_python_compiles_something_else(begun, monkeypatch):
