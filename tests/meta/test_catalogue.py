@@ -210,7 +210,7 @@ def test_first_order_is_the_querys_gradient_where_steps_lead(name, engine):
 
 
 @each_engine
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", UNLIKE)
 def test_reptile_is_the_way_back(name, engine):
     module = MetaModule(reptile(net_of(name), loss=F.mse_loss, **RULE), engine=engine)
     grads = gradients(module, module(episodes()).loss)

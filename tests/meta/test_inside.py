@@ -6,6 +6,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from raymeta.compile import recurrence
 from raymeta.data import FewShot, few_shot_digits
 from raymeta.meta import MetaModule, maml
 from raymeta.modules import PerStep
@@ -72,18 +73,10 @@ def frozen() -> nn.Module:
     return net
 
 
-def attention() -> nn.Module:
-    return nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
-
-
+#: Others are in `test_catalogue`.
 MODULES = {
-    "batch norm": lambda: mlp(1, nn.BatchNorm1d(6)),
     "batch norm of images": lambda: Images(nn.BatchNorm2d(4)),
-    "layer norm": lambda: mlp(1, nn.LayerNorm(6)),
-    "group norm": lambda: Images(nn.GroupNorm(2, 4)),
     "instance norm": lambda: Images(nn.InstanceNorm2d(4, affine=True)),
-    "weight norm": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(1, 1)),
-    "attention": lambda: Sequence(attention()),
     "tied": Tied,
     "frozen": frozen,
 }
@@ -127,7 +120,9 @@ def test_recurrent_layers(kind, body, engine):
     assert state.params["head.weight"].shape == (2, 1, 4)
 
 
-def test_what_vmap_cannot_is_not_compiled():
+def test_what_vmap_cannot_is_not_compiled(monkeypatch):
+    # What it can comes first, and takes seconds to compile.
+    monkeypatch.setattr(recurrence, "build", lambda graph, *_: graph.forward)
     net = Sequence(nn.LSTM(4, 4, batch_first=True))
     learner = maml(net, loss=F.mse_loss, optimizer=sgd(0.1))
     with pytest.raises(
@@ -146,7 +141,7 @@ def assert_true(grads, learner, episodes) -> None:
 @each_engine
 @pytest.mark.parametrize("policy", ["running", "frozen", PerStep(2)], ids=str)
 def test_policies_of_batch_norms(policy, engine):
-    net = MODULES["batch norm"]()
+    net = mlp(1, nn.BatchNorm1d(6))
     net[1].running_mean.fill_(0.3)
     learner = maml(net, loss=F.mse_loss, optimizer=sgd(0.1), steps=2, batch_norm=policy)
     module, episodes = MetaModule(learner, engine=engine), sinusoids()
@@ -160,7 +155,7 @@ def test_policies_of_batch_norms(policy, engine):
 
 
 def test_the_batchs_statistics_are_those_of_support_and_query():
-    net = MODULES["batch norm"]()
+    net = mlp(1, nn.BatchNorm1d(6))
 
     def by_hand(theta, one):
         def loss(params, data):

@@ -21,7 +21,7 @@ from tests.support.learners import assert_close, gradients, mlp, seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-SUPPORT, QUERY = [4, 2, 7, 1], [3, 5, 1, 2]
+SUPPORT, QUERY = [4, 7, 1], [3, 1, 2]
 
 
 def ragged(sizes: list[int], classes: int = 0) -> list[Examples]:
