@@ -87,6 +87,10 @@ class BilevelProblem:
         metrics: (s, λ) -> held-out metrics by name, for the one final look.
         module: (s, λ) -> the trained module in evaluation mode, where there is one.
         validation_size: examples in E; None where it is not a mean over examples.
+        fold_losses: (s, λ) -> E of each of k parts of the validation data, shape (k,);
+            None where there are too few examples to tell E's standard error by them.
+        holdout_loss: (s, λ) -> E on validation data held back, shape (); no choice is
+            made by it.
         traced: what estimators traced or compiled of it, a cache.
     """
 
@@ -99,6 +103,8 @@ class BilevelProblem:
     metrics: Callable[[State, Hparams], Tensors] | None = None
     module: Callable[[State, Hparams], nn.Module] | None = None
     validation_size: int | None = None
+    fold_losses: Callable[[State, Hparams], Tensor] | None = None
+    holdout_loss: Callable[[State, Hparams], Tensor] | None = None
     traced: dict[Any, Any] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from raymeta.cli import config
 from raymeta.cli.report import summarize
 from raymeta.cli.settings import resumable, setting
+from raymeta.results.overfitting import Overfitting
 from raymeta.results.validity import InvalidComparison
 
 
@@ -46,8 +47,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     name = run_name(settings.storage, settings.name, settings.tasks)
     with resumable("compare", settings, name), warnings.catch_warnings():
-        # `summarize` says so, and ends with an error.
+        # `summarize` says so, and ends with an error where it is not valid.
         warnings.simplefilter("ignore", InvalidComparison)
+        warnings.simplefilter("ignore", Overfitting)
         compare(
             settings.tasks,
             settings.methods,

@@ -67,6 +67,13 @@ def _print(task: Any, result: Any) -> None:
 
     hidden = ["task", "method", "family", "seed", "trial", "failure"]
     shown = result.frame.drop(columns=hidden)
+    shown = shown.drop(
+        columns=[
+            name
+            for name in ("holdout_loss", "standard_error")
+            if shown[name].isna().all()
+        ]
+    )
     print(shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4g}"))
     space = Space(**{name: task.space[name] for name in result.hparams})  # what is used
     if result.start_loss is not None:
@@ -79,6 +86,9 @@ def _print(task: Any, result: Any) -> None:
         print(sentence(profile, result.start_loss, result.outer_loss))
     for name, value in result.metrics.items():
         print(f"{name} = {value:.6g}")
+    if math.isfinite(result.holdout_loss):
+        start, held = result.start_holdout_loss, result.holdout_loss
+        print(f"holdout_loss = {held:.6g}, at the start {start:.6g}")
 
 
 def _draw_loss_curves(

@@ -72,6 +72,7 @@ def summarize(folder: str) -> None:
 
 def _summarize(path: Path) -> None:
     from raymeta import analysis
+    from raymeta.results.overfitting import overfitted
     from raymeta.results.validity import reasons_of, sentence
 
     folder, invalid = path if path.is_dir() else path.parent, ""
@@ -83,6 +84,8 @@ def _summarize(path: Path) -> None:
         frame = analysis.read(path)
         invalid = sentence(reasons_of(frame))
         print("\n" + analysis.format_ranking(analysis.ranking(frame)) + "\n")
+        for line in overfitted(frame):
+            print(f"warning: {line}")
     for file in analysis.write_report(path):
         print(f"drawn: {address(file)}")
     if invalid:

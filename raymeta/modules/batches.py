@@ -181,7 +181,7 @@ class Source:
 
 
 #: A data set's random numbers are its own.
-_STREAMS = {"train": 1, "val": 2, "test": 3}
+_STREAMS = {"train": 1, "val": 2, "test": 3, "holdout": 4}
 
 
 def batch_indices(count: int, size: int, seed: int, t: int) -> Tensor:

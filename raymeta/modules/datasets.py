@@ -135,6 +135,31 @@ def length(name: str, data: Dataset) -> int:
     return count
 
 
+def held_back(val: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Validation data in two: what is left of it, and a random share held back.
+
+    Args:
+        val: a map-style data set.
+        share: of the examples, 0 < share < 1.
+        seed: seeds which ones.
+
+    Raises:
+        ValueError: no share, or one that leaves nothing on a side.
+    """
+    count = length("val", val)
+    back = round(count * share) if 0 < share < 1 else 0
+    if not 0 < back < count:
+        raise ValueError(
+            "module_problem needs 0 < holdout < 1 with an example on either side, but "
+            f"got holdout={share} of {count} in val: use 0.3, or give a data set"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(count, generator=generator)
+    parts = (sorted(part.tolist()) for part in (order[back:], order[:back]))
+    rest, held = (Subset(val, part) for part in parts)
+    return rest, held
+
+
 def first_row_not_finite(tensors: Sequence[Any]) -> tuple[int, float] | None:
     """The first row with a number that is not finite, and that number."""
     found = []

@@ -1,9 +1,9 @@
 """Bilevel problem of training a module."""
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from raymeta.autograd.through_stops import ThroughStops
 from raymeta.modules.batches import Examples, Source, batch_indices
 from raymeta.modules.copies import copied, require_module, with_tensors
 from raymeta.modules.counter_rng import Noise, mix
-from raymeta.modules.datasets import data_set, length
+from raymeta.modules.datasets import data_set, held_back, length
 from raymeta.modules.functional import Network
 from raymeta.modules.overrides.batch_norm import Policy, apply_policy, tuned_norms
 from raymeta.modules.overrides.gradient_hooks import gradient_hooks
@@ -29,6 +29,9 @@ from raymeta.types import Batch, Hparams, Tensors
 
 Loss = Callable[[Any, Tensor], Tensor]
 
+#: Parts of the validation data whose losses tell E's standard error, of 2 or more each.
+FOLDS = 10
+
 
 def module_problem(
     module: nn.Module,
@@ -40,6 +43,7 @@ def module_problem(
     batch_size: int | None = None,
     seed: int = 0,
     test: Dataset | None = None,
+    holdout: Dataset | float | None = None,
     metrics: Mapping[str, Loss] | None = None,
     init_params: Callable[[Tensors, Hparams], Tensors] | None = None,
     frozen: Callable[[Hparams], Tensors] | None = None,
@@ -98,6 +102,9 @@ def module_problem(
             permutation each epoch; all of them by default, as they stand.
         seed: seeds the batch order, augmentation and randomness inside the module.
         test: held-out data for `BilevelProblem.metrics`.
+        holdout: validation data held back, a data set or a share of `val` such as 0.3,
+            which then is no part of the outer loss. It is looked at for the start and
+            the result alone, and tells whether the rest was overfitted.
         metrics: name -> (outputs, targets) -> shape (), computed on `test` beside
             `test_loss` and named `test_<name>`.
         init_params: (the module's trained weights, λ) -> the initial ones, by the same
@@ -155,6 +162,8 @@ def module_problem(
             f"module_problem needs test data for metrics {sorted(metrics)}: give test="
         )
     train, val = data_set("train", train), data_set("val", val)
+    if isinstance(holdout, int | float):
+        val, holdout = held_back(val, holdout, mix(seed, 0))
     n_train, n_val = length("train", train), length("val", val)
     size = n_train if batch_size is None else batch_size
     if not (isinstance(size, int) and 1 <= size <= n_train):
@@ -165,6 +174,9 @@ def module_problem(
     if test is not None:
         test = data_set("test", test)
         length("test", test)
+    if holdout is not None:
+        holdout = data_set("holdout", holdout)
+        length("holdout", holdout)
     real = next(iter(trained.values())).dtype.to_real()
     source, judging = (
         Source(name, part, device, real, seed)
@@ -174,9 +186,14 @@ def module_problem(
         part.require_repeatable()
     whole = source.all() if size == n_train else None
     val_examples = judging.all()
-    # Read only when the final look is due: the search must not even touch it.
-    test_examples = lru_cache(
-        lambda: Source("test", cast(Dataset, test), device, real, seed).all()
+    folds = [
+        Examples(*tree_map(lambda x, i=i: x[i::FOLDS], tuple(val_examples)))
+        for i in range(FOLDS)
+    ]
+    # Read only when the final look is due: the search must not even touch them.
+    test_examples, holdout_examples = (
+        lru_cache(partial(_all_of, name, data, device, real, seed))
+        for name, data in (("test", test), ("holdout", holdout))
     )
     # Before the first step: evaluation has random numbers of its own.
     no_step = torch.tensor(-1, device=device)
@@ -255,12 +272,21 @@ def module_problem(
         outputs, _ = evaluation(at, state.buffers, examples.inputs, noise)
         return outputs, examples.targets
 
-    def outer_loss(state: TrainState, hparams: Hparams) -> Tensor:
+    def loss_on(state: TrainState, hparams: Hparams, examples: Examples) -> Tensor:
         return outer_stops(
-            lambda s, h: given.loss(Noise(seed, no_step), *judge(s, h, val_examples)),
+            lambda s, h: given.loss(Noise(seed, no_step), *judge(s, h, examples)),
             state,
             hparams,
         )
+
+    def outer_loss(state: TrainState, hparams: Hparams) -> Tensor:
+        return loss_on(state, hparams, val_examples)
+
+    def fold_losses(state: TrainState, hparams: Hparams) -> Tensor:
+        return torch.stack([loss_on(state, hparams, fold) for fold in folds])
+
+    def holdout_loss(state: TrainState, hparams: Hparams) -> Tensor:
+        return loss_on(state, hparams, holdout_examples())
 
     def test_metrics(state: TrainState, hparams: Hparams) -> Tensors:
         with torch.no_grad():
@@ -308,7 +334,15 @@ def module_problem(
         metrics=None if test is None else test_metrics,
         module=as_module,
         validation_size=n_val,
+        fold_losses=fold_losses if n_val >= 2 * FOLDS else None,
+        holdout_loss=None if holdout is None else holdout_loss,
     )
+
+
+def _all_of(
+    name: str, data: Any, device: torch.device, real: torch.dtype, seed: int
+) -> Examples:
+    return Source(name, data, device, real, seed).all()
 
 
 def mode_copies(

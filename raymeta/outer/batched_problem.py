@@ -48,6 +48,8 @@ def stacked(problem: BilevelProblem) -> BilevelProblem:
         outer_loss=outer_loss,
         inner_loss=None if problem.inner_loss is None else inner_loss,
         metrics=None,
+        fold_losses=None,
+        holdout_loss=None,
     )
 
 

@@ -51,6 +51,8 @@ def cast_problem(
         outer_loss=lambda s, h: problem.outer_loss(_cast(s, own), _cast(h, own)),
         inner_loss=None,
         metrics=None,
+        fold_losses=None,
+        holdout_loss=None,
         module=None,
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from raymeta.modules.non_smooth import NonSmooth
+from raymeta.results.overfitting import EXAMPLES
 from raymeta.space import Point
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ STEEP = 1e4
 SEVERAL = 30
 #: How far E may differ between precisions, of itself.
 ROUNDED = 1e-2
-#: Validation examples for each hyperparameter, below which it may be overfitted.
-EXAMPLES = 20
 #: What is not measured, but follows.
 JUDGED = ("agreement", "exponent", "growth", "verdict", "reasons", "line")
 #: How many roundings of E its differences may be off by.
@@ -293,7 +292,7 @@ def _beside(d: Diagnosis) -> Iterator[str]:
     if size is not None and size < EXAMPLES * n:
         yield (
             f"{n} hyperparameters on {size} validation examples may overfit: hold "
-            "some back, as test="
+            "some back, as holdout=0.3"
         )
 
 

@@ -20,9 +20,12 @@ from raymeta.outer.arguments import (
 )
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.conditions import conditioned
+from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.descend import descend, sure_cost, unsure
-from raymeta.outer.report import Report, Schedule
+from raymeta.outer.report import Report, Schedule, held_out
 from raymeta.outer.result import Result, better
+from raymeta.problem import BilevelProblem
+from raymeta.results.overfitting import Overfitting
 from raymeta.runtime.progress import Progress, clock
 from raymeta.space import Space
 from raymeta.tasks.base import Task, budget_of, check_task, sampled
@@ -41,7 +44,8 @@ def optimize(
     """Learn a task's hyperparameters by hypergradient descent, in this process.
 
     What is found is never worse than training at the start, `Result.start_loss`, which
-    is looked at first; a budget too small for that is warned of. Ctrl-C ends the
+    is looked at first; a budget too small for that is warned of, and so is a validation
+    set that was overfitted (`Result.overfitting`). Ctrl-C ends the
     descent: the result is what was found until then. Hyperparameters that the initial
     options do not use are left out of it.
 
@@ -77,7 +81,7 @@ def optimize(
     start = time.perf_counter()
     reports: list[Report] = []
     best: Report | None = None
-    interrupted = False
+    interrupted, start_holdout = False, math.nan
     try:
         descent = descend(
             task, problem, estimator, seed=seed, budget=budget, hyper_lr=hyper_lr
@@ -87,6 +91,10 @@ def optimize(
             line = unsure(task, type(estimator).__name__, budget, sure)
             warnings.warn(line, stacklevel=2)
         for report in descent:
+            if not reports and report.complete and problem.holdout_loss is not None:
+                hparams = task.space.hparams(report.hparams, device=problem.device)
+                held_back = held_out(problem, report.state, hparams)
+                start_holdout = held_back["holdout_loss"]
             if better(report, best):
                 best = report
             seconds = time.perf_counter() - start
@@ -108,7 +116,8 @@ def optimize(
     last = task.space.hparams(best.hparams, device=problem.device)
     if problem.metrics is not None:
         metrics = problem.metrics(best.state, last)
-    return Result(
+    held_back = held_out(problem, best.state, last)
+    result = Result(
         task=task.name,
         method=type(estimator).__name__,
         seed=seed,
@@ -120,7 +129,21 @@ def optimize(
         reports=reports,
         interrupted=interrupted,
         tuned=problem.module and partial(problem.module, best.state, last),
+        start_holdout_loss=start_holdout,
+        holdout_loss=held_back.get("holdout_loss", math.nan),
+        standard_error=held_back.get("standard_error", math.nan),
+        examples=_examples(problem, task.space),
     )
+    if result.overfitting:
+        warnings.warn(f"{task.name}: {result.overfitting}", Overfitting, stacklevel=2)
+    return result
+
+
+def _examples(problem: BilevelProblem, space: Space) -> float:
+    """Validation examples for each hyperparameter; NaN where E is not of examples."""
+    if problem.validation_size is None:
+        return math.nan
+    return problem.validation_size / len(Coordinates(space).start())
 
 
 def _printing(budget: float) -> Callable[[Report, float], None]:

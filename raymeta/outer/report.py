@@ -34,7 +34,8 @@ class Report(NamedTuple):
         kind: "report"; "failed" where a trial ends without an outer loss; "final", the
             one look at the test set.
         failure: why there is no finite outer loss, "" without a reason.
-        metrics: held-out values on the test set, by column name.
+        metrics: held-out values of the final look, by column name: on the test set, and
+            what `held_out` finds.
         parent: the trial whose training this continues; None for its own.
         evidence: digests of what the trial trains on, in its first report.
         agreement: how far values have confirmed slopes until then, NaN where nothing is
@@ -116,3 +117,22 @@ def outer_value(problem: BilevelProblem, state: State, hparams: Hparams) -> floa
     """E as a number."""
     with torch.no_grad():
         return float(problem.outer_loss(state, hparams))
+
+
+def held_out(
+    problem: BilevelProblem, state: State, hparams: Hparams
+) -> dict[str, float]:
+    """What tells whether the validation set was overfitted, by column name.
+
+    Returns:
+        `standard_error`, of E over k parts of the validation data, and `holdout_loss`,
+        on data held back; what the problem does not have is left out.
+    """
+    found = {}
+    with torch.no_grad():
+        if problem.fold_losses is not None:
+            losses = problem.fold_losses(state, hparams)
+            found["standard_error"] = float(losses.std()) / len(losses) ** 0.5
+        if problem.holdout_loss is not None:
+            found["holdout_loss"] = float(problem.holdout_loss(state, hparams))
+    return found

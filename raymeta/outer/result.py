@@ -10,8 +10,10 @@ from torch import nn
 
 from raymeta.optim import export_schedule
 from raymeta.outer.report import Report, Schedule, lowest_kept
+from raymeta.results.overfitting import Losses, overfitting
 from raymeta.results.profile import profile_of
 from raymeta.results.schema import (
+    HELD_OUT,
     HYPERGRADIENT,
     REPORTS,
     REQUIRED_COLUMNS,
@@ -42,6 +44,12 @@ class Result:
         metrics: held-out metrics of the best run's state, looked at once; empty where
             the problem has none.
         reports: everything that was reported, in order, without states.
+        start_holdout_loss: the loss on validation data held back, after training at the
+            start; NaN where none were, see `module_problem(holdout=…)`.
+        holdout_loss: the same of the best run.
+        standard_error: that of `outer_loss` over the validation examples; NaN where it
+            is not known.
+        examples: validation examples for each hyperparameter, likewise.
         interrupted: whether Ctrl-C ended it before the budget was spent.
         tuned: makes the module of `module()`.
     """
@@ -57,6 +65,10 @@ class Result:
     reports: list[Report]
     interrupted: bool = False
     tuned: Callable[[], nn.Module] | None = None
+    start_holdout_loss: float = math.nan
+    holdout_loss: float = math.nan
+    standard_error: float = math.nan
+    examples: float = math.nan
 
     @property
     def start_loss(self) -> float | None:
@@ -81,6 +93,24 @@ class Result:
         budget did not cover looks.
         """
         return profile_of(self.frame)
+
+    @property
+    def overfitting(self) -> str:
+        """Why `outer_loss` is not to be believed; "" without a reason.
+
+        See `raymeta.results.overfitting.overfitting`.
+        """
+        start = self.start_loss
+        losses = Losses(
+            start=math.nan if start is None else start,
+            result=self.outer_loss,
+            standard_error=self.standard_error,
+            start_holdout=self.start_holdout_loss,
+            holdout=self.holdout_loss,
+            test=self.metrics.get("test_loss", math.nan),
+            examples=self.examples,
+        )
+        return overfitting(losses)
 
     @property
     def params(self) -> Tensors:
@@ -131,8 +161,10 @@ class Result:
             wall_s=last.wall_s,
             offset=math.nan,
         )
-        rows.append({**self._row(end, best), **self.metrics})
-        known = (*REQUIRED_COLUMNS, *TRUST)
+        rows[0]["holdout_loss"] = self.start_holdout_loss
+        held_out = {name: getattr(self, name) for name in HELD_OUT}
+        rows.append({**self._row(end, best), **held_out, **self.metrics})
+        known = (*REQUIRED_COLUMNS, *TRUST, *HELD_OUT)
         names = dict.fromkeys(name for row in rows for name in row)
         others = dict.fromkeys(name for name in names if name not in REPORTS)
         return frame_of(rows, [n for n in REPORTS if n in known], others)

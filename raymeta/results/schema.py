@@ -47,15 +47,19 @@ REPORTS = {
     "roughness": "float64",
     "rejected": "float64",
     "offset": "float64",
+    "holdout_loss": "float64",
+    "standard_error": "float64",
     "status": "str",
     "failure": "str",
 }
 #: What a descent says about slopes, see `raymeta.outer.report.Report`: NaN for other
 #: methods, and not in older frames.
 TRUST = ("agreement", "roughness", "rejected", "offset")
+#: What tells of overfitting, see `raymeta.results.overfitting`: not in older frames.
+HELD_OUT = ("holdout_loss", "standard_error")
 #: Those that every frame of reports has; `parent` and `flops` are a comparison's.
 REQUIRED_COLUMNS = tuple(
-    name for name in REPORTS if name not in ("parent", "flops", *TRUST)
+    name for name in REPORTS if name not in ("parent", "flops", *TRUST, *HELD_OUT)
 )
 
 #: Columns of outer losses along training, see `raymeta.outer.landscape`.

@@ -17,6 +17,7 @@ from raymeta.process import preserved
 from raymeta.results import schema
 from raymeta.results.jsonlines import JsonLines
 from raymeta.results.mirror import address
+from raymeta.results.overfitting import Overfitting, overfitted
 from raymeta.results.run_folder import RunFolder, run_address, run_name, write_json
 from raymeta.results.tensorboard import TensorBoardWriter, show_comparison
 from raymeta.results.validity import InvalidComparison, marked, reasons_of, sentence
@@ -90,7 +91,8 @@ def compare(
         `<storage>/<name>/frame.parquet`. Beside it, evidence.json and spending.json
         say what methods trained on and spent: see `evidence_of` and `spending_of`.
         Where methods did not train on the same, its column `invalid` says why, and an
-        `InvalidComparison` warns.
+        `InvalidComparison` warns; where the validation set was overfitted, an
+        `Overfitting`, see `raymeta.results.overfitting`.
 
     Raises:
         ValueError: something is unknown, missing, given twice or impossible; all
@@ -167,7 +169,9 @@ def _compared(
 
 
 def _warned(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame; that it is not valid is said even without progress."""
+    """The frame; what is wrong with it is said even without progress."""
+    for line in overfitted(frame):
+        warnings.warn(line, Overfitting, stacklevel=4)
     if said := sentence(reasons_of(frame)):
         warnings.warn(said, InvalidComparison, stacklevel=4)
     return frame

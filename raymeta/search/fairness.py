@@ -59,8 +59,8 @@ def fingerprint(task: Task, seed: int) -> Fingerprint:
 
 
 def _data_of(problem: BilevelProblem) -> Iterator[Tensor | np.ndarray]:
-    functions = (problem.batch, problem.step, problem.outer_loss, problem.metrics)
-    return _held(functions, set())
+    trained = problem.batch, problem.step, problem.outer_loss
+    return _held((*trained, problem.metrics, problem.holdout_loss), set())
 
 
 def _moving(problem: BilevelProblem, task: Task) -> tuple[str, str]:

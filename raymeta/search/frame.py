@@ -29,7 +29,9 @@ def to_frame(studies: Iterable[Study]) -> pd.DataFrame:
         copied; so the schedule of hyperparameters behind a report can be followed back
         through the rows. A hyperparameter that the options of a trial do not use is
         empty (NaN). Where methods did not train on the same, the frame has a column
-        `invalid`, see `raymeta.results.validity`.
+        `invalid`, see `raymeta.results.validity`. `holdout_loss` is that of the start
+        in the first row and that of the result in the final one; `standard_error` that
+        of the result's `outer_loss` over validation examples.
     """
     studies = list(studies)
     hparams = _hparam_dtypes(studies)
@@ -44,7 +46,7 @@ def to_frame(studies: Iterable[Study]) -> pd.DataFrame:
 
 
 def _rows(study: Study, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
-    spec, best = study.spec, math.nan
+    spec, best, start = study.spec, math.nan, _start_holdout(study)
     lowest = lowest_kept(report for _, report in study.reports)
     domains = spec.task.space.flat_domains()
     spent, wall = Sums(), Sums()
@@ -69,6 +71,7 @@ def _rows(study: Study, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
             "outer_loss": report.outer_loss,
             "best_outer_loss": best,
             **{name: getattr(report, name) for name in TRUST},
+            "holdout_loss": start,
             "status": report.status,
             "failure": report.failure,
             **report.metrics,
@@ -80,6 +83,14 @@ def _rows(study: Study, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
                 }
             ),
         }
+        start = math.nan
+
+
+def _start_holdout(study: Study) -> float:
+    """The loss on data held back at the start, which the last report brings."""
+    if not study.reports:
+        return math.nan
+    return study.reports[-1][1].metrics.get("start_holdout_loss", math.nan)
 
 
 def _hparam_dtypes(studies: list[Study]) -> dict[str, str]:

@@ -16,6 +16,7 @@ COLUMNS = [
     *("outer_step", "inner_steps"),
     *("gradient_evals", "flops", "wall_s", "outer_loss", "best_outer_loss"),
     *("agreement", "roughness", "rejected", "offset"),
+    *("holdout_loss", "standard_error"),
     *("status", "failure", "test_loss", "hp/lr", "hp/kind"),
 ]
 

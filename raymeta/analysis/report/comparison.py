@@ -24,6 +24,7 @@ from raymeta.analysis.tables.frames import STUDY
 from raymeta.analysis.tables.ranking import ranking
 from raymeta.analysis.tables.ranks import mean_ranks, task_scores
 from raymeta.analysis.tables.text import number
+from raymeta.results.overfitting import overfitted
 from raymeta.results.schema import current_record
 from raymeta.results.validity import reasons_of, sentence
 
@@ -54,6 +55,7 @@ def comparison_page(frame: pd.DataFrame, folder: Path) -> str:
         settings=_told(record) if "estimator" in record else _asked(record, frame),
         all_settings=_all_settings(record),
         rankings=rankings(table),
+        overfitted=overfitted(frame),
         statistics=statistics(frame),
         lowest=_lowest(table),
         ranks=ranks,

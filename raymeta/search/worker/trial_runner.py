@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from ray import tune
 
-from raymeta.outer.report import Report, non_finite
+from raymeta.outer.report import Report, held_out, non_finite, plain_run
 from raymeta.outer.result import better
 from raymeta.problem import BilevelProblem
 from raymeta.results.schema import TRUST
@@ -33,7 +33,7 @@ from raymeta.search.worker.stopwatch import Stopwatch
 from raymeta.search.worker.trial_store import TrialStore
 from raymeta.space import Point, Space
 from raymeta.tasks.base import Task, choice_key, sample_problem
-from raymeta.types import State
+from raymeta.types import Hparams, State
 
 #: A descent may report every few milliseconds; its reports travel together.
 POST_EVERY_S = 0.5
@@ -251,11 +251,30 @@ class _Trial:
         """The one look at the test set, at the end of a full run."""
         metrics: dict[str, float] = {}
         try:
-            metrics = _test(self._problem(report), self.task.space, report)
+            metrics = self._held_out(report)
         except Exception as error:
             failure = "; ".join(filter(None, [failure, _reason(error)]))
         report = report._replace(offset=math.nan)
         return self._report(report, kind="final", failure=failure, metrics=metrics)
+
+    def _held_out(self, report: Report) -> dict[str, float]:
+        """Metrics of the test set and of data held back, by column name.
+
+        For the latter it trains at the start once more, uncharged as the final run is.
+        """
+        problem, space = self._problem(report), self.task.space
+        hparams = space.hparams(report.hparams, device=problem.device)
+        found = _test(problem, hparams, report.state)
+        found |= held_out(problem, report.state, hparams)
+        if "holdout_loss" in found:
+            start = Report(hparams=space.initial_point())
+            problem = self._problem(start)
+            hparams = space.hparams(start.hparams, device=problem.device)
+            state, _ = plain_run(problem, hparams, self.task.horizon)
+            found["start_holdout_loss"] = held_out(problem, state, hparams)[
+                "holdout_loss"
+            ]
+        return found
 
 
 def _warm_up(problem: BilevelProblem, space: Space) -> None:
@@ -265,12 +284,11 @@ def _warm_up(problem: BilevelProblem, space: Space) -> None:
         problem.step(problem.init(hparams), hparams, problem.batch(0))
 
 
-def _test(problem: BilevelProblem, space: Space, report: Report) -> dict[str, float]:
-    """Metrics by column name."""
+def _test(problem: BilevelProblem, hparams: Hparams, state: State) -> dict[str, float]:
+    """Metrics on the test set by column name."""
     if problem.metrics is None:
         return {}
-    hparams = space.hparams(report.hparams, device=problem.device)
-    found = problem.metrics(report.state, hparams)
+    found = problem.metrics(state, hparams)
     return {
         name if name.startswith("test_") else f"test_{name}": float(value)
         for name, value in found.items()
