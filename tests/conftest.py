@@ -1,6 +1,7 @@
 """Shared fixtures: double precision, one thread, one cluster, no leftovers."""
 
 import functools
+import gc
 import os
 import re
 import signal
@@ -40,6 +41,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         alone = item.get_closest_marker("ray") is None
         assert alone or group(item.nodeid) in RAY, f"{item.nodeid} starts Ray"
     items.sort(key=lambda item: (*RAY, group(item.nodeid)).index(group(item.nodeid)))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: garbage is looked for beside it, half a second faster."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
