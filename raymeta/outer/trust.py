@@ -34,12 +34,13 @@ class Trust(NamedTuple):
 
     Attributes:
         agreement: median of actual by predicted changes, the ratio of trust-region
-            methods, over all evaluations, each against the nearest one before it: 1
-            where slopes say what values do, about 0 or negative where they mislead; a
-            run that diverges where E should fall counts as $-\infty$.
+            methods, over all evaluations with a gradient, each against the nearest one
+            before it: 1 where slopes say what values do, about 0 or negative where they
+            mislead; a run that diverges where E should fall counts as $-\infty$.
         roughness: median distance of E from what the evaluation nearest to it, before
-            or after, predicts, by the median distance of E from its median: 0 where
-            what lies beside tells all, 1 where it tells no more than the median.
+            or after, predicts, by the median distance of E from its median, of the
+            latest 32: 0 where what lies beside tells all, 1 where it tells no more than
+            the median, as where E is rough, or bent within the distances seen.
         rejected: share of the evaluations after the first that were not below all
             before.
 
@@ -94,15 +95,15 @@ class TrustRecord:
         if math.isnan(self.first):
             self.first = new.value
         distances = [float((kept.own.x - new.x).norm()) for kept in self._kept]
-        near = min(range(len(distances)), key=distances.__getitem__, default=None)
-        if near is not None and distances[near] == 0:
-            if new.gradient is None:
-                return
-            del self._kept[near], distances[near]
-        elif near is not None:
-            self._count += 1
-            self._improved += new.value < self._least
-            self._confront(new, self._kept[near].own)
+        again = distances.index(0.0) if 0.0 in distances else None
+        self._compare(new)
+        if again is None:
+            self._count += bool(distances)
+            self._improved += bool(distances) and new.value < self._least
+        elif new.gradient is None:
+            return
+        else:
+            del self._kept[again], distances[again]
         if math.isfinite(new.value):
             self._least = min(self._least, new.value)
             self._keep(new, distances)
@@ -118,14 +119,19 @@ class TrustRecord:
 
     def nearest_slope(self, x: Tensor) -> Tensor | None:
         """The gradient that is known nearest to x; None where none is."""
-        sloped = [p for p in self.points if p.gradient is not None]
-        near = min(sloped, key=lambda p: float((p.x - x).norm()), default=None)
+        near = self._nearest_sloped(x)
         return None if near is None else near.gradient
 
-    def _confront(self, new: Evaluated, near: Evaluated) -> None:
-        if not math.isfinite(new.value):
-            new = new._replace(gradient=None)
-        if predicted := _predicted(new, near):
+    def _nearest_sloped(self, x: Tensor) -> Evaluated | None:
+        sloped = [p for p in self.points if p.gradient is not None]
+        return min(sloped, key=lambda p: float((p.x - x).norm()), default=None)
+
+    def _compare(self, new: Evaluated) -> None:
+        near, finite = self._nearest_sloped(new.x), math.isfinite(new.value)
+        if near is None or (finite and new.gradient is None):
+            return
+        end = new if finite else new._replace(gradient=None)
+        if predicted := _predicted(end, near):
             self.ratios.append((new.value - near.value) / predicted)
 
     def _roughness(self) -> float:

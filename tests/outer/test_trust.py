@@ -35,11 +35,13 @@ def test_the_agreement_is_of_actual_by_predicted_changes(factor):
     assert agreement == pytest.approx(factor)
 
 
-def test_one_slope_tells_what_the_tangent_does():
+def test_steps_count_that_have_slopes_at_both_ends():
     record = TrustRecord()
     record.add(Evaluated(torch.tensor([0.0]), 1.0, torch.tensor([-2.0])))
     record.add(Evaluated(torch.tensor([0.5]), 0.25, None))
-    assert record.ratios == [0.75]
+    assert record.ratios == []
+    record.add(Evaluated(torch.tensor([0.5]), 0.25, torch.tensor([-1.0])))
+    assert record.ratios == [1.0]
 
 
 def test_where_values_are_unlike_those_beside_e_is_rough():
