@@ -66,6 +66,32 @@ def require_scalar(name: str, value: Any) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValidationLoss:
+    r"""The outer loss as a mean over validation examples: over all, or over a batch.
+
+    $$ E(s, \lambda) = \frac1N \sum_{i=1}^N \ell_i(s, \lambda),\qquad
+       E_B(s, \lambda) = \frac1{|B|} \sum_{i \in B} \ell_i(s, \lambda) $$
+
+    B is drawn without replacement, so that E_B and its gradient are E and its gradient
+    in expectation.
+
+    Attributes:
+        mean: (s, λ, B) -> tensor of shape (); B are indices, int64, shape (m,), or None
+            for all examples.
+        batch: (m, t) -> B, the t-th batch of m examples; deterministic in t.
+        size: N.
+    """
+
+    mean: Callable[[State, Hparams, Tensor | None], Tensor]
+    batch: Callable[[int, int], Tensor]
+    size: int
+
+    def __call__(self, state: State, hparams: Hparams) -> Tensor:
+        """E over all examples."""
+        return self.mean(state, hparams, None)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BilevelProblem:
     r"""Training as a dynamical system, with an outer loss at its end.
 
@@ -78,7 +104,8 @@ class BilevelProblem:
         init: Φ_0: λ -> s_0.
         step: Φ: (s, λ, b) -> s; a pure function of tensors, for gradient-based
             training a `Descent`.
-        outer_loss: E: (s, λ) -> tensor of shape ().
+        outer_loss: E: (s, λ) -> tensor of shape (); a `ValidationLoss` where it can be
+            taken over some of the validation examples, too.
         batch: t -> b_t; deterministic in t. Only the step by default.
         inner_loss: (s, λ, b) -> shape (): what a step descends, where there is one.
             It tells how much of a step depends on λ (see `ShortTerm`).

@@ -1,5 +1,6 @@
 """Estimators of the hypergradient: their protocol, and the pieces that they share."""
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -13,7 +14,7 @@ from raymeta.autograd.double_backward import (
 from raymeta.hypergrad.compiled import Compiled
 from raymeta.hypergrad.preflight import recording
 from raymeta.optim import Optimizer
-from raymeta.problem import BilevelProblem, known, require_scalar
+from raymeta.problem import BilevelProblem, ValidationLoss, known, require_scalar
 from raymeta.types import Hparams, State, Tensors
 
 
@@ -102,6 +103,15 @@ def require_steps(estimator: str, steps: int) -> None:
         raise ValueError(f"{estimator} needs steps >= 1, but got steps={steps}")
 
 
+def require_share(estimator: str, val_share: float | None) -> None:
+    """Raise ValueError unless the share of a look at validation data is positive."""
+    if val_share is not None and not val_share > 0:
+        raise ValueError(
+            f"{estimator} needs val_share > 0, but got val_share={val_share}: leave it "
+            "out to look at all validation examples"
+        )
+
+
 def require_estimator(given: object, steps: int) -> None:
     """Raise ValueError unless an object is an estimator.
 
@@ -182,6 +192,49 @@ def plain_cost(problem: BilevelProblem, steps: int) -> float:
     An outer loss without its gradient is a third of a forward and backward pass.
     """
     return steps + problem.outer_cost / 3
+
+
+def validation_batch(
+    problem: BilevelProblem, share: float | None, cost: float
+) -> int | None:
+    """How many validation examples an estimate looks at; None for E as it is.
+
+    Args:
+        problem: whose outer loss may be a `ValidationLoss`; any other is taken whole.
+        share: see `ShortTerm.val_share`.
+        cost: charge for the estimate without its outer loss.
+    """
+    loss = problem.outer_loss
+    if share is None or not isinstance(loss, ValidationLoss):
+        return None
+    count = max(1, int(loss.size * share * cost / problem.outer_cost))
+    return count if count < loss.size else None
+
+
+def outer_loss_of(
+    problem: BilevelProblem, count: int | None, look: int
+) -> Callable[[State, Hparams], Tensor]:
+    """(s, λ) -> E, or its mean over one batch of validation examples.
+
+    Args:
+        problem: whose E it is.
+        count: see `validation_batch`.
+        look: which batch.
+    """
+    loss = problem.outer_loss
+    if count is None:
+        return loss
+    assert isinstance(loss, ValidationLoss)
+    index = loss.batch(count, look)
+    return lambda state, hparams: loss.mean(state, hparams, index)
+
+
+def outer_loss_cost(problem: BilevelProblem, count: int | None) -> float:
+    """Charge for one forward and backward pass of that."""
+    if count is None:
+        return problem.outer_cost
+    assert isinstance(problem.outer_loss, ValidationLoss)
+    return problem.outer_cost * count / problem.outer_loss.size
 
 
 def look_ahead_cost(problem: BilevelProblem, hparams: Hparams, steps: int) -> float:

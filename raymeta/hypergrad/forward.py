@@ -1,5 +1,6 @@
 """Forward mode: dual numbers threaded through back-propagation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +16,11 @@ from raymeta.hypergrad.base import (
     Rollout,
     differentiable,
     disconnected,
+    outer_loss_cost,
+    outer_loss_of,
+    require_share,
     require_steps,
+    validation_batch,
 )
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.dot_product_test import require_agreement
@@ -45,6 +50,7 @@ class Forward:
         chunk: how many tangents at a time, all if None: less memory within a step, for
             one more plain pass per chunk.
         compile: translate the step of dual numbers to machine code.
+        val_share: see `ShortTerm.val_share`.
 
     Source: Franceschi et al. 2017, Algorithm 2 (Forward-HG) and section 3.3 (RTHO).
     """
@@ -52,10 +58,12 @@ class Forward:
     steps: int
     chunk: int | None = None
     compile: bool = False
+    val_share: float | None = None
     continues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_steps("Forward", self.steps)
+        require_share("Forward", self.val_share)
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(
                 f"Forward needs chunk >= 1, but got chunk={self.chunk}: leave it out "
@@ -107,7 +115,9 @@ class Forward:
             state, moved = self._advance(problem, duals, constants, rollout.step)
             parts.append(moved)
         carry = [torch.cat(z) for z in zip(*parts, strict=True)]
-        outer_loss, grads = _contract(problem, hparams, state, carry)
+        count = validation_batch(problem, self.val_share, self._steps_cost(hparams))
+        look = outer_loss_of(problem, count, rollout.step // self.steps)
+        outer_loss, grads = _contract(look, hparams, state, carry)
         cost = self.cost(problem, hparams)
         return (
             Hypergradient(outer_loss, grads, cost),
@@ -116,9 +126,14 @@ class Forward:
 
     def cost(self, problem: BilevelProblem, hparams: Hparams) -> float:
         """2 per step for each of K tangents, 1 per chunk, and the outer gradient."""
+        cost = self._steps_cost(hparams)
+        count = validation_batch(problem, self.val_share, cost)
+        return cost + outer_loss_cost(problem, count)
+
+    def _steps_cost(self, hparams: Hparams) -> float:
         k = _tangents(hparams)
         chunks = -(-k // (self.chunk or k))
-        return (chunks + 2 * k) * self.steps + problem.outer_cost
+        return (chunks + 2 * k) * self.steps
 
     def _prepare(
         self, problem: BilevelProblem, hparams: Hparams, rollout: Rollout
@@ -166,13 +181,16 @@ def _tangents(hparams: Hparams) -> int:
 
 
 def _contract(
-    problem: BilevelProblem, hparams: Hparams, state: State, carry: list[Tensor]
+    loss: Callable[[State, Hparams], Tensor],
+    hparams: Hparams,
+    state: State,
+    carry: list[Tensor],
 ) -> tuple[Tensor, Tensors]:
     """E and ∇E Z + ∂E/∂λ, one number per scalar of λ."""
     values, rest, merge = partition(state)
     values = [value.detach().requires_grad_() for value in values]
     leaves = differentiable(hparams)
-    outer_loss = problem.outer_loss(merge(values, rest), {**hparams, **leaves})
+    outer_loss = loss(merge(values, rest), {**hparams, **leaves})
     inputs = [*values, *leaves.values()]
     grads = torch.autograd.grad(outer_loss, inputs, materialize_grads=True)
     through_state = sum(

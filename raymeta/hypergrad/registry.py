@@ -12,16 +12,20 @@ from raymeta.hypergrad.reversible import Reversible
 from raymeta.hypergrad.short_term import ShortTerm
 from raymeta.hypergrad.truncated import Truncated
 
+#: What an estimate on the way looks at: validation examples for as much as its steps.
+VAL_SHARE = 1.0
 #: Name -> horizon T -> estimator.
 ESTIMATORS: dict[str, Callable[[int], Estimator]] = {
-    "short_term": lambda horizon: ShortTerm(max(1, horizon // 40)),
+    "short_term": lambda horizon: ShortTerm(max(1, horizon // 40), val_share=VAL_SHARE),
     "reverse": Reverse,
     "truncated": lambda horizon: Truncated(horizon, window=max(1, horizon // 4)),
     "checkpointed": Checkpointed,
     "reversible": Reversible,
     "implicit": Implicit,
     "forward": Forward,
-    "forward_online": lambda horizon: Forward(max(1, horizon // 20)),
+    "forward_online": lambda horizon: Forward(
+        max(1, horizon // 20), val_share=VAL_SHARE
+    ),
 }
 
 

@@ -13,10 +13,14 @@ from raymeta.hypergrad.base import (
     differentiable,
     disconnected,
     look_ahead_cost,
+    outer_loss_cost,
+    outer_loss_of,
     pull_back,
+    require_share,
     require_steps,
     start,
     unroll,
+    validation_batch,
 )
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
@@ -77,9 +81,15 @@ class ShortTerm:
         loss: E: the problem's "outer" loss by default, or that of the "next_batch".
             `Hypergradient.outer_loss` then is that of a minibatch, as noisy as one.
         compile: run the steps and their derivatives as machine code; see `compiled`.
+        val_share: what looking at E may cost, as a share of the cost of the steps and
+            their derivatives. Where E is a mean over validation examples
+            (`ValidationLoss`) that costs more, each estimate looks at a batch of them,
+            a function of t, and `Hypergradient.outer_loss` is the mean over these. None
+            for all examples, always.
 
     Raises:
-        ValueError: another loss; no inner loss to take the next batch's from.
+        ValueError: another loss; no inner loss to take the next batch's from; a share
+            that is not positive.
 
     Source: Baydin et al. 2018, eq. 5-6; Chandra et al. 2022 for any hyperparameter.
     """
@@ -87,6 +97,7 @@ class ShortTerm:
     steps: int = 1
     loss: Literal["outer", "next_batch"] = "outer"
     compile: bool = False
+    val_share: float | None = None
     continues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -96,6 +107,7 @@ class ShortTerm:
                 "ShortTerm needs loss='outer' or loss='next_batch', but got "
                 f"loss={self.loss!r}"
             )
+        require_share("ShortTerm", self.val_share)
 
     @differentiating
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
@@ -130,14 +142,17 @@ class ShortTerm:
         leaves = differentiable(hparams)
         live = {**hparams, **leaves}
         state, t = rollout.state, rollout.step + self.steps
+        cost = rollout.carry + 3 * (self.steps - 1)
+        count = validation_batch(problem, self.val_share, cost)
         state = unroll(problem, live, state, rollout.step, self.steps)
         if self.loss == "next_batch":
             assert problem.inner_loss is not None
             outer_loss = problem.inner_loss(state, live, problem.batch(t))
         else:
-            outer_loss = problem.outer_loss(state, live)
+            look = outer_loss_of(problem, count, rollout.step // self.steps)
+            outer_loss = look(state, live)
         grads = pull_back(outer_loss, leaves, HINT)
-        cost = rollout.carry + 3 * (self.steps - 1) + self._outer_cost(problem)
+        cost += self._outer_cost(problem, count)
         return (
             Hypergradient(outer_loss.detach(), grads, cost),
             Rollout(detach(state), t, rollout.carry),
@@ -153,7 +168,8 @@ class ShortTerm:
         cost = look_ahead_cost(problem, hparams, self.steps)
         if self._shares(problem, hparams, cost):
             return 1.0
-        return cost + self._outer_cost(problem)
+        count = validation_batch(problem, self.val_share, cost)
+        return cost + self._outer_cost(problem, count)
 
     def _shares(self, problem: BilevelProblem, hparams: Hparams, cost: float) -> bool:
         """Whether E's gradient is the one that the next step descends along."""
@@ -162,8 +178,8 @@ class ShortTerm:
         descends = cost == 1 and isinstance(problem.step, Descent)
         return descends and _follows_inner_loss(problem, hparams)
 
-    def _outer_cost(self, problem: BilevelProblem) -> float:
-        return problem.outer_cost if self.loss == "outer" else 1.0
+    def _outer_cost(self, problem: BilevelProblem, count: int | None) -> float:
+        return outer_loss_cost(problem, count) if self.loss == "outer" else 1.0
 
 
 def _follows_inner_loss(problem: BilevelProblem, hparams: Hparams) -> bool:

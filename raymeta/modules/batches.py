@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from raymeta._tree import tree_leaves
+from raymeta._tree import tree_leaves, tree_map
 from raymeta.modules.collate import collated, require_targets, same
 from raymeta.modules.counter_rng import mix
 from raymeta.modules.datasets import first_row_not_finite, gathered, length
 from raymeta.modules.rng_state import restored, seed_all, states
+from raymeta.problem import ValidationLoss
+from raymeta.types import Hparams, State
 
 
 class Examples(NamedTuple):
@@ -28,6 +30,11 @@ class Examples(NamedTuple):
     inputs: tuple
     targets: Any
     index: Tensor  # type: ignore[assignment]  # hides tuple.index
+
+    def rows(self, places: Tensor) -> "Examples":
+        """Those at these places, int64, shape (m,)."""
+        places = places.to(self.index.device)
+        return Examples(*tree_map(lambda x: x[places], tuple(self)))
 
 
 class Source:
@@ -195,6 +202,22 @@ def batch_indices(count: int, size: int, seed: int, t: int) -> Tensor:
     """
     epoch, position = divmod(t, count // size)
     return _permutation(count, seed, epoch)[position * size : (position + 1) * size]
+
+
+def over_batches(
+    mean: Callable[[State, Hparams, Tensor | None], Tensor], count: int, seed: int
+) -> ValidationLoss:
+    """A mean over validation examples, and batches of them in an order of their own.
+
+    Args:
+        mean: see `ValidationLoss`.
+        count: how many examples there are.
+        seed: seeds the order.
+    """
+    own = mix(seed, _STREAMS["val"])
+    return ValidationLoss(
+        mean=mean, batch=lambda size, t: batch_indices(count, size, own, t), size=count
+    )
 
 
 @lru_cache(maxsize=8)

@@ -12,14 +12,14 @@ from torch.utils.data import Dataset
 from raymeta._tree import tree_map
 from raymeta.autograd.stop_gradient import hooked
 from raymeta.autograd.through_stops import ThroughStops
-from raymeta.modules.batches import Examples, Source, batch_indices
+from raymeta.modules.batches import Examples, Source, batch_indices, over_batches
 from raymeta.modules.copies import copied, require_module, with_tensors
 from raymeta.modules.counter_rng import Noise, mix
 from raymeta.modules.datasets import data_set, held_back, length
 from raymeta.modules.functional import Network
 from raymeta.modules.overrides.batch_norm import Policy, apply_policy, tuned_norms
 from raymeta.modules.overrides.gradient_hooks import gradient_hooks
-from raymeta.modules.preflight import first_look, functions
+from raymeta.modules.preflight import first_look, functions, is_mean
 from raymeta.modules.purity import find_needs
 from raymeta.modules.rng_state import restored, seed_all
 from raymeta.modules.user_functions import require_function
@@ -279,8 +279,11 @@ def module_problem(
             hparams,
         )
 
-    def outer_loss(state: TrainState, hparams: Hparams) -> Tensor:
-        return loss_on(state, hparams, val_examples)
+    def outer_loss(
+        state: TrainState, hparams: Hparams, index: Tensor | None = None
+    ) -> Tensor:
+        some = val_examples if index is None else val_examples.rows(index)
+        return loss_on(state, hparams, some)
 
     def fold_losses(state: TrainState, hparams: Hparams) -> Tensor:
         return torch.stack([loss_on(state, hparams, fold) for fold in folds])
@@ -324,11 +327,12 @@ def module_problem(
             judged=part is judging,
             starts_here=starts_here,
         )
+    mean = is_mean(evaluation, buffers, val_examples, size, given, Noise(seed, no_step))
     return BilevelProblem(
         init=init,
         batch=batch,
         step=step,
-        outer_loss=outer_loss,
+        outer_loss=over_batches(outer_loss, n_val, seed) if mean else outer_loss,
         inner_loss=lambda s, h, b: inner_loss(s.params, s.buffers, h, b)[0],
         outer_cost=n_val / size,
         metrics=None if test is None else test_metrics,

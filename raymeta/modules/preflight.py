@@ -27,6 +27,8 @@ from raymeta.problem import require_scalar
 from raymeta.types import Tensors
 
 _PAIR = ("outputs", "targets")
+#: How far a loss may be from the mean of its parts', by rounding alone.
+MEAN_TOLERANCE = 1e-5
 #: (noise, the function's own arguments) -> its value.
 Given = Callable[..., Any]
 
@@ -158,6 +160,49 @@ def first_look(
             f"examples of {source.name}, which are finite, at the module's present "
             "weights: look at the loss, or at the weights"
         )
+
+
+def is_mean(
+    network: Network,
+    buffers: Tensors,
+    examples: Examples,
+    size: int,
+    given: Functions,
+    noise: Noise,
+) -> bool:
+    """Whether the loss of some examples is the mean of its parts' losses.
+
+    It is not where the loss is a sum, weighs examples by their classes, or ranks them,
+    nor where the module lets examples that are evaluated together depend on one
+    another.
+
+    Args:
+        network: the module in evaluation, at its present weights.
+        buffers: the module's own.
+        examples: all validation examples.
+        size: how many of them are looked at, or a few more.
+        given: has the loss.
+        noise: randomness inside the module and the loss.
+    """
+
+    def value_of(places: range) -> float:
+        some = examples.rows(torch.tensor(places))
+        outputs, _ = network({}, buffers, some.inputs, noise)
+        return float(given.loss(noise, outputs, some.targets))
+
+    # Of different sizes, for which no sum is the mean.
+    count = min(max(size, 3), len(examples.index))
+    first = count // 3
+    if not first:
+        return False
+    try:
+        with torch.no_grad():
+            whole = value_of(range(count))
+            parts = value_of(range(first)), value_of(range(first, count))
+    except Exception:  # a module may want batches of one size, data may be no tensors
+        return False
+    mean = (first * parts[0] + (count - first) * parts[1]) / count
+    return math.isclose(mean, whole, rel_tol=MEAN_TOLERANCE, abs_tol=MEAN_TOLERANCE)
 
 
 def _leaf(x: Any) -> Any:

@@ -11,7 +11,7 @@ from torch.func import vmap
 
 from raymeta._tree import tree_map
 from raymeta.errors import one_line
-from raymeta.problem import BilevelProblem
+from raymeta.problem import BilevelProblem, ValidationLoss
 from raymeta.types import Batch, Hparams, State
 
 
@@ -26,6 +26,7 @@ def stacked(problem: BilevelProblem) -> BilevelProblem:
     so an estimator by reverse mode finds the N hypergradients at once. All runs have
     the same batches, the same random numbers and the same choices. Costs are of one.
     """
+    loss = problem.outer_loss
 
     def init(hparams: Hparams) -> State:
         return _over(problem.init)(hparams)
@@ -36,6 +37,11 @@ def stacked(problem: BilevelProblem) -> BilevelProblem:
     def outer_loss(state: State, hparams: Hparams) -> Tensor:
         return outer_losses(problem, state, hparams).sum()
 
+    def mean(state: State, hparams: Hparams, index: Tensor | None) -> Tensor:
+        assert isinstance(loss, ValidationLoss)
+        one = loss.mean
+        return _over(lambda h, s: one(s, h, index))(hparams, state).sum()
+
     def inner_loss(state: State, hparams: Hparams, batch: Batch) -> Tensor:
         assert problem.inner_loss is not None
         inner = problem.inner_loss
@@ -45,7 +51,9 @@ def stacked(problem: BilevelProblem) -> BilevelProblem:
         problem,
         init=init,
         step=step,
-        outer_loss=outer_loss,
+        outer_loss=replace(loss, mean=mean)
+        if isinstance(loss, ValidationLoss)
+        else outer_loss,
         inner_loss=None if problem.inner_loss is None else inner_loss,
         metrics=None,
         fold_losses=None,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from raymeta.outer.base import HyperDescent
-from raymeta.outer.online_run import OnlineRun, OnlineStep
+from raymeta.outer.online_run import OnlineRun, OnlineState, OnlineStep
 from raymeta.outer.report import Report, Schedule
 from raymeta.outer.steps.adam import HYPER_LR, ClippedAdam
 from raymeta.outer.trust import Evaluated
@@ -32,8 +32,9 @@ class OnlineDescent(HyperDescent):
     next one to its own mean λ; after a worse one the longest shrinks, so that runs tend
     to training at the best λ found. After two, six plain runs at most look for another
     start nearby (see `HyperDescent`); the first of them is at the mean λ of the best
-    run, which is trained at as a constant before the budget ends. As long as no run, that at the start included,
-    has ended better than it began, the next one goes on from where the last one led.
+    run, which is trained at as a constant before the budget ends. As long as no run,
+    that at the start included, has ended better than it began, the next one goes on
+    from where the last one led.
 
     Source: Baydin et al. 2018 and Franceschi et al. 2017 (RTHO).
     """
@@ -114,17 +115,33 @@ class OnlineDescent(HyperDescent):
         adam = self._adam._replace(lr=min(self._adam.lr, self._longest))
         run = replace(self._online, adam=ClippedAdam(longest=self._longest))
         state, t = run.begin(x, adam), 0
-        for step in run.steps(state, self.horizon):
+        for step in self._steps(run, state):
             self._meter.charge(step.gradient_evals)
             t, before = step.state.rollout.step, t
             self._visited.append((t - before, step.x))
             self._adam, value = step.state.adam, step.value
-            yield self._report(step)
+            if t == self.horizon:
+                value, charge = run.outer_loss(step)
+                self._meter.charge(charge)
+            yield self._report(step, value)
             if not math.isfinite(value):
                 return math.inf
             if len(self._visited) == 1:
                 self._began = value
         return value if value < self._began else math.inf
+
+    def _steps(self, run: OnlineRun, state: OnlineState) -> Iterator[OnlineStep]:
+        """A run whose first E is that of all examples, to compare its last with."""
+        for step in run.whole.steps(state, self._first):
+            yield step
+            state = step.state
+        if math.isfinite(step.value):
+            yield from run.steps(state, self.horizon)
+
+    @property
+    def _first(self) -> int:
+        """The end of the first estimate."""
+        return min(self.estimator.steps, self.horizon)
 
     def _go_on(self) -> Tensor:
         """Where to start after diverging, finitely or not: where that run led.
@@ -141,16 +158,16 @@ class OnlineDescent(HyperDescent):
             self._escape *= 2
         return x
 
-    def _report(self, step: OnlineStep) -> Report:
+    def _report(self, step: OnlineStep, value: float) -> Report:
         rollout, flat = step.state.rollout, self.coordinates.point(step.x)
         if rollout.step < self.horizon:
-            return self._meter.report(rollout.step, step.value, flat)
+            return self._meter.report(rollout.step, value, flat)
         schedule: Schedule = [
             (steps, self.coordinates.point(visited)) for steps, visited in self._visited
         ]
         return self._meter.report(
             rollout.step,
-            step.value,
+            value,
             flat,
             complete=True,
             state=rollout.state,
@@ -170,4 +187,5 @@ class OnlineDescent(HyperDescent):
     @property
     def run_cost(self) -> float:
         """Charge for one complete training run."""
-        return sum(self._online.charges((self.horizon,)))
+        (first,) = self._online.whole.charges((self._first,))
+        return first + sum(self._online.charges((self.horizon - self._first,)))

@@ -2,19 +2,19 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import Tensor
 
-from raymeta.hypergrad import Estimator, Rollout
-from raymeta.hypergrad.base import with_steps
+from raymeta.hypergrad import Estimator, Forward, Rollout, ShortTerm
+from raymeta.hypergrad.base import plain_cost, with_steps
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.coordinates import Coordinates
-from raymeta.outer.evaluator import DIRECT, Evaluator
-from raymeta.outer.report import Report
+from raymeta.outer.evaluator import DIRECT, Evaluator, Trained
+from raymeta.outer.report import Report, outer_value
 from raymeta.outer.steps.adam import AdamState, ClippedAdam
-from raymeta.problem import BilevelProblem
+from raymeta.problem import BilevelProblem, ValidationLoss
 
 
 class OnlineState(NamedTuple):
@@ -36,7 +36,8 @@ class OnlineStep(NamedTuple):
 
     Attributes:
         x: λ of these training steps, in coordinates.
-        value: E at their end.
+        value: E at their end; where the estimator looks at a batch of validation
+            examples (`ShortTerm.val_share`), the mean over these.
         gradient_evals: what the estimate cost.
         state: where the run stands after the hyper-step; there is none where it has
             diverged.
@@ -121,12 +122,47 @@ class OnlineRun:
         for rung in rungs:
             for step in self.steps(state, rung):
                 meter.charge(step.gradient_evals)
+            value, charge = self.outer_loss(step)
+            meter.charge(charge)
             (at, t, _), state = step.state.rollout, step.state
             point, complete = self.coordinates.point(step.x), t == self.horizon
-            report = meter.report(t, step.value, point, complete=complete, state=at)
+            report = meter.report(t, value, point, complete=complete, state=at)
             yield report, state
-            if not math.isfinite(step.value):
+            if not math.isfinite(value):
                 return
+
+    def outer_loss(self, step: OnlineStep) -> tuple[float, float]:
+        """E over all validation examples, and the charge for what is not known yet.
+
+        Args:
+            step: where; one of `steps`.
+        """
+        charge = self.outer_loss_charge
+        if not charge or not math.isfinite(step.value):
+            return step.value, 0.0
+        hparams, rollout = self.coordinates.hparams(step.x), step.state.rollout
+
+        def evaluate() -> Trained:
+            value = outer_value(self.problem, rollout.state, hparams)
+            return rollout.state, [value]
+
+        _, (value,) = self.evaluator.run(hparams, rollout.step, evaluate, rollout)
+        return value, charge
+
+    @property
+    def whole(self) -> "OnlineRun":
+        """The same run, whose estimates look at all validation examples."""
+        if isinstance(self.estimator, ShortTerm | Forward):
+            return replace(self, estimator=replace(self.estimator, val_share=None))
+        return self
+
+    @property
+    def outer_loss_charge(self) -> float:
+        """Charge for E where estimates look at a batch of it, else 0."""
+        batches = isinstance(self.problem.outer_loss, ValidationLoss)
+        if batches and self.whole.estimator != self.estimator:
+            return plain_cost(self.problem, 0)
+        return 0.0
 
     def charges(self, rungs: tuple[int, ...]) -> tuple[float, ...]:
         """Gradient evaluations up to the first rung, from there to the second, ….
@@ -141,7 +177,7 @@ class OnlineRun:
             charge = whole * self.estimator.cost(self.problem, hparams)
             if left:
                 charge += self._at(left).cost(self.problem, hparams)
-            charges.append(charge)
+            charges.append(charge + self.outer_loss_charge)
         return tuple(charges)
 
     def _at(self, left: int) -> Estimator:

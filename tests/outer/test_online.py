@@ -1,12 +1,15 @@
 """Descent while training goes on: what it scores besides its own runs."""
 
+from itertools import pairwise
+
 import pytest
 
 from raymeta import optimize
 from raymeta.hypergrad import Forward, ShortTerm
+from raymeta.hypergrad.registry import by_name
 from raymeta.outer.optimize import mean_hparams
 from raymeta.outer.report import plain_run
-from raymeta.tasks import Quadratic
+from raymeta.tasks import Digits, Quadratic
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -24,3 +27,22 @@ def test_the_mean_of_the_best_schedule_is_trained_at_as_a_constant(estimator):
     exact = plain_run(task.sample(0), mean, task.horizon)[1]
     assert at_mean.outer_loss == pytest.approx(exact, rel=1e-9)
     assert len(at_mean.schedule) == 1
+
+
+def test_runs_that_look_at_batches_are_scored_on_all_validation_examples():
+    """The looks cost a part of E, and the first and the last of a run E's value."""
+    task = Digits(horizon=12)
+    problem = task.sample(0)
+    result = optimize(task, "short_term", budget=300)
+    assert sum(r.complete and len(r.schedule) > 1 for r in result.reports) > 2
+    last = task.space.hparams(result.schedule[-1][1])
+    value = float(problem.outer_loss(result.state, last))
+    assert result.outer_loss == pytest.approx(value, rel=1e-9)
+    spent = [r.gradient_evals for r in result.reports]
+    assert spent[-1] <= 300
+    run = [b - a for a, b in pairwise(spent[1:12])]
+    look = by_name("short_term", 12).cost(problem, task.space.initial())
+    assert look < 1 + problem.outer_cost
+    assert run == pytest.approx([look] * 10)
+    assert spent[1] - spent[0] == pytest.approx(1 + problem.outer_cost)
+    assert spent[12] - spent[11] == pytest.approx(look + problem.outer_cost / 3)

@@ -80,7 +80,7 @@ class TestAgainstOneByOne:
         one = OnlineRun(
             problem=task.sample(0),
             coordinates=Coordinates(task.space),
-            estimator=ShortTerm(2),
+            estimator=ShortTerm(2, val_share=0.5),
             horizon=7,
         )
         starts = points(task.space)

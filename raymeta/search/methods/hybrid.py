@@ -8,6 +8,7 @@ import torch
 
 from raymeta.hypergrad import ShortTerm
 from raymeta.hypergrad.base import differentiable, plain_cost
+from raymeta.hypergrad.registry import VAL_SHARE
 from raymeta.outer import descend
 from raymeta.outer.conditions import MOST
 from raymeta.outer.coordinates import Coordinates
@@ -106,7 +107,8 @@ class HybridMethod(SearchMethod):
 
 def look_ahead(task: Task, hyper_steps: int) -> ShortTerm:
     """The estimator of a run with so many hyper-steps, or a few more."""
-    return ShortTerm(max(1, task.horizon // hyper_steps))
+    steps = max(1, task.horizon // hyper_steps)
+    return ShortTerm(steps, val_share=VAL_SHARE)
 
 
 def online_run(
