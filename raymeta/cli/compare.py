@@ -1,6 +1,7 @@
 """`raymeta compare`."""
 
 import argparse
+import sys
 import warnings
 from dataclasses import dataclass
 
@@ -40,8 +41,9 @@ class CompareSettings:
 def run(arguments: argparse.Namespace) -> None:
     """Compare methods on tasks; print the ranking, draw figures and page."""
     settings = config.read(arguments, CompareSettings)
-    # Said at once: importing Ray takes seconds.
-    print("raymeta: preparing the comparison", flush=True)
+    if sys.stdout.isatty():
+        # Until the first line takes its place: importing Ray takes seconds.
+        print("raymeta: preparing the comparison", end="\r", flush=True)
     from raymeta.results.run_folder import run_address, run_name
     from raymeta.search import compare
 

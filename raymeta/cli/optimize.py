@@ -36,9 +36,6 @@ def run(arguments: argparse.Namespace) -> None:
 
     task = tasks.get(settings.task)
     estimator = by_name(settings.estimator, task.horizon)
-    budget = task.budget if settings.budget is None else settings.budget
-    title = f"{task.name} by {settings.estimator}"
-    print(f"raymeta: {title}, {budget:,g} gradient evaluations", flush=True)
     name = run_name(settings.storage, settings.name, [])
     kept = {k: v for k, v in asdict(settings).items() if k != "storage"}
     with RunFolder.open(

@@ -1,6 +1,6 @@
 """Layers and functions whose derivative jumps, and what is smooth in their place."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -57,6 +57,14 @@ def non_smooth_layers(module: nn.Module) -> list[NonSmooth]:
         if kind is not None:
             found.append(NonSmooth(path, kind, NON_SMOOTH[kind][1]))
     return found
+
+
+def put_instead(parts: Sequence[NonSmooth]) -> str:
+    """What to put for the first kind of what is not smooth, and where."""
+    kind, instead = parts[0].kind, parts[0].instead
+    paths = [part.path for part in parts if part.kind == kind and part.path]
+    at = f" at {', '.join(paths)}" if paths else ""
+    return f"put {instead} for {kind}{at}"
 
 
 class NonSmoothFunctions(TorchFunctionMode):

@@ -1,27 +1,22 @@
 """Diagnosis of a task before anything is spent: can its hypergradient be trusted?"""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from raymeta import tasks
-from raymeta._tree import detach
 from raymeta.hypergrad.base import plain_cost
 from raymeta.hypergrad.checkpointed import Checkpointed
 from raymeta.hypergrad.used_hparams import require_names
-from raymeta.modules.non_smooth import (
-    NonSmooth,
-    NonSmoothFunctions,
-    non_smooth_layers,
-)
 from raymeta.outer.arguments import number_of, require_seed
 from raymeta.outer.cast_problem import cast_problem, precision_of, why_not_cast
 from raymeta.outer.conditions import conditioned
 from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.diagnosis import ROUNDINGS, Diagnosis, Precision, Slope
+from raymeta.outer.first_look import UNSEEDED, is_repeatable, non_smooth_parts
 from raymeta.outer.report import outer_value
 from raymeta.outer.sensitivity import (
     Sensitivity,
@@ -163,7 +158,7 @@ class _Look:
             point=space.point(self.hparams),
             outer_loss=value,
             step=self.step,
-            non_smooth=tuple(self._non_smooth()),
+            non_smooth=tuple(non_smooth_parts(self.problem, self.hparams)),
             hyperparameters=len(self.x),
             validation_size=self.problem.validation_size,
             gradient_evals=self.cost,
@@ -208,15 +203,7 @@ class _Look:
                 f"training diverges at the start (E = {value}): start elsewhere, or "
                 "narrow the space"
             )
-        hparams, batch = self.hparams, self.problem.batch(0)
-        s_0 = detach(self.problem.init(hparams))
-        one, two = (self.problem.step(s_0, hparams, batch) for _ in range(2))
-        if distance(one, two) > 0:
-            return (
-                "a step is another one each time it is taken: seed what it draws by "
-                "batch.index"
-            )
-        return ""
+        return "" if is_repeatable(self.problem, self.hparams) else UNSEEDED
 
     # ------------------------------------------------------------------ what is beside
 
@@ -250,18 +237,6 @@ class _Look:
             found = self._estimate(cast, states)
             slope = float(self.coordinates.gradient(self.x, found.grads) @ v)
         return Precision(name, value, slope, "")
-
-    def _non_smooth(self) -> Sequence[NonSmooth]:
-        """Layers of the module, and functions of a step and of E."""
-        problem, hparams = self.problem, self.hparams
-        state = detach(problem.init(hparams))
-        layers: list[NonSmooth] = []
-        if problem.module is not None:
-            layers = non_smooth_layers(problem.module(state, hparams))
-        with NonSmoothFunctions() as functions:
-            state = problem.step(state, hparams, problem.batch(0))
-            problem.outer_loss(state, hparams)
-        return [*layers, *functions.beside(layers)]
 
     def _names(self) -> list[str]:
         """The flat names of the coordinates, in their order."""

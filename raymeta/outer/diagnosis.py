@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from raymeta.modules.non_smooth import NonSmooth
+from raymeta.modules.non_smooth import NonSmooth, put_instead
 from raymeta.results.overfitting import EXAMPLES
 from raymeta.space import Point
 
@@ -273,10 +273,7 @@ def _remedy(d: Diagnosis) -> str:
     if d.growth > STEEP:
         return "a shorter horizon, smaller bounds, or raymeta.optim.clip_by_norm"
     if d.non_smooth:
-        kind, instead = d.non_smooth[0].kind, d.non_smooth[0].instead
-        paths = [n.path for n in d.non_smooth if n.kind == kind and n.path]
-        at = f" at {', '.join(paths)}" if paths else ""
-        return f"put {instead} for {kind}{at}"
+        return put_instead(d.non_smooth)
     return "smaller bounds around a calmer start, or a shorter horizon"
 
 

@@ -22,6 +22,7 @@ from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.conditions import conditioned
 from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.descend import descend, sure_cost, unsure
+from raymeta.outer.first_look import first_look
 from raymeta.outer.report import Report, Schedule, held_out
 from raymeta.outer.result import Result, better
 from raymeta.problem import BilevelProblem
@@ -58,7 +59,8 @@ def optimize(
             `raymeta.outer.descend.descend`.
         budget: gradient evaluations; the task's default if None.
         seed: seeds the task's sample and every random draw of the descent.
-        progress: whether to print a line now and then; or what is called after each
+        progress: whether to print a first look at the task (`raymeta.outer.first_look`)
+            and a line now and then; or what is called after each
             report with it and the lowest outer loss of a full run so far, ∞ before the
             first.
 
@@ -75,9 +77,14 @@ def optimize(
     require_seed(seed)
     require_hyper_lr(hyper_lr)
     require_progress(progress)
-    show = _printing(budget) if progress is True else progress or _ignore
     task = conditioned(task, seed)
     problem = sampled(task, seed)
+    show = progress if callable(progress) else _ignore
+    if progress is True:
+        how = f"{task.name} by {type(estimator).__name__}"
+        spent = f"{how}, {budget:,g} gradient evaluations"
+        print(f"{first_look(task, problem)}\n{spent}", flush=True)
+        show = _printing(budget)
     start = time.perf_counter()
     reports: list[Report] = []
     best: Report | None = None

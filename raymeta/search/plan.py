@@ -14,6 +14,7 @@ from raymeta.hypergrad.used_hparams import require_names
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.conditions import conditioned
 from raymeta.outer.descend import unsure
+from raymeta.outer.first_look import first_look
 from raymeta.outer.flops import step_flops
 from raymeta.problem import BilevelProblem
 from raymeta.search.fairness import first_values
@@ -75,6 +76,14 @@ class Plan:
         """
         return self._grid[3]
 
+    def first_looks(self) -> list[str]:
+        """Of each task a line, see `raymeta.outer.first_look`.
+
+        Raises:
+            ValueError: see `study_specs`.
+        """
+        return self._grid[4]
+
     def first_values(self) -> dict[str, list[float]]:
         """Of each task, see `fairness.first_values`."""
         return self._grid[2]
@@ -85,6 +94,7 @@ class Plan:
         values: Values = {}
         unfit: dict[tuple[str, str], Misfit] = {}
         doubts: list[str] = []
+        looks: list[str] = []
         for task in self.tasks:
             budget = self.budgets[task.name]
             if not 0 < budget < math.inf:
@@ -98,6 +108,7 @@ class Plan:
             values[task.name] = first_values(
                 problem, task.space.trim(task.space.initial())
             )
+            looks.append(first_look(task, problem))
             fit = []
             for method in self.methods:
                 if misfit := _misfit(task, method, budget, problem):
@@ -109,7 +120,7 @@ class Plan:
             specs += self._specs_of(task, fit, problem)
         if not specs:
             raise self._nothing_fits(unfit)
-        return specs, unfit, values, doubts
+        return specs, unfit, values, doubts, looks
 
     def _specs_of(
         self, task: Task, methods: list[Method], problem: BilevelProblem
@@ -180,8 +191,11 @@ class Misfit(NamedTuple):
     least: float = 0.0
 
 
-#: What runs, what does not, first values, and who may find worse than the start.
-_Grid = tuple[list[StudySpec], dict[tuple[str, str], Misfit], Values, list[str]]
+#: What runs, what does not, first values, who may find worse than the start, and a
+#: first look at each task.
+_Grid = tuple[
+    list[StudySpec], dict[tuple[str, str], Misfit], Values, list[str], list[str]
+]
 
 
 def _misfit(

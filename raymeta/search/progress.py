@@ -15,7 +15,7 @@ from raymeta.tasks.base import Task
 
 
 def opening(plan: Plan, folder: str) -> list[str]:
-    """What will run, and where the results go."""
+    """A first look at the tasks, what will run, and where the results go."""
     seeds = ", ".join(map(str, plan.seeds))
     sizes = [
         count(len(plan.methods), "method"),
@@ -25,6 +25,7 @@ def opening(plan: Plan, folder: str) -> list[str]:
     unfit = [f"skipping {m} on {t}: {why}" for (t, m), why in plan.unfit().items()]
     budgets = [f"{name} {budget:,g}" for name, budget in plan.budgets.items()]
     return [
+        *plan.first_looks(),
         *wrap("comparing", [method.name for method in plan.methods]),
         *(f"skipping {name}: {need}" for name, need in plan.skipped.items()),
         *unfit,

@@ -74,7 +74,8 @@ def test_optimize_says_where_it_is(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(progress, "LOG_S", 0.0)
     assert main(["optimize", "--storage", str(tmp_path), "--budget", "400"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "raymeta: quadratic by forward, 400 gradient evaluations"
+    assert lines[0].endswith("raymeta diagnose --task quadratic): trust")
+    assert lines[1] == "quadratic by Forward, 400 gradient evaluations"
     shown = [re.fullmatch(SHOWN, line) for line in lines]
     shares = [int(match["share"]) for match in shown if match]
     assert len(shares) == len(pd.read_parquet(tmp_path / "optimize/frame.parquet")) - 1

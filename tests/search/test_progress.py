@@ -105,7 +105,10 @@ def test_the_opening_says_what_will_run():
     for part in (*METHODS, "bowl 100", "other 50,000", "(0, 7)", "24 studies"):
         assert part in text
     assert lines[-1] == "results go to results/x"
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines[2:])) <= 100
+    for line, name in zip(lines, ("bowl", "other"), strict=False):
+        assert line.startswith(f"{name} at first look (1 hyperparameter, ")
+        assert line.endswith("slopes: raymeta diagnose): trust")
 
 
 class Fading(Bowl):
