@@ -1,10 +1,13 @@
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pandas as pd
 import pytest
 from search_toys import Bowl, Listed, Walk
 
+from raymeta.analysis.tables.incumbents import incumbents
+from raymeta.outer.report import Report
 from raymeta.results.run_folder import write_frame
 from raymeta.search.frame import to_frame
 from raymeta.search.plan import make_plan
@@ -118,3 +121,24 @@ def test_metrics_that_fail_say_so_in_the_final_row(bench, method):
     assert (final.status, final.failure) == ("final", "KeyError: 'data'")
     assert final.outer_loss == frame.outer_loss[0]
     assert math.isnan(final.test_loss)
+
+
+@dataclass(frozen=True)
+class Returning(Walk):
+    """A walk that returns where it ends, although it has been lower."""
+
+    def reports(self, *args) -> Iterator[Report]:
+        *before, last = super().reports(*args)
+        yield from [*before, last._replace(returned=True)]
+
+
+def test_what_counts_is_what_a_descent_returns(bench):
+    """The lucky point, lr 0.5, scores nowhere: in no row, table or final look."""
+    rates = (0.2, 0.1, 0.5, 0.3)
+    frame = bench(Bowl(), Returning(rates), budget=40, seeds=1).run().frame()
+    *_, end, final = frame.outer_loss
+    first = frame.outer_loss[0]
+    assert frame.best_outer_loss.tolist() == [first, first, first, end, end]
+    assert final == end
+    assert frame["hp/lr"].iloc[-1] == 0.3
+    assert incumbents(frame)["hp/lr"].tolist() == [0.2, 0.3]
