@@ -17,7 +17,7 @@ class DiagnoseSettings:
     seed: int = setting(0, "seeds the task's sample")
     step: float = setting(0.03, "how far runs go, in log units of a positive λ")
     coordinates: bool | None = setting(
-        None, "look along each coordinate, 2 runs each; automatic: where there are few"
+        None, "look along each coordinate, 2 runs each; automatic: along all at once"
     )
     precision: bool | None = setting(
         None,

@@ -12,17 +12,25 @@ from raymeta.hypergrad.base import plain_cost
 from raymeta.hypergrad.checkpointed import Checkpointed
 from raymeta.hypergrad.used_hparams import require_names
 from raymeta.outer.arguments import number_of, require_seed
+from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.cast_problem import cast_problem, precision_of, why_not_cast
 from raymeta.outer.conditions import conditioned
 from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.diagnosis import ROUNDINGS, Diagnosis, Precision, Slope
-from raymeta.outer.first_look import UNSEEDED, is_repeatable, non_smooth_parts
+from raymeta.outer.first_look import (
+    UNSEEDED,
+    graph_bytes,
+    is_repeatable,
+    non_smooth_parts,
+)
 from raymeta.outer.report import outer_value
 from raymeta.outer.sensitivity import (
+    Recorded,
     Sensitivity,
     differentiate,
     distance,
     metasmoothness,
+    record,
     run_through,
     weights,
 )
@@ -31,10 +39,12 @@ from raymeta.space import Choice
 from raymeta.tasks.base import Task, check_task, sampled
 from raymeta.types import Hparams, State
 
-#: Coordinates up to which the slope along each is looked at unasked.
+#: Coordinates up to which the slope along the others is looked at unasked.
 FEW = 3
-#: Plain runs that are spent unasked, beside the one estimate.
+#: What is spent unasked, in plain runs.
 RUNS = 6
+#: Bytes that the graph of the run may take; beyond, its steps are run twice.
+ROOM = 2**30
 
 
 def diagnose(
@@ -47,7 +57,8 @@ def diagnose(
 ) -> Diagnosis:
     r"""Diagnosis of a task at its start: can its hypergradient be trusted?
 
-    It costs one estimate, as that of `Checkpointed`, and at most 6 plain runs:
+    It costs one estimate (3 T) and 3 plain runs, 6 in all; where the graph of the run
+    takes more than 1 GiB, one as that of `Checkpointed` (4 T) and 2, which is 6 again:
 
     $$ d = \frac{E(x + \delta v) - E(x - \delta v)}{2\delta},\qquad
        s = v \cdot \frac{dE}{dx},\qquad v = \frac{dE/dx}{\|dE/dx\|_\infty} $$
@@ -63,7 +74,8 @@ def diagnose(
         seed: seeds the task's sample.
         step: δ.
         coordinates: whether to look along each coordinate but the steepest too, two
-            runs each; by default where there are at most 3.
+            runs each; by default along the others together, by one run, where there are
+            at most 3.
         precision: whether to look at E and its slope in float64, and at E in bfloat16;
             by default at E in float64 alone, where that is within the 6 runs. A problem
             in float64 is compared with float32.
@@ -101,17 +113,17 @@ class _Look:
         self.x = self.coordinates.start()
         self.hparams = self.coordinates.hparams(self.x)
         self.times = _times(task.horizon)
-        self.runs, self.cost = 0, 0.0
+        self.cost = 0.0
 
     def diagnosis(self, coordinates: bool | None, precision: bool | None) -> Diagnosis:
         """Look at all, until something is at fault."""
         Checkpointed(self.task.horizon).init(self.problem, self.hparams)
-        states = self._run(self.hparams)
+        states, recorded = self._recorded()
         value = outer_value(self.problem, states[-1], self.hparams)
         if fault := self._fault(value):
             return self._end(value, fault=fault)
         own = precision_of(self.problem, self.hparams)
-        found = self._estimate(self.problem, states)
+        found = self._estimate(self.problem, states, recorded)
         gradient = self.coordinates.gradient(self.x, found.grads)
         if not all(bool(torch.isfinite(g).all()) for g in found.grads.values()):
             fault = (
@@ -128,15 +140,15 @@ class _Look:
             distance(a, b) / (2 * self.step) for a, b in zip(below, above, strict=True)
         ]
         slopes = [along]
-        n = len(self.x)
-        if coordinates is None:
-            coordinates = n <= FEW
-        for i in range(n) if coordinates else ():
-            if i != steepest:
-                unit = torch.zeros_like(self.x)
-                unit[i] = 1.0
-                name = self._names()[i]
-                slopes.append(self._slope(name, gradient, unit, rounding)[0])
+        others = [i for i in range(len(self.x)) if i != steepest]
+        for i in others if coordinates else ():
+            unit = torch.zeros_like(self.x)
+            unit[i] = 1.0
+            name = self._names()[i]
+            slopes.append(self._slope(name, gradient, unit, rounding)[0])
+        if coordinates is None and 0 < len(others) < FEW and self._covers_run():
+            bend = abs(along.below + along.above - 2 * value) / (2 * self.step)
+            slopes.append(self._ahead(others, gradient, value, 2 * rounding + bend))
         smoothness = metasmoothness(below[-1], states[-1], above[-1])
         return self._end(
             value,
@@ -175,13 +187,48 @@ class _Look:
     def _plain(self, x: Tensor) -> tuple[list[State], float]:
         hparams = self.coordinates.hparams(x)
         states = self._run(hparams)
-        self.runs += 1
         return states, outer_value(self.problem, states[-1], hparams)
 
-    def _estimate(self, problem: BilevelProblem, states: list[State]) -> Sensitivity:
-        """Reverse mode through a run that is charged already: 3 T and E's gradient."""
-        self.cost += 3 * self.task.horizon + problem.outer_cost * 2 / 3
-        return differentiate(problem, self.hparams, self.times, states)
+    def _recorded(self) -> tuple[list[State], Recorded | None]:
+        """The same at the start, with the graph where there is room for it."""
+        if self.task.horizon * graph_bytes(self.problem, self.hparams) > ROOM:
+            return self._run(self.hparams), None
+        self.cost += plain_cost(self.problem, self.task.horizon)
+        return record(self.problem, self.hparams, self.times)
+
+    def _covers_run(self) -> bool:
+        """Whether another plain run is within what is spent unasked."""
+        run = plain_cost(self.problem, self.task.horizon)
+        return BudgetMeter(RUNS * run, self.cost).covers(run)
+
+    def _estimate(
+        self,
+        problem: BilevelProblem,
+        states: list[State],
+        recorded: Recorded | None = None,
+    ) -> Sensitivity:
+        """Reverse mode through a run that is charged already: 2 T and E's gradient.
+
+        And T more where its steps were not recorded.
+        """
+        passes = 3 if recorded is None else 2
+        self.cost += passes * self.task.horizon + problem.outer_cost * 2 / 3
+        return differentiate(problem, self.hparams, self.times, states, recorded)
+
+    def _ahead(
+        self, others: list[int], gradient: Tensor, value: float, off: float
+    ) -> Slope:
+        """Exact slope and one-sided difference along several coordinates, uphill."""
+        u = torch.zeros_like(self.x)
+        u[others] = torch.where(gradient[others] < 0, -1.0, 1.0).to(u.dtype)
+        high = self.coordinates.project(self.x + self.step * u)
+        if torch.equal(high, self.x):
+            high = self.coordinates.project(self.x - self.step * u)
+        _, e_high = self._plain(high)
+        exact = float(gradient @ (high - self.x)) / self.step
+        name = ", ".join(self._names()[i] for i in others)
+        difference = (e_high - value) / self.step
+        return Slope(name, exact, difference, value, e_high, off)
 
     def _slope(
         self, name: str, gradient: Tensor, v: Tensor, rounding: float
@@ -213,7 +260,7 @@ class _Look:
         """E in another precision, and with `asked` its slope, and E in bfloat16."""
         other = torch.float32 if own == torch.float64 else torch.float64
         why = ""
-        if asked is False or (asked is None and self.runs >= RUNS):
+        if asked is False or (asked is None and not self._covers_run()):
             why = "ask for it: precision=True"
         why = why or why_not_cast(self.problem, self.hparams, other, own)
         yield self._precision(other, own, v if asked else None, why)
@@ -230,7 +277,6 @@ class _Look:
             return Precision(name, math.nan, slope, why)
         cast = cast_problem(self.problem, dtype, own)
         self.cost += plain_cost(self.problem, self.task.horizon)
-        self.runs += 1
         states = run_through(cast, self.hparams, self.times)
         value = outer_value(cast, states[-1], self.hparams)
         if v is not None:

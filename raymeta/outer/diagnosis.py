@@ -49,12 +49,13 @@ class Slope(NamedTuple):
     """The slope of E along a line of λ, in the descents' coordinates (log λ …).
 
     Attributes:
-        along: "gradient", or the flat name of a hyperparameter.
+        along: "gradient", or the flat names of hyperparameters.
         exact: that of the hypergradient.
         difference: (E(x + δv) - E(x - δv)) / 2δ, of two plain runs.
-        below: E(x - δv).
+        below: E(x - δv); E(x) where the difference is that to E(x + δv).
         above: E(x + δv).
-        rounding: how far rounding of E may move the difference.
+        rounding: how far rounding of E, and its curvature along the gradient where the
+            difference is one-sided, may move the difference.
     """
 
     along: str

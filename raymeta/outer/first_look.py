@@ -111,7 +111,7 @@ def _doubts(
         )
     if torch.finfo(dtype).bits < 32:
         yield f"slopes of E are rough in {dtype}: train in float32"
-    needed, there = task.horizon * _graph_bytes(problem, hparams), _memory()
+    needed, there = task.horizon * graph_bytes(problem, hparams), _memory()
     if needed > ROOM * there:
         yield (
             f"a graph of the whole run takes {needed / 2**30:,.0f} GiB of "
@@ -119,7 +119,7 @@ def _doubts(
         )
 
 
-def _graph_bytes(problem: BilevelProblem, hparams: Hparams) -> int:
+def graph_bytes(problem: BilevelProblem, hparams: Hparams) -> int:
     """Bytes that autograd keeps of one step."""
     kept: dict[int, int] = {}
 

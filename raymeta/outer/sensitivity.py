@@ -31,6 +31,35 @@ class Sensitivity(NamedTuple):
     norms: list[float]
 
 
+class Recorded(NamedTuple):
+    """The graph of a run, stretch by stretch.
+
+    Attributes:
+        leaves: the tensors of λ, which are leaves of the graph.
+        stretches: of each, the tensors of the state where it begins, which are leaves,
+            and the state where it ends.
+    """
+
+    leaves: Tensors
+    stretches: list[tuple[list[Tensor], State]]
+
+
+def record(
+    problem: BilevelProblem, hparams: Hparams, times: Sequence[int]
+) -> tuple[list[State], Recorded]:
+    """What `run_through` finds, and the graph, so that no stretch is run again."""
+    with recording():
+        leaves = differentiable(hparams)
+        live = {**hparams, **leaves}
+        states, stretches = [detach(problem.init(hparams))], []
+        for t, stop in pairwise(times):
+            values, state = _fresh(states[-1])
+            state = unroll(problem, live, state, t, stop - t)
+            stretches.append((values, state))
+            states.append(detach(state))
+    return states, Recorded(leaves, stretches)
+
+
 def run_through(
     problem: BilevelProblem, hparams: Hparams, times: Sequence[int]
 ) -> list[State]:
@@ -46,17 +75,19 @@ def differentiate(
     hparams: Hparams,
     times: Sequence[int],
     states: Sequence[State],
+    recorded: Recorded | None = None,
 ) -> Sensitivity:
-    """Reverse mode from kept states: each stretch between two is run once more.
+    """Reverse mode from kept states.
 
     Args:
         problem: what was trained.
         hparams: λ.
         times: from 0 to T.
         states: what `run_through` found there.
+        recorded: the graph; without it each stretch is run once more.
     """
     with recording():
-        leaves = differentiable(hparams)
+        leaves = differentiable(hparams) if recorded is None else recorded.leaves
         live = {**hparams, **leaves}
         values, state = _fresh(states[-1])
         outer_loss = problem.outer_loss(state, live)
@@ -64,8 +95,11 @@ def differentiate(
         adjoint.pull([outer_loss], values)
         norms = [_norm(adjoint.alpha, states[-1])]
         for i in range(len(times) - 2, -1, -1):
-            values, state = _fresh(states[i])
-            state = unroll(problem, live, state, times[i], times[i + 1] - times[i])
+            if recorded is None:
+                values, state = _fresh(states[i])
+                state = unroll(problem, live, state, times[i], times[i + 1] - times[i])
+            else:
+                values, state = recorded.stretches[i]
             adjoint.pull(partition(state)[0], values)
             norms.append(_norm(adjoint.alpha, states[i]))
         adjoint.pull(partition(problem.init(live))[0], [])

@@ -9,15 +9,22 @@ from torch import nn
 from torch.nn import functional as F
 
 import raymeta
+from raymeta import tasks
 from raymeta.hypergrad import Reverse
 from raymeta.hypergrad.base import plain_cost
 from raymeta.optim import sgd
-from raymeta.outer.diagnose import RUNS, diagnose
+from raymeta.outer.diagnose import FEW, diagnose
 from raymeta.outer.report import plain_run
 from raymeta.outer.sensitivity import metasmoothness
 from raymeta.problem import BilevelProblem, TrainState, descent
 from raymeta.space import Choice, Positive, Real, Space
-from raymeta.tasks import Quadratic
+from raymeta.tasks import (
+    Cleaning,
+    Digits,
+    LearningRateSchedule,
+    Logistic,
+    Quadratic,
+)
 from tests.support.small_tasks import Diverging, Small
 
 
@@ -192,16 +199,44 @@ def test_a_schedule_is_looked_at_along_its_gradient():
 
 
 @pytest.mark.parametrize(
-    ("task", "coordinates"), [(Parabola(), 1), (Quadratic(), 2), (Small(), 4)]
+    "task",
+    [
+        *(Parabola(), Small(), Digits(horizon=4, per_layer=False)),
+        *(Cleaning(horizon=4), LearningRateSchedule(horizon=4), Logistic(horizon=4)),
+        *map(tasks.get, ("quadratic", "quadratic-noisy", "surface-branin")),
+    ],
+    ids=lambda task: task.name,
 )
-def test_it_costs_one_estimate_and_at_most_six_plain_runs(task, coordinates):
-    found = diagnose(task)
+def test_it_costs_no_more_than_six_plain_runs(task, monkeypatch):
+    """An estimate of 3 T and 3 runs; without room for the graph, 4 T and 2 runs."""
     problem, T = task.sample(0), task.horizon
-    assert found.hyperparameters == coordinates
-    estimate = 4 * T + problem.outer_cost  # every step is run once more
-    runs = (found.gradient_evals - estimate) / plain_cost(problem, T)
-    assert runs == pytest.approx(round(runs))
-    assert 2 <= round(runs) <= RUNS
+    run, outer = plain_cost(problem, T), problem.outer_cost
+    found = diagnose(task)
+    assert found.gradient_evals == pytest.approx(3 * T + outer + 3 * run)
+    assert found.gradient_evals <= 6 * run * (1 + 1e-9)
+    few = 1 < found.hyperparameters <= FEW
+    assert [s.along == "gradient" for s in found.slopes] == [True, False][: 1 + few]
+    monkeypatch.setattr("raymeta.outer.diagnose.ROOM", -1)
+    tight = diagnose(task)
+    assert tight.gradient_evals == pytest.approx(4 * T + outer + 2 * run)
+    assert tight.slopes[0].exact == pytest.approx(found.slopes[0].exact, rel=1e-4)
+    assert tight.adjoint == pytest.approx(found.adjoint, rel=1e-4)
+    assert tight.verdict == found.verdict
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_others_are_looked_at_together_and_one_sided():
+    """Uphill in each, by one run; its curvature counts as rounding."""
+    task = Quadratic()
+    one, other = diagnose(task, step=1e-4).slopes
+    every = diagnose(task, step=1e-4, coordinates=True).slopes[1]
+    assert other.along == every.along
+    assert other.exact == pytest.approx(abs(every.exact), rel=1e-9)
+    assert other.difference == pytest.approx(abs(every.difference), rel=1e-3)
+    assert other.below == diagnose(task).outer_loss
+    bend = abs(one.below + one.above - 2 * other.below) / 2e-4
+    assert other.rounding == pytest.approx(bend + 2 * one.rounding)
+    assert other.off == 0.0
 
 
 def test_a_start_that_diverges_is_one_line():
@@ -270,16 +305,16 @@ def test_precisions_are_compared_where_the_problem_can_be_cast():
     assert double.slope == pytest.approx(found.slopes[0].exact, rel=1e-3)
     assert half.outer_loss == pytest.approx(found.outer_loss, rel=0.5)
     assert half.outer_loss != found.outer_loss
-    (double,) = diagnose(Casts()).precision
+    double, _ = diagnose(Casts(), precision=True).precision
     assert math.isnan(double.outer_loss)
     assert "dtype" in double.why
-    (double,) = diagnose(Drawn()).precision
+    double, _ = diagnose(Drawn(), precision=True).precision
     assert double.why == "a step draws other random numbers in it"
 
 
 @pytest.mark.usefixtures("float64")
 def test_what_is_in_double_precision_is_compared_with_single():
-    (single,) = diagnose(Quadratic()).precision
+    single, _ = diagnose(Quadratic(), precision=True).precision
     assert single.dtype == "float32"
 
 
