@@ -27,8 +27,8 @@ SHORTEST = 0.05
 # Steps are not scaled by the record of trust. On 48 tuning tasks × seeds of 30 runs, a
 # trust region over T (halved at a ratio below 1/4, doubled above 3/4) led to better
 # points on 14 and worse ones on 17; Rprop's lengths scaled so, on 14 and 23; no more
-# gradients after a median ratio below 1/4, on 3 and 5; plain runs along the slope before
-# random ones, on 8 and 5.
+# gradients after a median ratio below 1/4, on 3 and 5; plain runs along the slope
+# before random ones, on 8 and 5.
 #: A step that moves no coordinate by more than this has arrived.
 ARRIVED = 1e-6
 
