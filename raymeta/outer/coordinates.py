@@ -29,19 +29,25 @@ class Coordinates:
         space: whose continuous hyperparameters are walked in, those that the initial
             options use; choices stay at these.
         device: where λ is needed; see `BilevelProblem.device`.
+        start: λ at `start()`, in double precision; the initial values by default.
 
     Raises:
         ValueError: the space has no continuous hyperparameter.
     """
 
-    def __init__(self, space: Space, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        space: Space,
+        device: torch.device | str = "cpu",
+        start: Hparams | None = None,
+    ) -> None:
         space = space.at(space.initial())
         if not space.continuous:
             raise ValueError(
                 "hypergradient descent needs a continuous hyperparameter, but the "
                 f"space has only {sorted(space)}: add Positive, Unit or Real"
             )
-        self._space, self._device = space, device
+        self._space, self._device, self._start = space, device, start
         self._shapes = {k: d.shape for k, d in space.continuous.items()}
         self._choices = {k: d.initial for k, d in space.choices.items()}
         self._units = self._join(
@@ -59,7 +65,9 @@ class Coordinates:
                 self.tensors.append(slice(begin, end))
 
     def start(self) -> Tensor:
-        """X at the space's initial values."""
+        """X at the space's initial values, or where a walk is to start."""
+        if self._start is not None:
+            return self.at(self._start)
         return self._join(self._space.unconstrained(self._initial())) / self._units
 
     def at(self, hparams: Hparams) -> Tensor:

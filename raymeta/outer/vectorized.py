@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from raymeta.hypergrad.base import advance
 from raymeta.outer.batched_problem import (
@@ -15,7 +16,7 @@ from raymeta.outer.batched_problem import (
     unstack,
 )
 from raymeta.outer.evaluator import DIRECT, Evaluator, Trained
-from raymeta.outer.online_run import OnlineRun
+from raymeta.outer.online_run import OnlineRun, OnlineStep
 from raymeta.problem import BilevelProblem
 from raymeta.space import Point, Space
 from raymeta.types import Hparams, State
@@ -28,11 +29,13 @@ class RunOutcome(NamedTuple):
         value: E(s_T), maybe not finite.
         point: λ of the last steps.
         state: s_T.
+        mean: the mean of λ over all steps, in coordinates.
     """
 
     value: float
     point: Point
     state: State
+    mean: Point
 
 
 def at_constants(
@@ -55,7 +58,7 @@ def at_constants(
     if not stackable(problem, runs):
         for hparams, point in zip(runs, points, strict=True):
             state, value = evaluator.plain_run(problem, hparams, horizon)
-            yield RunOutcome(value, point, state)
+            yield RunOutcome(value, point, state, point)
         return
     many, hparams = stacked(problem), stack(runs)
 
@@ -63,7 +66,7 @@ def at_constants(
         state = advance(many, hparams, many.init(hparams), 0, horizon)
         return state, _values(problem, state, hparams)
 
-    yield from _apart(points, *evaluator.run(hparams, horizon, train))
+    yield from _apart(points, points, *evaluator.run(hparams, horizon, train))
 
 
 def descending(one: OnlineRun, starts: list[Hparams]) -> Iterator[RunOutcome]:
@@ -77,19 +80,29 @@ def descending(one: OnlineRun, starts: list[Hparams]) -> Iterator[RunOutcome]:
     xs = torch.stack([coordinates.at(start) for start in starts])
     if not stackable(problem, [coordinates.hparams(x) for x in xs]):
         for x in xs:
-            ((report, _),) = one.reports(one.begin(x), (one.horizon,))
-            yield RunOutcome(report.outer_loss, report.hparams, report.state)
+            last, mean = _trained(one, x)
+            value, _ = one.outer_loss(last)
+            ended, centre = coordinates.point(last.x), coordinates.point(mean)
+            yield RunOutcome(value, ended, last.state.rollout.state, centre)
         return
-    many = replace(one, problem=stacked(problem))
-    for step in many.steps(many.begin(xs), one.horizon):
-        last = step
+    last, means = _trained(replace(one, problem=stacked(problem)), xs)
     hparams, rollout = coordinates.hparams(last.x), last.state.rollout
 
     def evaluate() -> Trained:
         return rollout.state, _values(problem, rollout.state, hparams)
 
-    ended = one.evaluator.run(hparams, one.horizon, evaluate, rollout)
-    yield from _apart([coordinates.point(x) for x in last.x], *ended)
+    trained = one.evaluator.run(hparams, one.horizon, evaluate, rollout)
+    points, centres = ([coordinates.point(x) for x in rows] for rows in (last.x, means))
+    yield from _apart(points, centres, *trained)
+
+
+def _trained(run: OnlineRun, x: Tensor) -> tuple[OnlineStep, Tensor]:
+    """The last step of a run, or of several, and the mean of x over all of it."""
+    total, t = torch.zeros_like(x), 0
+    for step in run.steps(run.begin(x), run.horizon):  # at least one
+        before, t = t, step.state.rollout.step
+        total = total + (t - before) * step.x
+    return step, total / t
 
 
 def _values(problem: BilevelProblem, state: State, hparams: Hparams) -> list[float]:
@@ -98,8 +111,7 @@ def _values(problem: BilevelProblem, state: State, hparams: Hparams) -> list[flo
 
 
 def _apart(
-    points: list[Point], state: State, values: list[float]
+    points: list[Point], means: list[Point], state: State, values: list[float]
 ) -> Iterator[RunOutcome]:
     states = [None] * len(points) if state is None else unstack(state, len(points))
-    for value, point, own in zip(values, points, states, strict=True):
-        yield RunOutcome(value, point, own)
+    yield from map(RunOutcome, values, points, states, means)

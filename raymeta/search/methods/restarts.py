@@ -1,5 +1,6 @@
 """Many runs as one vectorized program."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,9 @@ import torch
 from raymeta.hypergrad.base import plain_cost
 from raymeta.outer import descend
 from raymeta.outer.budget import BudgetMeter
+from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.evaluator import DIRECT, Evaluator
+from raymeta.outer.online import OnlineDescent
 from raymeta.outer.online_run import OnlineRun
 from raymeta.outer.report import Report
 from raymeta.outer.vectorized import RunOutcome, at_constants, descending
@@ -20,6 +23,9 @@ from raymeta.search.methods.hybrid import look_ahead, online_run
 from raymeta.search.methods.random import RandomSearch
 from raymeta.search.tune.space import to_tune
 from raymeta.tasks.base import Task, sample_problem
+
+#: How much of the budget goes to random points, where runs descend.
+SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,10 @@ class Restarts(DescentMethod):
     each run descends from its point while training goes on (`OnlineRun`); without, it
     is a full run at constant hyperparameters, as in random search. What
     `torch.func.vmap` cannot take runs one by one, with a line in the worker's log.
+
+    Runs that descend are from random points for half of the budget. The rest goes on
+    from the mean λ of the best of them, one run after another, as `OnlineDescent` does:
+    first as a constant, then from what the last run learned.
 
     Attributes:
         name: name of the method.
@@ -91,18 +101,27 @@ class Restarts(DescentMethod):
         meter = BudgetMeter(budget)
         if self.hyper_steps and meter.covers(self.sure_budget(task, problem)):
             yield self._at_start(task, problem, meter, evaluator)
+        best: tuple[BilevelProblem, RunOutcome] | None = None
         while True:
             first = searcher.suggest("")
             at = sample_problem(task, seed, first)
             cost = self._cost(task, at, first)
             count = min(self.size, meter.runs(cost))
+            if self.hyper_steps:
+                # One after another while none has ended with a finite value.
+                least = int(best is None)
+                count = min(count, max(self._elsewhere(meter).runs(cost), least))
             if not count:
-                return
+                break
             points = [first, *(searcher.suggest("") for _ in range(count - 1))]
             choices = {name: first[name] for name in task.space.choices}
             points = [point | choices for point in points]
             for ran in self._run(task, at, points, evaluator):
                 meter.charge(cost)
+                if math.isfinite(ran.value) and (
+                    best is None or ran.value < best[1].value
+                ):
+                    best = at, ran
                 schedule = [(task.horizon, ran.point)]
                 yield meter.report(
                     task.horizon,
@@ -112,6 +131,47 @@ class Restarts(DescentMethod):
                     state=ran.state,
                     schedule=schedule,
                 )
+
+        if self.hyper_steps and best is not None:
+            yield from self._go_on(task, *best, seed, meter, evaluator)
+
+    def _elsewhere(self, meter: BudgetMeter) -> BudgetMeter:
+        """What is left for random points: the other half is for where the best led."""
+        return BudgetMeter(SHARE * meter.budget, meter.spent)
+
+    def _go_on(
+        self,
+        task: Task,
+        problem: BilevelProblem,
+        best: RunOutcome,
+        seed: int,
+        meter: BudgetMeter,
+        evaluator: Evaluator,
+    ) -> Iterator[Report]:
+        """Runs one after another, from the mean λ of the best one on."""
+        space = task.space.at(best.mean)
+        start = space.hparams(best.mean, dtype=torch.float64)
+        descent = OnlineDescent(
+            problem=problem,
+            coordinates=Coordinates(space, problem.device, start),
+            estimator=look_ahead(task, self.hyper_steps),
+            horizon=task.horizon,
+            budget=meter.budget - meter.spent,
+            seed=seed,
+            hyper_lr=None,
+            evaluator=evaluator,
+        )
+        before = meter.spent
+        for report in descent.reports():
+            meter.charge(before + report.gradient_evals - meter.spent)
+            yield meter.report(
+                report.inner_steps,
+                report.outer_loss,
+                report.hparams,
+                complete=report.complete,
+                state=report.state,
+                schedule=report.schedule,
+            )
 
     def _at_start(
         self,

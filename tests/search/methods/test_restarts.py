@@ -1,5 +1,6 @@
 """Batches of random points: their charges, sizes, shapes and winners."""
 
+import math
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -85,7 +86,8 @@ def test_a_batch_is_of_one_shape_and_the_winner_is_looked_at(bench, method):
     rows = frame[frame.status == "complete"]
     assert rows["hp/width"].nunique() > 1
     if method is DESCENDING:
-        rows = rows.iloc[1:]  # the plain run at the start
+        # Between the plain run at the start and the runs from where the best led.
+        rows = rows[rows.gradient_evals <= 75].iloc[1:]
     options = rows[["hp/width", "hp/activation", "hp/optimizer"]]
     for start in range(0, len(rows) - 2, 3):
         assert len(options.iloc[start : start + 3].drop_duplicates()) == 1
@@ -106,3 +108,21 @@ def test_an_unbounded_space_is_refused(method):
 
     with pytest.raises(ValueError, match="finite bounds"):
         method.min_budget(Unbounded(), task.sample(0))
+
+
+def test_half_of_the_budget_goes_on_from_what_the_best_run_learned():
+    """First as a constant: the mean λ of that run, at a plain run's charge."""
+    task = Numbers()
+    problem = task.sample(0)
+    budget = 12 * DESCENDING.sure_budget(task, problem)
+    reports = [r for r in DESCENDING.reports(task, problem, 0, budget) if r.complete]
+    random = int((budget / 2 - 10) // 36)
+    best = min(reports[1 : 1 + random], key=lambda r: r.outer_loss)
+    before, warm = reports[random : random + 2]
+    assert before.gradient_evals == 10 + 36 * random
+    assert warm.gradient_evals - before.gradient_evals == 9 + 1
+    exact = task.outer(warm.hparams["lr"], 0)
+    assert warm.outer_loss == pytest.approx(exact, rel=1e-5)
+    assert warm.outer_loss < before.outer_loss
+    assert abs(math.log(warm.hparams["lr"] / best.hparams["lr"])) < 1
+    assert len(reports) > 10
