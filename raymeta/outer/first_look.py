@@ -103,8 +103,8 @@ def _doubts(
     """What may go wrong, each with what to change."""
     if parts := non_smooth_parts(problem, hparams):
         yield f"{put_instead(parts)}, whose derivative jumps"
-    size = problem.validation_size
-    if size is not None and size < EXAMPLES * hyperparameters:
+    size, held_back = problem.validation_size, problem.holdout_loss is not None
+    if size is not None and size < EXAMPLES * hyperparameters and not held_back:
         yield (
             f"fewer than {EXAMPLES} validation examples for each hyperparameter may be "
             "overfitted, see it with holdout=0.3"

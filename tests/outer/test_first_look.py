@@ -23,6 +23,7 @@ class Network:
 
     activation: type[nn.Module] = nn.GELU
     size: int = 200
+    holdout: float | None = None
     horizon: int = 10
     budget: float = 100.0
     name: str = "network"
@@ -39,6 +40,7 @@ class Network:
             loss=F.cross_entropy,
             train=(x[:30], y[:30]),
             val=(x[30:], y[30:]),
+            holdout=self.holdout,
             optimizer=lambda h: sgd(h["lr"], momentum=h["momentum"]),
         )
 
@@ -97,6 +99,7 @@ class Discrete(Quadratic):
             "): trust with care: fewer than 20 validation examples for each "
             "hyperparameter may be overfitted, see it with holdout=0.3",
         ),
+        (Network(size=39, holdout=0.3), "slopes: raymeta diagnose): trust"),
         (
             Drawn(),
             "): use search: a step is another one each time it is taken: seed what it "
