@@ -42,6 +42,7 @@ class SearchStudy(Study):
 
     Those of a hybrid come after a plain run at the space's initial values, of which
     neither the searcher nor the scheduler hears: what is found is never worse than it.
+    What the budget then has left goes to a plain run at λ where the best one ended.
     A trial starts, or goes on after a pause, only while what remains of the budget
     covers the rest of a full run; one that ends early gives the rest back.
     """
@@ -56,7 +57,8 @@ class SearchStudy(Study):
         self._start_due = spec.looks_at_start
         self._dropped: set[int] = set()
         self._way: tuple[Segment, ...] = ()
-        self._constant = False  # whether the best run is the plain one at the start
+        self._constant = False  # whether the best run is a plain one of a hybrid
+        self._constant_asked = False  # whether λ of the best one was trained at
         self._exhausted = False
         self._final_asked = False
 
@@ -87,6 +89,8 @@ class SearchStudy(Study):
             return self._segment(trial)
         if self.live or self.best is None or self._final_asked:
             return None
+        if self._constant_due():
+            return self._at_constant(self.best[1])
         self._final_asked = True
         return TrialSpec(
             study=self.spec.key,
@@ -100,18 +104,28 @@ class SearchStudy(Study):
 
     def _at_start(self) -> TrialSpec:
         """The plain run that a hybrid is compared with, as its trial 0."""
-        self._start_due, self._suggested = False, 1
-        space = self.spec.task.space
+        self._start_due = False
+        return self._at_constant(self.spec.task.space.initial_point())
+
+    def _constant_due(self) -> bool:
+        """Whether λ where a hybrid's best run ended is still to be trained at."""
+        due = not (self.spec.is_black_box or self._constant or self._constant_asked)
+        return due and self._meter().covers(self.spec.plain_run)
+
+    def _at_constant(self, point: Point) -> TrialSpec:
+        """A plain run, as a trial of its own."""
+        self._constant_asked = self._suggested > 0
+        self._suggested += 1
         return TrialSpec(
             study=self.spec.key,
-            number=0,
+            number=self._suggested - 1,
             kind="search",
-            hparams=space.parse(space.initial_point()),
+            hparams=self.spec.task.space.parse(point),
             constant=True,
         )
 
     def _at_start_now(self) -> bool:
-        """Whether it is in flight: what the budget covers is known when it is over."""
+        """Whether one is in flight: what the budget covers is known when it is over."""
         return any(run.constant for run in self.live.values())
 
     def _has_more(self) -> bool:
@@ -194,7 +208,7 @@ class SearchStudy(Study):
         if run.kind == "final":
             return report, True
         if run.constant:
-            return self._on_start_report(run, report), True
+            return self._on_constant_report(run, report), True
         trial = self._controller.trials[run.number]
         if report.outer_step <= 1 and run.origin != run.number:
             report = report._replace(parent=run.origin)
@@ -214,16 +228,16 @@ class SearchStudy(Study):
             self._controller.fail(trial)
         return report, True
 
-    def _on_start_report(self, run: TrialSpec, report: Report) -> Report:
+    def _on_constant_report(self, run: TrialSpec, report: Report) -> Report:
         if report.kind == "failed":
             return report._replace(gradient_evals=self.spec.plain_run)
         if not math.isfinite(report.outer_loss):
             return run.broken(report, non_finite(report))
         assert report.complete
         assert run.hparams is not None
-        self._improve(report)
-        self._way = (Segment(report.inner_steps, run.hparams),)
-        self._constant = True
+        if self._improve(report):
+            self._way = (Segment(report.inner_steps, run.hparams),)
+            self._constant = True
         return report
 
     def _on_result(self, run: TrialSpec, trial: TrialAdapter, report: Report) -> bool:
