@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         search,
         tasks,
         train,
+        tune,
     )
     from raymeta.hypergrad import hypergradient
     from raymeta.hypergrad.tower import tower
@@ -60,6 +61,7 @@ __all__ = [
     "tasks",
     "tower",
     "train",
+    "tune",
 ]
 
 try:
