@@ -33,6 +33,10 @@ class CompareSettings:
     )
     storage: str = setting("results", "where the folder is")
     slots: int | None = setting(None, "trials at once; automatic: Ray's CPUs")
+    at_once: int = setting(
+        1,
+        "trials in flight of a search to which the order of results matters (tpe, …)",
+    )
     gpus_per_trial: float | None = setting(
         None, "GPUs of a trial, or a share of one; automatic: none"
     )
@@ -60,6 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
             name=name,
             storage=settings.storage,
             slots=settings.slots,
+            at_once=settings.at_once,
             gpus_per_trial=settings.gpus_per_trial or 0.0,
         )
     summarize(run_address(settings.storage, name))

@@ -140,6 +140,8 @@ def current_frame(frame: "pd.DataFrame") -> "pd.DataFrame":
 def current_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """A comparison.json or spending.json as it was read, with today's names."""
     current = dict(record)
+    if "methods" in record:
+        current.setdefault("at_once", 1)  # before there was a choice
     if KEY in record:
         return current
     if "methods" in record:

@@ -31,7 +31,7 @@ from raymeta.runtime.source_code import code_of
 from raymeta.search.fairness import evidence_of, mismatches, spending_of
 from raymeta.search.frame import to_frame
 from raymeta.search.plan import Methods, Plan, Tasks, make_plan
-from raymeta.search.progress import evidence_lines, opening, progress_lines
+from raymeta.search.progress import evidence_lines, opening, progress_lines, slots_lines
 from raymeta.search.resume import require_same_code, require_same_values
 from raymeta.search.study.coordinator import Coordinator
 from raymeta.search.study.study import Study
@@ -57,6 +57,7 @@ def compare(
     name: str | None = None,
     storage: str | Path = "results",
     slots: int | None = None,
+    at_once: int = 1,
     gpus_per_trial: float = 0.0,
     progress: bool | Callable[[str], None] = True,
 ) -> pd.DataFrame:
@@ -81,7 +82,11 @@ def compare(
         name: name of the folder of results; tasks and time by default.
         storage: the folder that holds it; or its address on an object store.
         slots: trials at once; as many as Ray has CPUs at the start by default. More
-            than that lets an autoscaling cluster grow.
+            than that lets an autoscaling cluster grow. How many there are, and which
+            trial is over first, changes no result.
+        at_once: trials that a search has in flight where what it suggests or stops
+            depends on the results so far (TPE, ASHA, …; see docs/fairness.md). With
+            more than one, it depends on the order in which they arrive, too.
         gpus_per_trial: GPUs, or the share of one, that each trial holds; it finds them
             as `cuda` devices, and the task says what runs there.
         progress: whether to print progress, or what takes its lines.
@@ -107,7 +112,7 @@ def compare(
             "gpus_per_trial must be a share of one GPU or a whole number of them, but "
             f"got {gpus_per_trial}"
         )
-    plan = make_plan(tasks, methods, budget, seeds)
+    plan = make_plan(tasks, methods, budget, seeds, at_once)
     code = code_of(plan.tasks, plan.methods)  # of tasks that have not run yet
     name = run_name(storage, name, [task.name for task in plan.tasks])
     display = Progress(progress)
@@ -227,7 +232,7 @@ def _run(
     ray_goes_on = ray_session.ray.is_initialized()
     with running(slots) as concurrent, Interrupt() as interrupt:
         display.print(
-            [f"Ray is up after {display.elapsed:.1f} s: {concurrent} at a time"]
+            slots_lines(coordinator.studies.values(), concurrent, display.elapsed)
         )
         require_possible(each, 1, "trials", growing=slots is not None)
         pulse = Pulse(interrupt, on_tick, ray_goes_on)

@@ -43,6 +43,7 @@ class Plan:
     Attributes:
         budgets: gradient evaluations per study, by task name.
         skipped: methods that were asked for and cannot run here, with the reason.
+        at_once: see `compare`.
     """
 
     tasks: tuple[Task, ...]
@@ -50,6 +51,7 @@ class Plan:
     seeds: tuple[int, ...]
     budgets: dict[str, float]
     skipped: dict[str, str] = field(default_factory=dict)
+    at_once: int = 1
 
     def study_specs(self) -> list[StudySpec]:
         """Every study. Seeds are paired: one seed is one problem for all methods.
@@ -141,6 +143,7 @@ class Plan:
                 charges=charges.get(method.name, ()),
                 plain_run=plain_cost(problem, task.horizon),
                 flops=flops,
+                at_once=self.at_once,
             )
             for seed in self.seeds  # methods vary fastest: workers keep few problems
             for method in methods
@@ -175,6 +178,7 @@ class Plan:
             "methods": {method.name: _describe(method) for method in self.methods},
             "seeds": list(self.seeds),
             "budgets": self.budgets,
+            "at_once": self.at_once,
         }
 
 
@@ -246,12 +250,17 @@ def make_plan(
     methods: Methods | None,
     budget: float | None,
     seeds: int | Iterable[int],
+    at_once: int = 1,
 ) -> Plan:
     """Resolve and check the arguments of `compare`.
 
     Raises:
-        ValueError: an unknown name, nothing to run, or something twice.
+        ValueError: an unknown name, nothing to run, something twice, or none at once.
     """
+    if not isinstance(at_once, Integral) or isinstance(at_once, bool) or at_once < 1:
+        raise ValueError(
+            f"at_once must be a number of trials, 1 or more, but got {at_once!r}"
+        )
     some_tasks = tuple(_as_task(task) for task in _listed(tasks))
     some_methods = tuple(_as_method(method) for method in _named(methods))
     some_seeds = _as_seeds(seeds)
@@ -275,6 +284,7 @@ def make_plan(
         skipped=skipped,
         seeds=some_seeds,
         budgets=budgets,
+        at_once=int(at_once),
     )
 
 

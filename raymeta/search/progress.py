@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from raymeta.results.validity import INVALID, REMEDY
@@ -10,6 +10,7 @@ from raymeta.runtime.progress import WIDTH, clock, count, wrap
 from raymeta.search.methods import Method
 from raymeta.search.plan import Plan
 from raymeta.search.study.coordinator import StudyProgress
+from raymeta.search.study.study import Study
 from raymeta.space import Space
 from raymeta.tasks.base import Task
 
@@ -37,6 +38,24 @@ def opening(plan: Plan, folder: str) -> list[str]:
         ),
         *wrap("gradient evaluations per study:", budgets),
         f"results go to {folder}",
+    ]
+
+
+def slots_lines(studies: Iterable[Study], slots: int, elapsed: float) -> list[str]:
+    """That Ray is up, how many of its slots can be used, and why not more."""
+    left = [study for study in studies if not study.finished]
+    usable = sum(study.most_in_flight[0] for study in left)
+    up = f"Ray is up after {elapsed:.1f} s:"
+    if usable >= slots:
+        return [f"{up} {slots} at a time"]
+    most = {study.spec.method.name: study.most_in_flight for study in left}
+    return [
+        f"{up} {usable} at a time, for the other {slots - usable} of {slots} slots "
+        "there are no trials",
+        *wrap(
+            "trials in flight per study, at most:",
+            [f"{name} {number} ({why})" for name, (number, why) in most.items()],
+        ),
     ]
 
 

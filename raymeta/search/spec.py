@@ -35,6 +35,7 @@ class StudySpec:
         plain_run: the charge for a training at constant hyperparameters.
         flops: operations of one gradient evaluation, see `step_flops`; NaN where
             unknown.
+        at_once: trials in flight where suggestions depend on the order of results.
     """
 
     task: Task
@@ -44,6 +45,7 @@ class StudySpec:
     charges: tuple[float, ...]
     plain_run: float
     flops: float = NAN
+    at_once: int = 1
 
     @property
     def key(self) -> StudyKey:

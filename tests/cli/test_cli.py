@@ -230,12 +230,12 @@ def test_a_wrong_file_is_named_with_the_field(text, message, tmp_path, capsys):
 
 
 def test_flags_reproduce_the_settings(monkeypatch):
-    settings = CompareSettings(tasks=("a", "b"), seeds=5, budget=10.0)
+    settings = CompareSettings(tasks=("a", "b"), seeds=5, budget=10.0, at_once=4)
     monkeypatch.setattr(sys, "argv", ["bin/raymeta"])
     line = flags("compare", settings, name="x")
     assert line == [
         "compare", "--tasks", "a", "b", "--budget", "10.0", "--seeds", "5",
-        "--name", "x", "--storage", "results",
+        "--name", "x", "--storage", "results", "--at-once", "4",
     ]  # fmt: skip
     assert config.read(parser().parse_args(line), CompareSettings) == replace(
         settings, name="x"

@@ -1,6 +1,8 @@
 """Comparisons without a cluster."""
 
 import contextlib
+import math
+import random
 import sys
 from pathlib import Path
 
@@ -45,6 +47,29 @@ class Bench:
         assert self.coordinator.finished
         return self
 
+    def run_many(self, slots, seed=0, events=math.inf):
+        """The same with many in flight, of which any may say something next.
+
+        Args:
+            slots: how many.
+            seed: seeds who comes next.
+            events: after how many reports to stop.
+        """
+        who, flying = random.Random(seed), []
+        while True:
+            while len(flying) < slots and (run := self.coordinator.request_trial()):
+                spec = self.coordinator.studies[run.study].spec
+                said = trial_runner.reports_of(run, spec.task, spec.method)
+                flying.append((run, said))
+            if not flying or events <= 0:
+                return self
+            events -= 1
+            run, said = who.choice(flying)
+            report = next(said, None)
+            reports = [] if report is None else [report]
+            if self.coordinator.record(run, reports, last=report is None):
+                flying.remove((run, said))
+
     def play(self, run, states=None):
         """Run one trial to its end."""
         run_trial(self.coordinator, run, states)
@@ -59,11 +84,14 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path):
-    """Build a `Bench`: bench(tasks, methods, budget, seeds, events to replay)."""
+    """Build a `Bench`: bench(tasks, methods, budget, seeds, events, at_once).
+
+    The events are replayed first.
+    """
     with contextlib.ExitStack() as stack:
 
-        def build(tasks, methods, budget=None, seeds=1, events=()):
-            plan = make_plan(tasks, methods, budget, seeds)
+        def build(tasks, methods, budget=None, seeds=1, events=(), at_once=1):
+            plan = make_plan(tasks, methods, budget, seeds, at_once)
             path = tmp_path / f"journal-{len(list(tmp_path.iterdir()))}.jsonl"
             journal = stack.enter_context(contextlib.closing(JsonLines(path)))
             for event in events:

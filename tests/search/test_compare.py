@@ -65,6 +65,7 @@ def test_unknown_names_are_refused_with_the_one_that_was_meant(refused):
         ({"methods": ["tpe", "tpe"]}, "methods .* differ, but got 'tpe'"),
         ({"methods": [Bowl()]}, "methods must be names, or objects of classes"),
         ({"tasks": [Walk()]}, "a task needs name, space, horizon, budget and sample"),
+        ({"at_once": 0}, "at_once must be a number of trials, 1 or more, but got 0"),
         ({"name": "a/b"}, "a name must consist of letters, .* got 'a/b'"),
         ({"name": ".."}, "a name must consist of letters"),
     ],

@@ -69,8 +69,8 @@ class SearchMethod(Method):
     """A search: Tune's searcher suggests hyperparameters, Tune's scheduler stops.
 
     By default each trial is a full run at constant hyperparameters, suggested after the
-    one before has ended. A hybrid is a search whose trials change their hyperparameters
-    themselves: see `HybridMethod`.
+    one before has ended, or with as many in flight as the user accepts. A hybrid is a
+    search whose trials change their hyperparameters themselves: see `HybridMethod`.
 
     Attributes:
         pauses: whether the scheduler pauses trials, so that their states must be saved.
@@ -87,9 +87,9 @@ class SearchMethod(Method):
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """What a `Tuner` would take to search the task's space.
 
-        Its metric, mode, searcher, scheduler and `max_concurrent_trials` (1 by default,
-        which makes a search reproducible) are used. The searcher gets the space, the
-        metric and the mode as Tune would give them.
+        Its metric, mode, searcher, scheduler and `max_concurrent_trials` (as many as
+        `ahead` and the comparison's `at_once` say by default) are used. The searcher
+        gets the space, the metric and the mode as Tune would give them.
 
         Raises:
             ValueError: the task cannot be searched by this method.
@@ -133,9 +133,11 @@ class SearchMethod(Method):
         return 1
 
     def ahead(self, task: Task, runs: float) -> float:
-        """How many trials may be in flight without any suggestion changing.
+        """How many trials may be in flight without any result changing.
 
-        By default one batch; ∞ where suggestions depend on no result.
+        By default one batch; ∞ where suggestions depend on no result. With more than
+        one, what trials report is applied in the order in which they were asked for;
+        the scheduler must choose trials in the order in which they may run.
 
         Args:
             task: that they train on.

@@ -15,7 +15,8 @@ class Tpe(SearchMethod):
     """Full runs where the density of good hyperparameters is high, by Optuna's TPE.
 
     Where options say which hyperparameters are used, those that are used together are
-    modelled together, by Optuna's group decomposition.
+    modelled together, by Optuna's group decomposition. What is in flight counts as poor
+    (a constant lie), so several at once look at different places.
 
     Source: Bergstra et al. 2011; Watanabe 2023 for what Optuna does.
     """
@@ -24,6 +25,6 @@ class Tpe(SearchMethod):
 
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """The initial point, nine random ones, then the model's."""
-        whole = None if task.space.when else TPESampler(seed=seed)
+        whole = None if task.space.when else TPESampler(seed=seed, constant_liar=True)
         searcher = OptunaSearcher(task.space, whole, seed)
         return TuneConfig(metric=METRIC, mode=MODE, search_alg=searcher)

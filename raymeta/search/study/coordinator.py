@@ -70,7 +70,7 @@ class Coordinator:
         return None  # some may have nothing left: `finished` looks
 
     def record(self, run: TrialSpec, reports: Sequence[Report], last: bool) -> bool:
-        """Record what a trial reports; return whether it is over."""
+        """Record what a trial reports; return whether its worker is done with it."""
         self._any_report = True
         said = [report.travelling() for report in reports]
         self._journal.append(
@@ -117,13 +117,13 @@ class Coordinator:
                 reports = [Report(**report) for report in event["reports"]]
                 study.record(event["trial"], reports, event["last"])
         for study in self.studies.values():
-            for number in list(study.live):
+            for number in [n for n in study.live if n in study.running]:
                 study.rerun(number)
         self._under_way = [c for c in self.studies.values() if not c.finished]
 
     def _replay_start(self, event: Event) -> None:
         study = self.studies[_study_of(event)]
-        if event["trial"] in study.live:  # the process had died, or only the worker
+        if event["trial"] in study.running:  # the process had died, or only the worker
             study.rerun(event["trial"])
         run = study.request_trial()
         asked = {"event": "start", **_describe(run)} if run else None
@@ -140,7 +140,7 @@ class Coordinator:
 
 
 def _precedence(study: Study) -> tuple[int, float]:
-    return len(study.live), study.spent / study.spec.budget
+    return len(study.running), study.spent / study.spec.budget
 
 
 def _progress_of(study: Study) -> StudyProgress:
@@ -149,7 +149,7 @@ def _progress_of(study: Study) -> StudyProgress:
         key=study.spec.key,
         share=1.0 if study.finished else share,
         best=study.best[0] if study.best else math.inf,
-        running=len(study.live),
+        running=len(study.running),
         failed=study.failed,
         error=study.error,
     )

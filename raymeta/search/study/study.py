@@ -25,8 +25,9 @@ class Study(ABC):
 
     Attributes:
         spec: what is studied.
-        reports: (trial number, report), in the order of arrival.
-        live: the trials in flight, by number.
+        reports: (trial number, report), as they were applied.
+        live: the trials that were asked for and are not over, by number, in order.
+        running: those of them that a worker has.
         best: lowest finite outer loss of a full run, and its hyperparameters.
     """
 
@@ -34,11 +35,19 @@ class Study(ABC):
         self.spec = spec
         self.reports: list[tuple[int, Report]] = []
         self.live: dict[int, TrialSpec] = {}
+        self.running: set[int] = set()
         self.best: tuple[float, Point] | None = None
-        self._redo: list[TrialSpec] = []
+        self._in_order = False
+        self._redo: list[int] = []
+        self._said: dict[int, tuple[Sequence[Report], bool]] = {}  # and not yet applied
         self._spent = Sums()
         self._done: dict[int, Report] = {}
         self._lost: Counter[int] = Counter()
+
+    @property
+    @abstractmethod
+    def most_in_flight(self) -> tuple[int, str]:
+        """How many of its trials can be in flight, and what limits them."""
 
     @property
     def spent(self) -> float:
@@ -61,13 +70,14 @@ class Study(ABC):
     @property
     def finished(self) -> bool:
         """Whether nothing is in flight and nothing is left to run."""
-        return not (self.live or self._redo or self._has_more())
+        return not (self.live or self._has_more())
 
     def request_trial(self) -> TrialSpec | None:
         """The next trial; None when there is none now."""
-        run = self._redo.pop(0) if self._redo else self._next()
+        run = self.live[self._redo.pop(0)] if self._redo else self._next()
         if run is not None:
             self.live[run.number] = run
+            self.running.add(run.number)
         return run
 
     def record(
@@ -75,14 +85,40 @@ class Study(ABC):
     ) -> bool:
         """Record what a trial reports.
 
+        Where no suggestion depends on what is in flight, it is applied when all trials
+        that were asked for before are over: so the study stands where it would with one
+        trial in flight, however many there are and whichever comes first.
+
         Args:
-            number: the trial, which is in flight.
+            number: the trial, which a worker has.
             reports: what it reports, in order.
             last: whether the trial has ended by itself.
 
         Returns:
-            Whether the trial is over.
+            Whether its worker is done with it. One whose turn has not come is: if it
+            may go on then, it is asked for again, and starts where it stands.
         """
+        if self._in_order and number != next(iter(self.live)):
+            self._said[number] = reports, last
+            self.running.remove(number)
+            return True
+        over = self._apply(number, reports, last)
+        if over:
+            self.running.remove(number)
+            self._catch_up()
+        return over
+
+    def _catch_up(self) -> None:
+        """Apply what trials have said whose turn has come."""
+        while (number := next(iter(self.live), -1)) in self._said:
+            reports, last = self._said.pop(number)
+            if not self._apply(number, reports, last):
+                self._done[number] = self.reports[-1][1]
+                self.live[number] = self._going_on(number)
+                self._redo.append(number)
+
+    def _apply(self, number: int, reports: Sequence[Report], last: bool) -> bool:
+        """Let the study know what a trial reports; return whether it is over."""
         over = last
         for report in reports:
             report, ends = self._on_report(self.live[number], report)
@@ -106,7 +142,8 @@ class Study(ABC):
 
         What it reported before it was paused last is kept.
         """
-        self._redo.append(self.live.pop(number))
+        self.running.remove(number)
+        self._redo.append(number)
         done = self._done.get(number)
         self._spent.drop(number)
         if done is not None:
@@ -155,6 +192,10 @@ class Study(ABC):
     @abstractmethod
     def _has_more(self) -> bool: ...
 
+    def _going_on(self, number: int) -> TrialSpec:
+        """The rest of a trial that may go on, and has no worker any more."""
+        raise NotImplementedError
+
     @abstractmethod
     def _on_report(self, run: TrialSpec, report: Report) -> tuple[Report, bool]:
         """The report as it is recorded, and whether the trial must end."""
@@ -167,6 +208,11 @@ class DescentStudy(Study):
         super().__init__(spec)
         self._asked = self._dropped = False
         self._reached = 0.0
+
+    @property
+    def most_in_flight(self) -> tuple[int, str]:
+        """Its one trial."""
+        return 1, "a descent"
 
     def disused(self) -> list[int]:
         """The trial, once it is over."""

@@ -113,4 +113,4 @@ def _natural(domain: Any, value: Any) -> Any:
 def _grouped(seed: int) -> BaseSampler:
     with warnings.catch_warnings():  # the options are experimental, says Optuna
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return TPESampler(seed=seed, multivariate=True, group=True)
+        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)

@@ -4,6 +4,7 @@ The searcher and the scheduler are Tune's own, or like them. They are called as 
 in the order in which Tune would call them, with `group` in the place of its controller.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -51,16 +52,36 @@ class SearchStudy(Study):
         super().__init__(spec)
         self._rng = IsolatedGlobalRNG(spec.seed)
         with self._rng:
-            self._searcher, scheduler, self._slots = _inner(spec)
+            self._searcher, scheduler, most = _inner(spec)
+        ahead = self._method.ahead(spec.task, spec.budget / spec.full_run)
+        self._in_order = ahead > 1
+        self._slots = (
+            min(ahead, most or ahead) if self._in_order else most or spec.at_once
+        )
+        # A trial whose worker has gone when its turn comes goes on from its state.
+        goes_on = self._in_order and len(self._method.rungs(spec.task)) > 1
+        self._keeps = self._method.pauses or goes_on
+        self._rest_of_run = functools.cache(spec.rest_of_run)
         self._controller = ControllerAdapter(self._searcher, scheduler)
         self._suggested = 0
         self._start_due = spec.looks_at_start
         self._dropped: set[int] = set()
+        self._joined: set[int] = set()  # whose last segment goes on the one before
         self._way: tuple[Segment, ...] = ()
         self._constant = False  # whether the best run is a plain one of a hybrid
         self._constant_asked = False  # whether λ of the best one was trained at
         self._exhausted = False
         self._final_asked = False
+
+    @property
+    def most_in_flight(self) -> tuple[int, str]:
+        """As many as the method allows and the budget covers, and which of these."""
+        runs = max(1, int(self.spec.budget / self.spec.full_run))
+        if self._batch_size() > 1 and self._slots < math.inf:
+            return int(self._slots), "one batch"
+        if self._slots >= runs:
+            return runs, "the budget's runs"
+        return int(self._slots), "at_once"
 
     @property
     def _method(self) -> SearchMethod:
@@ -70,7 +91,7 @@ class SearchStudy(Study):
     def disused(self) -> list[int]:
         """Trials that are over; of a batch, when all are."""
         together = self._batch_size() > 1 and self._controller.trials
-        if together or not self._method.pauses:
+        if together or not self._keeps:
             return []
         over = (
             set(self._controller.numbers) - set(self._controller.trials) - self._dropped
@@ -86,6 +107,7 @@ class SearchStudy(Study):
         with self._rng:
             trial = self._next_trial()
         if trial is not None:
+            self._joined.discard(trial.number)
             return self._segment(trial)
         if self.live or self.best is None or self._final_asked:
             return None
@@ -126,7 +148,8 @@ class SearchStudy(Study):
 
     def _at_start_now(self) -> bool:
         """Whether one is in flight: what the budget covers is known when it is over."""
-        return any(run.constant for run in self.live.values())
+        hybrid = not self.spec.is_black_box
+        return hybrid and any(run.constant for run in self.live.values())
 
     def _has_more(self) -> bool:
         waiting = bool(self._controller.trials) or self._may_grow()
@@ -155,20 +178,24 @@ class SearchStudy(Study):
             hparams=_point_of(self.spec, trial.config),
             before=trial.checkpoint.segments,
             origin=trial.checkpoint.number,
-            keep=self._method.pauses,
+            keep=self._keeps,
         )
+
+    def _going_on(self, number: int) -> TrialSpec:
+        self._joined.add(number)
+        return self._segment(self._controller.trials[number])
 
     def _meter(self) -> BudgetMeter:
         """What trials have spent, or may need to end their runs."""
         reserved = sum(
-            self.spec.rest_of_run(_start(run)) - self._spent_since_start(number)
+            self._rest_of_run(_start(run)) - self._spent_since_start(number)
             for number, run in self.live.items()
         )
         return BudgetMeter(self.spec.budget, self.spent + reserved)
 
     def _covers(self, steps: int) -> bool:
         """Whether a run after these steps can go on to its end."""
-        return self._meter().covers(self.spec.rest_of_run(steps))
+        return self._meter().covers(self._rest_of_run(steps))
 
     def _batch_size(self) -> int:
         runs = self.spec.budget / self.spec.full_run
@@ -219,7 +246,7 @@ class SearchStudy(Study):
         if report.kind == "failed":
             # What it had spent when it raised is not known: the most it can be.
             report = report._replace(
-                gradient_evals=self.spec.rest_of_run(_start(run)),
+                gradient_evals=self._rest_of_run(_start(run)),
                 inner_steps=max(report.inner_steps, _start(run)),
             )
         else:
@@ -246,7 +273,12 @@ class SearchStudy(Study):
             return False  # its worker died later: then, it had been told to continue
         trial.steps_seen = report.inner_steps
         segment = Segment(report.inner_steps - _start(run), run.hparams or {})
-        trial.save(CheckpointAdapter(run.number, (*run.before, segment)))
+        before = run.before
+        if run.number in self._joined:
+            *others, begun = before
+            before = tuple(others)
+            segment = segment._replace(steps=begun.steps + segment.steps)
+        trial.save(CheckpointAdapter(run.number, (*before, segment)))
         if self._improve(report):
             self._way, self._constant = trial.checkpoint.segments, False
         result: dict[str, Any] = {
@@ -285,8 +317,8 @@ def _point_of(spec: StudySpec, config: dict[str, Any]) -> Point:
     return config | spec.task.space.parse(config)
 
 
-def _inner(spec: StudySpec) -> tuple[Searcher, Any, int]:
-    """The method's searcher and scheduler, set up as Tune would do it."""
+def _inner(spec: StudySpec) -> tuple[Searcher, Any, int | None]:
+    """The method's searcher and scheduler, set up as Tune would do it, and a limit."""
     assert isinstance(spec.method, SearchMethod)
     method = spec.method.sized(spec.budget / spec.full_run)
     space = to_tune(spec.task.space)
@@ -308,4 +340,4 @@ def _inner(spec: StudySpec) -> tuple[Searcher, Any, int]:
                 "mode from the comparison, but it has its own: leave them out of its "
                 "constructor"
             )
-    return searcher, scheduler, config.max_concurrent_trials or 1
+    return searcher, scheduler, config.max_concurrent_trials

@@ -209,7 +209,7 @@ def test_a_trial_whose_worker_dies_runs_again(bench):
     study.record(0, [rung])
 
     assert study.on_worker_lost(0, "node gone") is None
-    assert (study.spent, study.reports, study.live) == (0, [], {})
+    assert (study.spent, study.reports, study.running) == (0, [], set())
     assert study.request_trial() == run  # the same trial, before any other
 
 

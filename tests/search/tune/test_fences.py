@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import pytest
 import ray
-from ray.tune.schedulers import PopulationBasedTraining
+from ray.tune.schedulers import HyperBandScheduler, PopulationBasedTraining
 from ray.tune.schedulers.pb2 import PB2
 
 from tests.test_fences import ROOT, Names
@@ -23,6 +23,7 @@ USED = {
     "ray._raylet.Config.initialize": "runtime/ray_session.py",
     "ray._raylet.AuthenticationTokenLoader.instance": "runtime/ray_session.py",
     "ray._raylet.AuthenticationTokenLoader.reset_cache": "runtime/ray_session.py",
+    "ray.tune.schedulers.HyperBandScheduler._unpause_trial": "search/tune/hyperband.py",
     f"{AWS}._create_node": "runtime/aws_provider.py",
     **{
         f"ray.tune.schedulers.{name}": "search/tune/population.py"
@@ -125,6 +126,7 @@ def test_tunes_schedulers_ask_for_the_private_name(name):
 
 def test_tunes_schedulers_call_what_is_overridden_with_the_same_arguments():
     for function, names in (
+        (HyperBandScheduler._unpause_trial, ["tune_controller", "trial"]),
         (PBT._exploit, ["tune_controller", "trial", "trial_to_clone"]),
         (PBT._get_new_config, ["trial", "trial_to_clone"]),
         (PB2._get_new_config, ["trial", "trial_to_clone"]),
