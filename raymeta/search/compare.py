@@ -3,7 +3,7 @@
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from statistics import fmean
@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 from ray import tune
-from ray.tune import RunConfig, TuneConfig, TuneError, Tuner
+from ray.tune import Callback, RunConfig, TuneConfig, TuneError, Tuner
 
 from raymeta.process import preserved
 from raymeta.results import schema
@@ -37,6 +37,7 @@ from raymeta.search.study.coordinator import Coordinator
 from raymeta.search.study.study import Study
 from raymeta.search.tune.bridge import BridgeScheduler, BridgeSearcher, Pulse
 from raymeta.search.tune.quiet import quiet_tune
+from raymeta.search.tune.run_options import RunOptions, Stop, run_options
 from raymeta.search.tune.search_study import study_of
 from raymeta.search.worker.trial_runner import run_trial
 from raymeta.search.worker.trial_store import TrialStore
@@ -59,6 +60,10 @@ def compare(
     slots: int | None = None,
     at_once: int = 1,
     gpus_per_trial: float = 0.0,
+    resources_per_trial: Mapping[str, float] | None = None,
+    callbacks: Sequence[Callback] | None = None,
+    stop: Stop = None,
+    keep_tune: bool = False,
     progress: bool | Callable[[str], None] = True,
 ) -> pd.DataFrame:
     """Compare methods on tasks at equal budgets, on Ray Tune.
@@ -89,6 +94,17 @@ def compare(
             more than one, it depends on the order in which they arrive, too.
         gpus_per_trial: GPUs, or the share of one, that each trial holds; it finds them
             as `cuda` devices, and the task says what runs there.
+        resources_per_trial: what each trial holds, by name; one CPU by default. A trial
+            computes in one thread whatever it holds.
+        callbacks: of Tune (MLflow's, W&B's, your own): they see every trial's `task`,
+            `method`, `seed`, `trial` and `hp/<name>` in its config, and losses and
+            hyperparameters in its results. One that raises is warned of.
+        stop: ends trials early, as in `tune.RunConfig`: thresholds by metric, a
+            function of a trial's id and result, or a stopper. What they had is kept and
+            the rest of their budget given back. Where a stopper ends it all, the frame
+            is what there is, and the same call goes on.
+        keep_tune: whether the folder keeps Tune's own experiment, `tune/1` (after an
+            interruption `tune/2`, …), for `tune.ExperimentAnalysis`.
         progress: whether to print progress, or what takes its lines.
 
     Returns:
@@ -107,11 +123,9 @@ def compare(
     """
     if slots is not None and slots < 1:
         raise ValueError(f"slots must be at least 1, but got {slots}")
-    if gpus_per_trial < 0 or (gpus_per_trial > 1 and gpus_per_trial % 1):
-        raise ValueError(
-            "gpus_per_trial must be a share of one GPU or a whole number of them, but "
-            f"got {gpus_per_trial}"
-        )
+    options = run_options(
+        callbacks, stop, resources_per_trial, gpus_per_trial, keep_tune
+    )
     plan = make_plan(tasks, methods, budget, seeds, at_once)
     code = code_of(plan.tasks, plan.methods)  # of tasks that have not run yet
     name = run_name(storage, name, [task.name for task in plan.tasks])
@@ -123,8 +137,7 @@ def compare(
         studies = [study_of(spec) for spec in plan.study_specs()]
         plan.require_names()
     with RunFolder.open(storage, name, "comparison", plan.settings()) as folder:
-        resources = {"CPU": 1.0} | ({"GPU": gpus_per_trial} if gpus_per_trial else {})
-        frame = _compared(plan, studies, code, folder, display, slots, resources)
+        frame = _compared(plan, studies, code, folder, display, slots, options)
     return _warned(frame)
 
 
@@ -135,7 +148,7 @@ def _compared(
     folder: RunFolder,
     display: Progress,
     slots: int | None,
-    resources: dict[str, float],
+    options: RunOptions,
 ) -> pd.DataFrame:
     """The frame of a comparison, from its folder's journal and what remains to run."""
     states = TrialStore((folder.path / ".states").resolve())
@@ -157,7 +170,9 @@ def _compared(
         coordinator.replay(events)
         folder.write(to_frame(studies))  # readable from now on
         if not coordinator.finished:
-            _run(plan, coordinator, folder, states, display, slots, resources)
+            if not _run(plan, coordinator, folder, states, display, slots, options):
+                display.print(["stopped by stop=: the same call without it goes on"])
+                return folder.read()
             assert coordinator.finished
         frame = to_frame(studies)
         folder.write(frame)
@@ -212,11 +227,13 @@ def _run(
     states: TrialStore,
     display: Progress,
     slots: int | None,
-    each: dict[str, float],
-) -> None:
-    """Run what the coordinator asks for to the end, each trial with resources."""
+    options: RunOptions,
+) -> bool:
+    """Run what the coordinator asks for; whether to the end, or to the user's stop."""
     saver = _Saver(coordinator, folder)
-    scratch = folder.path / ".tune"  # what Tune writes; nobody reads it
+    # What Tune writes, which nobody reads unless it is to be kept.
+    scratch = folder.path / ("tune" if options.keep else ".tune")
+    number = 1 + sum(1 for _ in scratch.glob("[0-9]*"))
 
     def on_tick() -> None:
         display.update(
@@ -234,23 +251,23 @@ def _run(
         display.print(
             slots_lines(coordinator.studies.values(), concurrent, display.elapsed)
         )
-        require_possible(each, 1, "trials", growing=slots is not None)
-        pulse = Pulse(interrupt, on_tick, ray_goes_on)
+        require_possible(options.resources, 1, "trials", growing=slots is not None)
+        pulse = Pulse(interrupt, on_tick, ray_goes_on, options.stop)
         tuner = Tuner(
-            _trainable(plan, states, each),
+            _trainable(plan, states, options.resources),
             tune_config=TuneConfig(
                 search_alg=BridgeSearcher(coordinator, interrupt),
-                scheduler=BridgeScheduler(coordinator, interrupt),
+                scheduler=BridgeScheduler(coordinator, interrupt, options.stop),
                 num_samples=-1,
                 reuse_actors=True,
                 max_concurrent_trials=concurrent,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=RunConfig(
-                name="tune",
+                name=str(number),
                 storage_path=str(scratch.resolve()),
                 verbose=0,
-                callbacks=[pulse],
+                callbacks=[pulse, *options.guarded()],
                 stop=pulse,
             ),
         )
@@ -258,11 +275,17 @@ def _run(
             tuner.fit()
         except TuneError as error:
             raise _origin(error) from None
+        except KeyboardInterrupt:
+            if not pulse.stopped:
+                raise
         finally:
             saver.save()  # before Ray goes, which takes a second or two
-            shutil.rmtree(scratch, ignore_errors=True)
-        if interrupt.requested and not coordinator.finished:
+            if not options.keep:
+                shutil.rmtree(scratch, ignore_errors=True)
+        ended = coordinator.finished or pulse.stopped
+        if interrupt.requested and not ended:
             raise KeyboardInterrupt
+    return coordinator.finished
 
 
 def _origin(error: BaseException) -> BaseException:
@@ -276,7 +299,7 @@ def _origin(error: BaseException) -> BaseException:
 
 
 def _trainable(
-    plan: Plan, states: TrialStore, each: dict[str, float]
+    plan: Plan, states: TrialStore, each: Mapping[str, float]
 ) -> Callable[[dict[str, Any]], None]:
     """The trainable of all trials, with the resources of one.
 
@@ -286,8 +309,11 @@ def _trainable(
     tasks = {task.name: task for task in plan.tasks}
     methods = {method.name: method for method in plan.methods}
     payload = pack((tasks, methods), "tasks and methods", loading.modules())
-    trainable = tune.with_parameters(run_trial, payload=payload, states=states)
-    return tune.with_resources(trainable, each)
+    flops = {spec.task.name: spec.flops for spec in plan.study_specs()}
+    trainable = tune.with_parameters(
+        run_trial, payload=payload, states=states, flops=flops
+    )
+    return tune.with_resources(trainable, dict(each))
 
 
 class _Saver:

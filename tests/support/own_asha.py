@@ -13,7 +13,7 @@ SLOW = raymeta.tune.trainable(Bowl(horizon=20, step_s=0.1), seed=1)
 def main(storage):
     tune.Tuner(
         SLOW,
-        param_space={"lr": tune.grid_search([0.1, 0.3])},
+        param_space={"lr": 0.1},
         run_config=tune.RunConfig(
             name="killed",
             storage_path=storage,

@@ -19,6 +19,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from raymeta.results.schema import hparam_columns
 from raymeta.runtime.interrupt import Interrupt
 from raymeta.search.study.coordinator import Coordinator
 
@@ -56,7 +57,9 @@ class BridgeSearcher(_NotSaved, Searcher):
         if self._interrupt.requested:
             return Searcher.FINISHED
         if run := self._coordinator.request_trial():
-            return {"run": run}
+            # Tune's callbacks and data frames show what stands beside the run.
+            plain = {**run.study._asdict(), "trial": run.number}
+            return {"run": run, **plain, **hparam_columns(run.hparams or {})}
         return Searcher.FINISHED if self._coordinator.finished else None
 
     def on_trial_complete(
@@ -66,11 +69,20 @@ class BridgeSearcher(_NotSaved, Searcher):
 
 
 class BridgeScheduler(_NotSaved, FIFOScheduler):
-    """Tells the coordinator what trials say, and stops those that are over."""
+    """Tells the coordinator what trials say, and stops those that are over.
 
-    def __init__(self, coordinator: Coordinator, interrupt: Interrupt) -> None:
+    Args:
+        coordinator: what is told.
+        interrupt: whether the end was asked for.
+        stop: the user's, which ends trials early. Tune itself would not show their last
+            result to a scheduler.
+    """
+
+    def __init__(
+        self, coordinator: Coordinator, interrupt: Interrupt, stop: Stopper
+    ) -> None:
         super().__init__()
-        self._coordinator, self._interrupt = coordinator, interrupt
+        self._coordinator, self._interrupt, self._stop = coordinator, interrupt, stop
         self._waiting: list[Trial] = []
 
     def set_search_properties(
@@ -93,8 +105,10 @@ class BridgeScheduler(_NotSaved, FIFOScheduler):
         self, tune_controller: Any, trial: Trial, result: dict[str, Any]
     ) -> str:
         """Pass on the reports."""
-        run = trial.config["run"]
-        over = self._coordinator.record(run, result["reports"], result["last"])
+        run, reports = trial.config["run"], list(result["reports"])
+        result["reports"].clear()  # Tune keeps the last result of every trial
+        last = result["last"] or self._stop(trial.trial_id, result)
+        over = self._coordinator.record(run, reports, last)
         return TrialScheduler.STOP if over else TrialScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
@@ -109,18 +123,28 @@ class Pulse(_NotSaved, Callback, Stopper):
     Tune itself would wait for trials in the middle of a step. So their workers are
     killed, those that are starting too; when the last one is gone Tune stops what has
     not begun, and gives back all that it holds of the cluster.
+
+    Attributes:
+        stopped: whether the user's stopper has asked for the end of it all.
     """
 
     def __init__(
-        self, interrupt: Interrupt, on_tick: Callable[[], None], ray_goes_on: bool
+        self,
+        interrupt: Interrupt,
+        on_tick: Callable[[], None],
+        ray_goes_on: bool,
+        stop: Stopper,
     ) -> None:
         self._interrupt, self._on_tick = interrupt, on_tick
-        self._ray_goes_on = ray_goes_on
+        self._ray_goes_on, self._stop = ray_goes_on, stop
+        self.stopped = False
         self._ended, self._deadline = False, math.inf
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Kill the workers when the end was asked for."""
         self._on_tick()
+        if self._stop.stop_all():
+            self.stopped = self._interrupt.requested = True
         if not self._interrupt.requested:
             return
         if not self._ray_goes_on:  # its end is that of all workers

@@ -6,6 +6,7 @@ in the order in which Tune would call them, with `group` in the place of its con
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -98,6 +99,15 @@ class SearchStudy(Study):
         )
         self._dropped |= over
         return sorted(over)
+
+    def _apply(self, number: int, reports: Sequence[Report], last: bool) -> bool:
+        """The same; a trial that the user's stopper has ended is over."""
+        over = super()._apply(number, reports, last)
+        trial = self._controller.trials.get(number)
+        if last and trial is not None:
+            with self._rng:
+                self._controller.stop_trial(trial)
+        return over
 
     def _next(self) -> TrialSpec | None:
         if self._start_due:

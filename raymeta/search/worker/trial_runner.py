@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +24,7 @@ from raymeta.search.methods import (
 )
 from raymeta.search.methods.random import Random
 from raymeta.search.spec import Segment, TrialSpec
+from raymeta.search.worker.metrics import TrialMetrics
 from raymeta.search.worker.replay import (
     ReplayingEvaluator,
     ReplayMismatch,
@@ -51,13 +52,19 @@ _problems: dict[tuple[str, int, tuple[int, ...]], BilevelProblem] = {}
 _fingerprints: dict[tuple[str, int], dict[str, str]] = {}
 
 
-def run_trial(config: dict[str, Any], payload: Payload, states: TrialStore) -> None:
-    """The trainable: run a trial and post its reports.
+def run_trial(
+    config: dict[str, Any],
+    payload: Payload,
+    states: TrialStore,
+    flops: Mapping[str, float],
+) -> None:
+    """The trainable: run a trial and post its reports, the last one in plain numbers.
 
     Args:
         config: holds the `TrialSpec` as "run".
         payload: tasks and methods by name.
         states: keeps the training states of all trials.
+        flops: operations of one gradient evaluation by task.
     """
     torch.set_num_threads(1)  # of this thread; each trial runs in a new one
     tasks, methods = payload.open()
@@ -65,14 +72,16 @@ def run_trial(config: dict[str, Any], payload: Payload, states: TrialStore) -> N
     task, method = tasks[run.study.task], methods[run.study.method]
     reports = reports_of(run, task, method, states)
     unsent: list[Report] = []
+    metrics, plain = TrialMetrics(flops[run.study.task]), {}
     posted = time.monotonic()
     for report in reports:
         unsent.append(report)
+        plain = metrics.of(report)
         # A search must know at once whether its scheduler stops it.
         if run.kind == "search" or time.monotonic() - posted > POST_EVERY_S:
-            tune.report({"reports": unsent, "last": False})
+            tune.report({**plain, "reports": unsent, "last": False})
             unsent, posted = [], time.monotonic()
-    tune.report({"reports": unsent, "last": True})
+    tune.report({**plain, "reports": unsent, "last": True})
 
 
 def reports_of(

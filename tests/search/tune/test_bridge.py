@@ -9,6 +9,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import NoopStopper
 from search_toys import Bowl, Listed
 
 from raymeta.runtime.interrupt import Interrupt
@@ -22,7 +23,7 @@ from raymeta.search.worker import trial_runner
 
 
 def trial_of(config, status=Trial.PENDING):
-    return SimpleNamespace(config=config, status=status)
+    return SimpleNamespace(config=config, status=status, trial_id="x")
 
 
 def result_of(message, last=False):
@@ -33,10 +34,13 @@ def test_a_trial_from_suggestion_to_stop(bench):
     one = bench(Bowl(), Listed((0.5,), rung=3), budget=12)
     searcher, scheduler = (
         BridgeSearcher(one.coordinator, Interrupt()),
-        BridgeScheduler(one.coordinator, Interrupt()),
+        BridgeScheduler(one.coordinator, Interrupt(), NoopStopper()),
     )
 
     trial = trial_of(searcher.suggest("a"))
+    plain = {name: trial.config[name] for name in ("task", "method", "seed", "trial")}
+    assert list(plain.values()) == ["bowl", "listed", 0, 0]
+    assert trial.config["hp/lr"] == 0.5
     assert searcher.suggest("b") is None  # the study runs one at a time
     run = trial.config["run"]
     study = one.studies[0].spec
@@ -70,7 +74,7 @@ def test_a_dead_worker_means_that_the_trial_is_suggested_again(
     one.play(one.coordinator.request_trial())
     searcher, scheduler = (
         BridgeSearcher(one.coordinator, Interrupt()),
-        BridgeScheduler(one.coordinator, Interrupt()),
+        BridgeScheduler(one.coordinator, Interrupt(), NoopStopper()),
     )
     (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(error))
     suggestions = []
@@ -87,7 +91,8 @@ def test_a_dead_worker_means_that_the_trial_is_suggested_again(
 
 
 def test_waiting_trials_run_in_their_order(bench):
-    scheduler = BridgeScheduler(bench(Bowl(), Listed((0.5,))).coordinator, Interrupt())
+    coordinator = bench(Bowl(), Listed((0.5,))).coordinator
+    scheduler = BridgeScheduler(coordinator, Interrupt(), NoopStopper())
     trials = [trial_of({}) for _ in range(3)]
     for trial in trials:
         scheduler.on_trial_add(None, trial)
@@ -105,9 +110,9 @@ def test_tune_may_pickle_its_parts(bench):
     interrupt = Interrupt()
     parts = [
         BridgeSearcher(coordinator, interrupt),
-        BridgeScheduler(coordinator, interrupt),
+        BridgeScheduler(coordinator, interrupt, NoopStopper()),
     ]
-    parts += [Pulse(interrupt, coordinator.progress, True)]
+    parts += [Pulse(interrupt, coordinator.progress, True, NoopStopper())]
     for part in parts:
         assert len(pickle.dumps(part)) < 200
 
@@ -117,7 +122,7 @@ def test_at_ctrl_c_workers_are_killed_before_all_is_stopped(monkeypatch, bench):
     monkeypatch.setattr("ray.kill", killed.append)
     clock = [100.0]
     monkeypatch.setattr("raymeta.search.tune.bridge.time.monotonic", lambda: clock[0])
-    pulse, trials = Pulse(interrupt, lambda: beats.append(1), True), []
+    pulse, trials = Pulse(interrupt, lambda: beats.append(1), True, NoopStopper()), []
     for actor in ("a", None):
         trials.append(trial_of({}))
         trials[-1].temporary_state = SimpleNamespace(ray_actor=actor)
@@ -136,8 +141,10 @@ def test_at_ctrl_c_workers_are_killed_before_all_is_stopped(monkeypatch, bench):
     assert (killed, pulse.stop_all(), beats) == (["a"], True, [1, 1, 1, 1])
 
     with pytest.raises(KeyboardInterrupt):  # a Ray of its own ends with it
-        Pulse(interrupt, lambda: None, False).on_step_end(4, trials)
+        Pulse(interrupt, lambda: None, False, NoopStopper()).on_step_end(4, trials)
     coordinator = bench(Bowl(), Listed((0.5,))).coordinator
     assert BridgeSearcher(coordinator, interrupt).suggest("a") == Searcher.FINISHED
     # That its worker died is not recorded: the trial will run again.
-    BridgeScheduler(coordinator, interrupt).on_trial_error(None, trials[0])
+    BridgeScheduler(coordinator, interrupt, NoopStopper()).on_trial_error(
+        None, trials[0]
+    )
