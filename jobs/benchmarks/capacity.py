@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import os
+import random
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from raymeta.problem import BilevelProblem, descent
 from raymeta.results.jsonlines import JsonLines
 from raymeta.search.frame import to_frame
 from raymeta.search.plan import Plan, make_plan
+from raymeta.search.spec import TrialSpec
 from raymeta.search.study.coordinator import Coordinator
 from raymeta.search.tune.search_study import study_of
 from raymeta.search.worker import trial_runner
@@ -86,8 +88,11 @@ def plan_of(trials: int) -> Plan:
     return make_plan(Trivial(), "random", (trials + 1) * one, 1)
 
 
-def drive(trials: int, folder: Path) -> Driver:
-    """Measure the driver's own part, without Ray: coordinator, journal and frame."""
+def drive(trials: int, in_flight: int, folder: Path) -> Driver:
+    """Measure the driver's own part, without Ray: coordinator, journal and frame.
+
+    So many trials are in flight, of which any may be over next.
+    """
     plan = plan_of(trials)
     task, method = plan.tasks[0], plan.methods[0]
     with closing(JsonLines(folder / "journal.jsonl")) as journal:
@@ -95,24 +100,36 @@ def drive(trials: int, folder: Path) -> Driver:
             [study_of(spec) for spec in plan.study_specs()], journal
         )
         seconds: list[float] = []
+        ends: list[int] = []  # how many of them when a trial is over
+        flying: list[TrialSpec] = []
+        who = random.Random(0)
         before = resident()
-        while run := timed(coordinator.request_trial, seconds):
+        while True:
+            while len(flying) < in_flight:
+                if not (run := timed(coordinator.request_trial, seconds)):
+                    break
+                flying.append(run)
+            if not flying:
+                break
+            run = flying.pop(who.randrange(len(flying)))
             said = list(trial_runner.reports_of(run, task, method))
             timed(partial(coordinator.record, run, said, True), seconds)
+            ends.append(len(seconds))
         grown = resident() - before
-    done = len(seconds) // 2
+    done = len(ends)
     start = time.perf_counter()
     to_frame(coordinator.studies.values()).to_parquet(folder / "frame.parquet")
     saved = time.perf_counter() - start
     disk = sum(path.stat().st_size for path in folder.iterdir())
-    tenth = len(seconds) // 10
-    early, late = sum(seconds[:tenth]), sum(seconds[-tenth:])
+    tenth = done // 10  # without the first trial, before which all slots were filled
+    early = sum(seconds[ends[0] : ends[tenth]])
+    late = sum(seconds[ends[-tenth - 1] :])
     return Driver(
         measured=done,
         trial_s=sum(seconds) / done,
         trial_bytes=grown / done,
         trial_disk=disk / done,
-        growth_s=max(late - early, 0.0) / (tenth / 2) / (0.9 * done),
+        growth_s=max(late - early, 0.0) / tenth / (0.9 * done),
         save_s=saved,
     )
 
@@ -125,8 +142,8 @@ def timed(function: Callable[[], Any], seconds: list[float]) -> Any:
     return result
 
 
-def drive_on_ray(trials: int, folder: Path) -> Driver:
-    """The same on Ray Tune, on one CPU a worker, with the time that trials take.
+def drive_on_ray(trials: int, slots: int, folder: Path) -> Driver:
+    """The same on Ray Tune, with so many workers, and the time that trials take.
 
     Their steps cost next to nothing, so what is left is the driver's.
     """
@@ -141,8 +158,8 @@ def drive_on_ray(trials: int, folder: Path) -> Driver:
     budget = plan_of(trials).study_specs()[0].budget
     # In the background, Python's own memory and Ray's grow at first: half is left out.
     compare(
-        Trivial(), "random", budget=budget, seeds=1, storage=folder, name="ray",
-        progress=note,
+        Trivial(), "random", budget=budget, seeds=1, slots=slots, storage=folder,
+        name="ray", progress=note,
     )  # fmt: skip
     began, before = marks[0]
     took, grown = time.perf_counter() - began, resident() - before
@@ -258,6 +275,8 @@ def parser() -> argparse.ArgumentParser:
     add = parse.add_argument
     add("--trials", type=int, default=10_000, help="trivial trials without Ray")
     add("--ray-trials", type=int, default=1_000, help="trivial trials on Ray Tune")
+    add("--in-flight", type=int, default=64, help="of them in flight")
+    add("--slots", type=int, default=4, help="workers of those on Ray Tune")
     add("--algorithm", default="maml", help="meta-learning algorithm, by name")
     add("--family", default="sinusoid", help="family of tasks, by name")
     add("--at-once", type=int, default=1_000, help="trials at once to plan for")
@@ -288,7 +307,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "alone").mkdir()
-        alone = drive(settings.trials, folder / "alone")
+        alone = drive(settings.trials, settings.in_flight, folder / "alone")
         measured["without_ray"] = alone._asdict()
         say("without Ray", settings.trials, alone)
         print(
@@ -297,7 +316,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
         driver = alone
         if settings.ray_trials:
-            driver = drive_on_ray(settings.ray_trials, folder)
+            driver = drive_on_ray(settings.ray_trials, settings.slots, folder)
             measured["on_ray"] = driver._asdict()
             say("on Ray Tune", settings.ray_trials, driver)
     cost = measure_training(settings.algorithm, settings.family)

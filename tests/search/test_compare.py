@@ -254,6 +254,7 @@ def test_what_older_versions_finished_is_read_with_the_names_of_today(bench, tmp
         )
         for name, text in texts.items()
     }
+    del record["at_once"]  # there was no choice
     assert "estimator='forward_online'" in record["methods"]["forward"]
     folder = tmp_path / "x"
     folder.mkdir()
@@ -276,6 +277,8 @@ def test_what_older_versions_finished_is_read_with_the_names_of_today(bench, tmp
     refused = {**settings, "methods": ["random", "forward_online"]}
     with pytest.raises(ValueError, match=r"other methods \(forward: .* then, none now"):
         compare(**refused, name="x", storage=tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"other at_once \(1 then, 4 now\)"):
+        compare(**settings, at_once=4, name="x", storage=tmp_path, progress=False)
 
 
 @pytest.fixture

@@ -28,6 +28,10 @@ from raymeta.search.study.coordinator import Coordinator
 STARTING_S = 5.0
 
 
+#: Seconds in which a worker starts that a node has room for, on a busy machine, too.
+UP_S = 120.0
+
+
 class _NotSaved:
     """Tune pickles whatever it is given; a comparison continues by its journal."""
 
@@ -83,7 +87,7 @@ class BridgeScheduler(_NotSaved, FIFOScheduler):
     ) -> None:
         super().__init__()
         self._coordinator, self._interrupt, self._stop = coordinator, interrupt, stop
-        self._waiting: list[Trial] = []
+        self._waiting: list[tuple[float, Trial]] = []  # since when
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, **spec: Any
@@ -93,13 +97,20 @@ class BridgeScheduler(_NotSaved, FIFOScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Remember it."""
-        self._waiting.append(trial)
+        self._waiting.append((time.monotonic(), trial))
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The first that waits; Tune's own FIFO walks through all trials each time."""
-        while self._waiting and self._waiting[0].status != Trial.PENDING:
-            self._waiting.pop(0)
-        return self._waiting[0] if self._waiting else None
+        """Who gets a worker that has become free: the last of those that wait.
+
+        For each of them a worker is being started, and Tune gives that one up: by the
+        first, short trials would keep most slots from ever having a worker. One that
+        has waited for long comes first: no node has room for its worker.
+        """
+        self._waiting = [w for w in self._waiting if w[1].status == Trial.PENDING]
+        if not self._waiting:
+            return None
+        (since, first), (_, last) = self._waiting[0], self._waiting[-1]
+        return first if time.monotonic() > since + UP_S else last
 
     def on_trial_result(
         self, tune_controller: Any, trial: Trial, result: dict[str, Any]

@@ -15,6 +15,7 @@ from search_toys import Bowl, Listed
 from raymeta.runtime.interrupt import Interrupt
 from raymeta.search.tune.bridge import (
     STARTING_S,
+    UP_S,
     BridgeScheduler,
     BridgeSearcher,
     Pulse,
@@ -90,18 +91,26 @@ def test_a_dead_worker_means_that_the_trial_is_suggested_again(
     assert searcher.suggest("b")["run"].kind == "final"
 
 
-def test_waiting_trials_run_in_their_order(bench):
+def test_the_last_that_waits_gets_a_free_worker_until_the_first_is_late(
+    bench, monkeypatch
+):
+    """So a worker that is being started for the first is not given up."""
+    clock = [100.0]
+    monkeypatch.setattr("raymeta.search.tune.bridge.time.monotonic", lambda: clock[0])
     coordinator = bench(Bowl(), Listed((0.5,))).coordinator
     scheduler = BridgeScheduler(coordinator, Interrupt(), NoopStopper())
     trials = [trial_of({}) for _ in range(3)]
     for trial in trials:
         scheduler.on_trial_add(None, trial)
 
-    assert scheduler.choose_trial_to_run(None) is trials[0]
-    assert scheduler.choose_trial_to_run(None) is trials[0]
-    trials[0].status = trials[1].status = Trial.RUNNING
     assert scheduler.choose_trial_to_run(None) is trials[2]
-    trials[2].status = Trial.TERMINATED
+    assert scheduler.choose_trial_to_run(None) is trials[2]
+    trials[2].status = Trial.RUNNING
+    assert scheduler.choose_trial_to_run(None) is trials[1]
+    clock[0] += UP_S + 1
+    assert scheduler.choose_trial_to_run(None) is trials[0]
+    trials[0].status = Trial.RUNNING
+    trials[1].status = Trial.TERMINATED
     assert scheduler.choose_trial_to_run(None) is None
 
 
