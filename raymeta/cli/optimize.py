@@ -16,7 +16,9 @@ class OptimizeSettings:
     """Settings of `raymeta optimize`."""
 
     task: str = setting("quadratic", "task, by name, or your own as path.py:Name")
-    estimator: str = setting("forward", "estimator of the hypergradient, by name")
+    estimator: str = setting(
+        "auto", "estimator of the hypergradient, by name; auto: by the task"
+    )
     hyper_lr: float | None = setting(
         None, "first hyper-step, in log units of a positive hyperparameter"
     )
@@ -30,12 +32,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Descend with live progress; print what was learnt, write frame and figures."""
     settings = config.read(arguments, OptimizeSettings)
     from raymeta import tasks
-    from raymeta.hypergrad.registry import by_name
+    from raymeta.outer.arguments import estimator_of
     from raymeta.outer.optimize import optimize
     from raymeta.results.run_folder import RunFolder, run_name
 
     task = tasks.get(settings.task)
-    estimator = by_name(settings.estimator, task.horizon)
+    estimator = estimator_of(settings.estimator, task.horizon)
     name = run_name(settings.storage, settings.name, [])
     kept = {k: v for k, v in asdict(settings).items() if k != "storage"}
     with RunFolder.open(

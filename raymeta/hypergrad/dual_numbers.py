@@ -1,6 +1,5 @@
 """Dual numbers through a training step: a state, and its derivatives in λ."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch.func import jvp, vmap
 from torch.overrides import TorchFunctionMode
 
 from raymeta._tree import detach, partition, tree_leaves
+from raymeta.hypergrad.memory import device_memory
 from raymeta.problem import BilevelProblem
 from raymeta.types import Batch, Hparams, State, Tensors
 
@@ -133,7 +133,7 @@ def require_room(state: State, leaves: Tensors) -> None:
     count = sum(leaf.numel() for leaf in leaves.values())
     tensors = [x for x in tree_leaves((state, leaves)) if isinstance(x, Tensor)]
     size = count * sum(x.numel() * x.element_size() for x in tensors)
-    if count >= MANY or size > _memory(tensors[0].device):
+    if count >= MANY or size > device_memory(tensors[0].device):
         largest = max(leaves, key=lambda name: leaves[name].numel())
         raise ValueError(
             "Forward carries a derivative of the whole state for each of the "
@@ -141,12 +141,6 @@ def require_room(state: State, leaves: Tensors) -> None:
             f"{largest!r}), {size / 2**30:,.1f} GiB: use a reverse-type estimator "
             "(Reverse, Checkpointed, Truncated, ShortTerm, Implicit)"
         )
-
-
-def _memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _push(function: Any, primals: tuple, tangents: tuple) -> tuple[Any, Any, Any]:

@@ -4,19 +4,27 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
+from raymeta.errors import unknown_name
 from raymeta.hypergrad import Estimator
 from raymeta.hypergrad.base import require_estimator
-from raymeta.hypergrad.registry import by_name
+from raymeta.hypergrad.registry import ESTIMATORS, by_name
+from raymeta.outer.auto import AUTO, Auto
 
 
-def estimator_of(given: Any, horizon: int) -> Estimator:
-    """An estimator, or the one of that name for runs of `horizon` steps.
+def estimator_of(given: Any, horizon: int) -> Estimator | Auto:
+    """An estimator, or the one of that name for runs of `horizon` steps, or "auto".
 
     Raises:
         ValueError: it is none, or there is none of that name.
     """
     if isinstance(given, str):
+        if given == AUTO:
+            return Auto()
+        if given not in ESTIMATORS:
+            raise unknown_name("estimator", given, [AUTO, *ESTIMATORS])
         return by_name(given, horizon)
+    if isinstance(given, Auto):
+        return given
     require_estimator(given, horizon)
     return given
 

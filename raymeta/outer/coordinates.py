@@ -6,13 +6,21 @@ import torch
 from torch import Tensor
 
 from raymeta.outer.batched_problem import stack, unstack
-from raymeta.space import Point, Real, Space
+from raymeta.space import Point, Real, Space, Unit
+from raymeta.space.continuous import Continuous
 from raymeta.types import Hparams, Tensors
 
 #: How many units of x lie between the bounds of a `Real`.
 UNITS_OF_RANGE = 8
 #: Elements of smaller tensors are walked in as if each were a hyperparameter.
 MANY = 8
+
+
+#: How far from the start a search by values looks where there is no bound.
+SEARCHED = 6.0
+#: What it looks between in a `Unit` that may be 0, or 1: the logit of what is nearer to
+#: these goes on without end, and changes little.
+SEARCHED_UNIT = 0.05, 0.999
 
 
 class Coordinates:
@@ -109,6 +117,30 @@ class Coordinates:
             return torch.stack([self.project(row) for row in x])
         return self._join(self._space.project(self._split(x))) / self._units
 
+    def box(self) -> tuple[Tensor, Tensor]:
+        """Least and largest x that a search by values looks at, the start's included.
+
+        The bounds, where they are finite in x; else a factor of 400 from the start, and
+        for a `Unit` .05 or .999.
+        """
+        start, domains = self.start(), self._space.continuous
+        ends = {name: _searched(domain) for name, domain in domains.items()}
+        low, high = (
+            self._join(
+                {
+                    name: torch.full(
+                        domain.shape, ends[name][side], dtype=torch.float64
+                    )
+                    for name, domain in domains.items()
+                }
+            )
+            / self._units
+            for side in (0, 1)
+        )
+        low = torch.where(low.isfinite(), low, start - SEARCHED)
+        high = torch.where(high.isfinite(), high, start + SEARCHED)
+        return torch.minimum(low, start), torch.maximum(high, start)
+
     def _initial(self) -> Hparams:
         return self._space.initial(dtype=torch.float64)
 
@@ -129,3 +161,13 @@ def unit_of(domain: object) -> float:
     if isinstance(domain, Real) and math.isfinite(domain.high - domain.low):
         return (domain.high - domain.low) / UNITS_OF_RANGE
     return 1.0
+
+
+def _searched(domain: Continuous) -> tuple[float, float]:
+    """Both ends of a domain's own coordinate, as a search by values looks at them."""
+    ends = torch.tensor([domain.low, domain.high], dtype=torch.float64)
+    low, high = domain.unconstrained(ends).tolist()
+    if isinstance(domain, Unit):
+        least, most = domain.unconstrained(torch.tensor(SEARCHED_UNIT)).tolist()
+        return (least if domain.low == 0 else low), (most if domain.high == 1 else high)
+    return low, high

@@ -8,6 +8,7 @@ from typing import Any
 from raymeta.hypergrad import Estimator, ShortTerm, Truncated
 from raymeta.hypergrad.base import advance, plain_cost
 from raymeta.outer.arguments import require_hyper_lr
+from raymeta.outer.auto import Auto
 from raymeta.outer.base import HyperDescent
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.conditions import seen_by
@@ -68,7 +69,7 @@ def evaluate(
 def descend(
     task: Task,
     problem: BilevelProblem,
-    estimator: Estimator,
+    estimator: Estimator | Auto,
     *,
     seed: int,
     budget: float,
@@ -85,7 +86,7 @@ def descend(
     Args:
         task: gives the space and the horizon.
         problem: one sample of the task.
-        estimator: how to differentiate.
+        estimator: how to differentiate; `Auto` chooses.
         seed: seeds every random draw of this descent.
         budget: gradient evaluations; never exceeded.
         hyper_lr: first length of a hyper-step in each unconstrained coordinate: log λ
@@ -114,7 +115,7 @@ def descend(
     return descent.reports()
 
 
-def run_cost(task: Task, problem: BilevelProblem, estimator: Estimator) -> float:
+def run_cost(task: Task, problem: BilevelProblem, estimator: Estimator | Auto) -> float:
     """Gradient evaluations that descent spends on one training run: the least budget.
 
     Raises:
@@ -123,7 +124,9 @@ def run_cost(task: Task, problem: BilevelProblem, estimator: Estimator) -> float
     return _descent(task, problem, estimator, 0, math.inf, None).run_cost
 
 
-def sure_cost(task: Task, problem: BilevelProblem, estimator: Estimator) -> float:
+def sure_cost(
+    task: Task, problem: BilevelProblem, estimator: Estimator | Auto
+) -> float:
     """The same with the start: the least budget for a result that is no worse than it.
 
     Raises:
@@ -141,7 +144,9 @@ def unsure(task: Task, method: str, budget: float, sure: float) -> str:
     )
 
 
-def require_fit(task: Task, problem: BilevelProblem, estimator: Estimator) -> None:
+def require_fit(
+    task: Task, problem: BilevelProblem, estimator: Estimator | Auto
+) -> None:
     """Ask an estimator for what it refuses, before anything is spent on it.
 
     One start of training, and one estimate where that is a few steps, or where two
@@ -150,6 +155,8 @@ def require_fit(task: Task, problem: BilevelProblem, estimator: Estimator) -> No
     Raises:
         ValueError: the estimator does not fit the task.
     """
+    if isinstance(estimator, Auto):  # it does without what is refused
+        return
     hparams = task.space.trim(task.space.initial(device=problem.device))
     if isinstance(estimator, Truncated) and estimator.window < estimator.steps:
         estimator = replace(estimator, steps=2, window=1)
@@ -161,12 +168,23 @@ def require_fit(task: Task, problem: BilevelProblem, estimator: Estimator) -> No
 def _descent(
     task: Task,
     problem: BilevelProblem,
-    estimator: Estimator,
+    estimator: Estimator | Auto,
     seed: int,
     budget: float,
     hyper_lr: float | None,
     evaluator: Evaluator = DIRECT,
 ) -> HyperDescent:
+    settings: dict[str, Any] = {
+        "problem": problem,
+        "coordinates": Coordinates(task.space, problem.device),
+        "horizon": task.horizon,
+        "budget": budget,
+        "seed": seed,
+        "hyper_lr": hyper_lr,
+        "evaluator": evaluator,
+    }
+    if isinstance(estimator, Auto):
+        return estimator.descent(task, settings)
     whole = estimator.steps >= task.horizon
     if not whole and not estimator.continues:
         raise ValueError(
@@ -179,13 +197,4 @@ def _descent(
             "descend scores a run by its outer loss, but ShortTerm("
             f"loss={estimator.loss!r}) sees that of a minibatch: use loss='outer'"
         )
-    return (OfflineDescent if whole else OnlineDescent)(
-        problem=problem,
-        coordinates=Coordinates(task.space, problem.device),
-        estimator=estimator,
-        horizon=task.horizon,
-        budget=budget,
-        seed=seed,
-        hyper_lr=hyper_lr,
-        evaluator=evaluator,
-    )
+    return (OfflineDescent if whole else OnlineDescent)(estimator=estimator, **settings)

@@ -10,6 +10,7 @@ from torch import Tensor
 from raymeta import tasks
 from raymeta.hypergrad.base import plain_cost
 from raymeta.hypergrad.checkpointed import Checkpointed
+from raymeta.hypergrad.memory import step_graph_bytes
 from raymeta.hypergrad.used_hparams import require_names
 from raymeta.outer.arguments import number_of, require_seed
 from raymeta.outer.budget import BudgetMeter
@@ -19,7 +20,6 @@ from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.diagnosis import ROUNDINGS, Diagnosis, Precision, Slope
 from raymeta.outer.first_look import (
     UNSEEDED,
-    graph_bytes,
     is_repeatable,
     non_smooth_parts,
 )
@@ -191,7 +191,7 @@ class _Look:
 
     def _recorded(self) -> tuple[list[State], Recorded | None]:
         """The same at the start, with the graph where there is room for it."""
-        if self.task.horizon * graph_bytes(self.problem, self.hparams) > ROOM:
+        if self.task.horizon * step_graph_bytes(self.problem, self.hparams) > ROOM:
             return self._run(self.hparams), None
         self.cost += plain_cost(self.problem, self.task.horizon)
         return record(self.problem, self.hparams, self.times)

@@ -1,17 +1,13 @@
 """First look at a task: the part of its diagnosis that costs no training."""
 
-import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from raymeta import tasks
 from raymeta._tree import detach
 from raymeta.errors import one_line
-from raymeta.hypergrad.base import differentiable
-from raymeta.hypergrad.preflight import recording
+from raymeta.hypergrad.memory import device_memory, step_graph_bytes
 from raymeta.modules.non_smooth import (
     NonSmooth,
     NonSmoothFunctions,
@@ -111,35 +107,10 @@ def _doubts(
         )
     if torch.finfo(dtype).bits < 32:
         yield f"slopes of E are rough in {dtype}: train in float32"
-    needed, there = task.horizon * graph_bytes(problem, hparams), _memory()
+    needed = task.horizon * step_graph_bytes(problem, hparams)
+    there = device_memory(problem.device)
     if needed > ROOM * there:
         yield (
             f"a graph of the whole run takes {needed / 2**30:,.0f} GiB of "
             f"{there / 2**30:,.0f}: use checkpointed, or a shorter horizon"
         )
-
-
-def graph_bytes(problem: BilevelProblem, hparams: Hparams) -> int:
-    """Bytes that autograd keeps of one step."""
-    kept: dict[int, int] = {}
-
-    def pack(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return x
-
-    with recording():
-        live: Mapping[str, object] = {**hparams, **differentiable(hparams)}
-        state = detach(problem.init(hparams))
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            end = problem.step(state, dict(live), problem.batch(0))
-    del end
-    return sum(kept.values())
-
-
-def _memory() -> float:
-    """Bytes of this machine's memory; ∞ where it does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return math.inf

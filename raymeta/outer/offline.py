@@ -3,17 +3,14 @@
 import math
 from collections.abc import Generator, Iterator
 
-import torch
 from torch import Tensor
 
-from raymeta.hypergrad import Estimator
-from raymeta.hypergrad.base import with_steps
-from raymeta.outer.base import HyperDescent
 from raymeta.outer.report import Report
 from raymeta.outer.steps.lbfgs import LBFGS
 from raymeta.outer.steps.line_search import LineSearch
 from raymeta.outer.steps.rprop import Rprop
 from raymeta.outer.trust import Evaluated
+from raymeta.outer.whole_runs import WholeRunDescent
 
 #: First length of a step in each coordinate, unless another is given: a factor of e.
 STEP = 1.0
@@ -33,7 +30,7 @@ SHORTEST = 0.05
 ARRIVED = 1e-6
 
 
-class OfflineDescent(HyperDescent):
+class OfflineDescent(WholeRunDescent):
     r"""Steps by signs and curvature, over doubling horizons and then the whole one.
 
     1. A plain run over T from the start. Over horizons T/8, T/4, T/2: one hypergradient
@@ -59,11 +56,6 @@ class OfflineDescent(HyperDescent):
         super().__post_init__()
         self._length = self.hyper_lr or STEP
         self._begin(self._length)
-
-    @property
-    def run_cost(self) -> float:
-        """Charge for one complete estimate."""
-        return self._cost(self.horizon)
 
     def _descent(self) -> Iterator[Report]:
         best: Evaluated | None = Evaluated(self.coordinates.start(), math.inf, None)
@@ -203,40 +195,8 @@ class OfflineDescent(HyperDescent):
         step = self._lbfgs.step(best.gradient, signs, self._curvature)
         return self.coordinates.project(best.x + step) - best.x
 
-    # ---------------------------------------------------------------------- evaluations
-
-    def _estimate(
-        self, x: Tensor, horizon: int
-    ) -> Generator[Report, None, tuple[float, Tensor]]:
-        """E and dE/dx over a horizon; ∞ and zero where the run diverged."""
-        hparams = self.coordinates.hparams(x)
-        estimator = self._at(horizon)
-        rollout = estimator.init(self.problem, hparams)
-        try:
-            hyper, rollout = self.evaluator.estimate(
-                estimator, self.problem, hparams, rollout
-            )
-        except OverflowError:  # arithmetic without ∞ (Reversible): the run diverged
-            self._meter.charge(estimator.cost(self.problem, hparams))
-            found = self._recorded(x, math.inf, horizon)
-            yield self._at_constant(x, math.inf, horizon, rollout.state)
-            return found, torch.zeros_like(x)
-        self._meter.charge(hyper.gradient_evals)
-        value = float(hyper.outer_loss)
-        gradient = self.coordinates.gradient(x, hyper.grads)
-        found = self._recorded(x, value, horizon, gradient)
-        yield self._at_constant(x, value, horizon, rollout.state)
-        return found, gradient
-
     def _ahead(self, x: Tensor) -> Tensor:
         return self.coordinates.project(x + self._rprop.step(self._signs))
-
-    def _at(self, horizon: int) -> Estimator:
-        return with_steps(self.estimator, horizon)
-
-    def _cost(self, horizon: int) -> float:
-        hparams = self.coordinates.hparams(self.coordinates.start())
-        return self._at(horizon).cost(self.problem, hparams)
 
 
 def _near(x: Tensor, y: Tensor) -> bool:

@@ -18,6 +18,7 @@ from raymeta.outer.arguments import (
     require_progress,
     require_seed,
 )
+from raymeta.outer.auto import AUTO, Auto
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.conditions import conditioned
 from raymeta.outer.coordinates import Coordinates
@@ -35,7 +36,7 @@ from raymeta.types import Hparams
 
 def optimize(
     task: Task | str,
-    estimator: Estimator | str,
+    estimator: Estimator | Auto | str = AUTO,
     *,
     hyper_lr: float | None = None,
     budget: float | None = None,
@@ -53,7 +54,8 @@ def optimize(
     Args:
         task: what to tune: an object, a name, or `path.py:Name`.
         estimator: how to differentiate: an object, for example `Reverse(task.horizon)`,
-            or a name of `raymeta.hypergrad.registry`, for example "reverse".
+            or a name of `raymeta.hypergrad.registry`, for example "reverse"; by default
+            it and the descent are chosen by the task, see `raymeta.outer.auto.Auto`.
         hyper_lr: length of the first hyper-step in each coordinate of the space, log λ
             for `Positive`; the descent's own by default, see
             `raymeta.outer.descend.descend`.

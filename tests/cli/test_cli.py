@@ -75,7 +75,7 @@ def test_optimize_says_where_it_is(tmp_path, capsys, monkeypatch):
     assert main(["optimize", "--storage", str(tmp_path), "--budget", "400"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("raymeta diagnose --task quadratic): trust")
-    assert lines[1] == "quadratic by Forward, 400 gradient evaluations"
+    assert lines[1] == "quadratic by Auto, 400 gradient evaluations"
     shown = [re.fullmatch(SHOWN, line) for line in lines]
     shares = [int(match["share"]) for match in shown if match]
     assert len(shares) == len(pd.read_parquet(tmp_path / "optimize/frame.parquet")) - 1
@@ -149,7 +149,7 @@ def test_report_computes_a_surface_and_writes_a_page(tmp_path, capsys):
     assert main(["report", str(folder), *surface]) == 0
     rows = pd.read_parquet(folder / "surface.parquet")
     assert len(rows) == 9 * 21
-    assert set(pd.read_parquet(folder / "curves.parquet")["method"]) == {"Forward"}
+    assert set(pd.read_parquet(folder / "curves.parquet")["method"]) == {"Auto"}
     page = (folder / "report.html").read_text()
     assert "charged to no method" in page
     out = capsys.readouterr().out
@@ -164,7 +164,7 @@ def test_report_computes_a_surface_and_writes_a_page(tmp_path, capsys):
     [
         (["optimize", "--task", "digts"], "unknown task 'digts': did you mean"),
         (["optimize", "--estimator", "revers"], "did you mean 'reverse'"),
-        (["optimize", "--budget", "3"], "a finite budget of at least 101"),
+        (["optimize", "--budget", "3"], "a finite budget of at least 21"),
         (["optimize", "--hyper-lr", "-1"], "needs hyper_lr > 0, but got -1.0"),
         (["optimize", "--config", "nowhere.toml"], "nowhere.toml cannot be read"),
         (["compare", "--tasks", "digts"], "did you mean 'digits'"),

@@ -141,9 +141,9 @@ def test_tangents_that_do_not_fit_are_refused_before_a_step(monkeypatch):
     problem, hparams = sgd_everything()
     # 22 tangents of 75 weights and velocities, a counter, and 22 hyperparameters.
     size = 22 * 8 * (2 * 75 + 1 + 22)
-    monkeypatch.setattr(dual_numbers, "_memory", lambda device: size)
+    monkeypatch.setattr(dual_numbers, "device_memory", lambda device: size)
     Forward(3).init(problem, hparams)
-    monkeypatch.setattr(dual_numbers, "_memory", lambda device: size - 1)
+    monkeypatch.setattr(dual_numbers, "device_memory", lambda device: size - 1)
     problem = replace(problem, step=no_step, batch=no_step)
     with pytest.raises(ValueError, match=r"22 scalar .*\(16 in 'example_weight'\)"):
         Forward(3).init(problem, hparams)

@@ -118,12 +118,12 @@ def test_it_ends_in_a_verdict_and_what_to_change(task, line):
 
 def test_a_graph_that_memory_does_not_hold_asks_for_checkpoints(monkeypatch):
     """A step of 200 examples in 8 units keeps at least their activations."""
-    kept = module.graph_bytes(Network().sample(0), Network().space.initial())
+    kept = module.step_graph_bytes(Network().sample(0), Network().space.initial())
     assert 30 * 8 * 4 < kept < 1e5
-    assert module._memory() > 2**28
-    monkeypatch.setattr(module, "_memory", lambda: 10 * kept / module.ROOM)
+    assert module.device_memory(torch.device("cpu")) > 2**28
+    monkeypatch.setattr(module, "device_memory", lambda device: 10 * kept / module.ROOM)
     assert look(Network()).endswith(": trust")
-    monkeypatch.setattr(module, "_memory", lambda: 9 * kept / module.ROOM)
+    monkeypatch.setattr(module, "device_memory", lambda device: 9 * kept / module.ROOM)
     assert "use checkpointed, or a shorter horizon" in look(Network())
 
 

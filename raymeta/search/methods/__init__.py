@@ -55,6 +55,7 @@ METHODS: dict[str, Method] = {
     "hyperopt": HyperOpt(),
     "nevergrad": Nevergrad(),
     "bayesopt": BayesOpt(),
+    "auto": HypergradientDescent("auto", "auto"),
     "short_term": HypergradientDescent("short_term", "short_term"),
     "long_term": HypergradientDescent("long_term", "reverse"),
     "forward": HypergradientDescent("forward", "forward"),
@@ -76,7 +77,7 @@ ALIASES: dict[str, Method] = {"reverse": HypergradientDescent("reverse", "revers
 
 #: What a comparison runs unless told otherwise.
 DEFAULT = (
-    *("random", "asha", "tpe"),
+    *("random", "asha", "tpe", "auto"),
     *("short_term", "long_term", "forward_online", "forward"),
 )
 

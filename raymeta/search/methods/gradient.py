@@ -4,8 +4,9 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from raymeta.hypergrad.registry import by_name
 from raymeta.outer import descend
+from raymeta.outer.arguments import estimator_of
+from raymeta.outer.auto import Auto
 from raymeta.outer.evaluator import DIRECT, Evaluator
 from raymeta.outer.report import Report
 from raymeta.problem import BilevelProblem
@@ -20,7 +21,7 @@ class HypergradientDescent(DescentMethod):
     Attributes:
         name: name of the method.
         estimator: estimator of the hypergradient, by its name in
-            `raymeta.hypergrad.registry`.
+            `raymeta.hypergrad.registry`, or "auto".
         hyper_lr: see `raymeta.outer.descend.descend`.
     """
 
@@ -32,9 +33,9 @@ class HypergradientDescent(DescentMethod):
     def summary(self) -> str:
         """What it does, in one line: its estimator's claim, and when λ moves."""
         horizon = 100
-        estimator = by_name(self.estimator, horizon)
+        estimator = estimator_of(self.estimator, horizon)
         claim = inspect.cleandoc(type(estimator).__doc__ or "").splitlines()[0]
-        if not estimator.continues:
+        if isinstance(estimator, Auto) or not estimator.continues:
             return claim
         online = estimator.steps < horizon
         when = "while training goes on" if online else "after each whole run"
@@ -46,13 +47,13 @@ class HypergradientDescent(DescentMethod):
         Raises:
             ValueError: the estimator does not fit the task.
         """
-        estimator = by_name(self.estimator, task.horizon)
+        estimator = estimator_of(self.estimator, task.horizon)
         descend.require_fit(task, problem, estimator)
         return descend.run_cost(task, problem, estimator)
 
     def sure_budget(self, task: Task, problem: BilevelProblem) -> float:
         """The same, with what leaves the outer loss at the start known."""
-        estimator = by_name(self.estimator, task.horizon)
+        estimator = estimator_of(self.estimator, task.horizon)
         return descend.sure_cost(task, problem, estimator)
 
     def reports(
@@ -64,7 +65,7 @@ class HypergradientDescent(DescentMethod):
         evaluator: Evaluator = DIRECT,
     ) -> Iterator[Report]:
         """Reports of the descent."""
-        estimator = by_name(self.estimator, task.horizon)
+        estimator = estimator_of(self.estimator, task.horizon)
         return descend.descend(
             task,
             problem,

@@ -1,0 +1,51 @@
+"""Base class of the descents whose evaluations are whole training runs."""
+
+import math
+from collections.abc import Generator
+
+import torch
+from torch import Tensor
+
+from raymeta.hypergrad import Estimator
+from raymeta.hypergrad.base import with_steps
+from raymeta.outer.base import HyperDescent
+from raymeta.outer.report import Report
+
+
+class WholeRunDescent(HyperDescent):
+    """A descent by hypergradients of runs from s_0, each at one λ."""
+
+    @property
+    def run_cost(self) -> float:
+        """Charge for one complete estimate."""
+        return self._cost(self.horizon)
+
+    def _estimate(
+        self, x: Tensor, horizon: int
+    ) -> Generator[Report, None, tuple[float, Tensor]]:
+        """E and dE/dx over a horizon; ∞ and zero where the run diverged."""
+        hparams = self.coordinates.hparams(x)
+        estimator = self._at(horizon)
+        rollout = estimator.init(self.problem, hparams)
+        try:
+            hyper, rollout = self.evaluator.estimate(
+                estimator, self.problem, hparams, rollout
+            )
+        except OverflowError:  # arithmetic without ∞ (Reversible): the run diverged
+            self._meter.charge(estimator.cost(self.problem, hparams))
+            found = self._recorded(x, math.inf, horizon)
+            yield self._at_constant(x, math.inf, horizon, rollout.state)
+            return found, torch.zeros_like(x)
+        self._meter.charge(hyper.gradient_evals)
+        value = float(hyper.outer_loss)
+        gradient = self.coordinates.gradient(x, hyper.grads)
+        found = self._recorded(x, value, horizon, gradient)
+        yield self._at_constant(x, value, horizon, rollout.state)
+        return found, gradient
+
+    def _at(self, horizon: int) -> Estimator:
+        return with_steps(self.estimator, horizon)
+
+    def _cost(self, horizon: int) -> float:
+        hparams = self.coordinates.hparams(self.coordinates.start())
+        return self._at(horizon).cost(self.problem, hparams)
