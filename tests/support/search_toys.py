@@ -183,7 +183,7 @@ class ListSearcher(Searcher):
         self.told.append((trial_id, "result", result["outer_loss"]))
 
     def on_trial_complete(self, trial_id, result=None, error=False):
-        value = "error" if error else result["outer_loss"]
+        value = "error" if error else result and result["outer_loss"]
         self.told.append((trial_id, "complete", value))
 
 

@@ -7,18 +7,27 @@ from itertools import takewhile
 
 import pandas as pd
 import pytest
-from search_toys import Bowl, Walk
+from search_toys import Bowl, Listed, Walk
 
 from raymeta.search.methods.pb2 import Pb2
 from raymeta.search.methods.pbt import Pbt
 from raymeta.search.methods.pbt_descent import PbtDescent
 from raymeta.search.progress import slots_lines
 
+
+class Batches(Listed):
+    """Batches that a scheduler halves without pausing anybody."""
+
+    def batch_size(self, task, runs):
+        return 4
+
+
 TASK = Bowl(nan_above=1.2, raise_above=1.6)
 POPULATION = {"population": 4, "intervals": 3, "quantile": 0.5}
 METHODS = [
     *("random", "sobol", "grid", "hyperband"),
     *(Pbt(**POPULATION), Pb2(**POPULATION), PbtDescent(**POPULATION)),
+    Batches(tuple(1 / (2 + i % 7) for i in range(30)), rung=3, at_once=64),
 ]
 
 
