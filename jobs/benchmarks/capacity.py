@@ -143,9 +143,10 @@ def timed(function: Callable[[], Any], seconds: list[float]) -> Any:
 
 
 def drive_on_ray(trials: int, slots: int, folder: Path) -> Driver:
-    """The same on Ray Tune, with so many workers, and the time that trials take.
+    """The same on Ray Tune, with so many workers.
 
-    Their steps cost next to nothing, so what is left is the driver's.
+    Seconds are those of the driver's processor: workers on this machine, and all that
+    runs here besides, would be in those of a clock.
     """
     from raymeta.search import compare
 
@@ -153,7 +154,7 @@ def drive_on_ray(trials: int, slots: int, folder: Path) -> Driver:
 
     def note(line: str) -> None:
         if "Ray is up" in line:
-            marks.append((time.perf_counter(), resident()))
+            marks.append((time.process_time(), resident()))
 
     budget = plan_of(trials).study_specs()[0].budget
     # In the background, Python's own memory and Ray's grow at first: half is left out.
@@ -162,7 +163,7 @@ def drive_on_ray(trials: int, slots: int, folder: Path) -> Driver:
         name="ray", progress=note,
     )  # fmt: skip
     began, before = marks[0]
-    took, grown = time.perf_counter() - began, resident() - before
+    took, grown = time.process_time() - began, resident() - before
     home = folder / "ray"
     disk = sum(path.stat().st_size for path in home.iterdir() if path.is_file())
     return Driver(trials, took / trials, grown / trials, disk / trials, 0.0, 0.0)
