@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from jobs.experiments.tuning.__main__ import table
+from jobs.experiments.tuning.compare import table
 from jobs.experiments.tuning.tasks import TUNING
 from raymeta.outer.report import plain_run
 from raymeta.tasks.base import check_task

@@ -1,6 +1,6 @@
 """The tuning list: how often a method ends no worse than others, and how soon.
 
-`python -m jobs.experiments.tuning --seeds 200 201` trains 26 small tasks, half of which
+`python -m jobs.experiments.tuning.compare --seeds 200 201` trains 26 small tasks, half of which
 start badly, by the methods named, each with a budget of 30 training runs, and prints
 what a method (`auto` by default) came to against each of the others. Constants are
 chosen on seeds below 50. It writes the table beside the frame; the same --name resumes.
@@ -17,7 +17,7 @@ from raymeta.analysis.tables.incumbents import incumbents
 from raymeta.cli import exit_code
 from raymeta.results.mirror import address, local
 from raymeta.results.run_folder import run_address, write_frame
-from raymeta.search import compare
+from raymeta import search
 
 #: Differences of final outer losses below these shares of them do not count.
 TOLERANCES = 0.001, 0.01
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given: dict[str, Any] = vars(parser().parse_args(arguments))
     method = given.pop("method")
     given["tasks"] = [TUNING[name] for name in given["tasks"]]
-    rows = table(compare(**given), method)
+    rows = table(search.compare(**given), method)
     print(f"\n{method}\n{rows.round(2).to_string(index=False)}\n")
     with local(run_address(given["storage"], given["name"])) as folder:
         path = folder / "table.parquet"
