@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 
 from jobs.experiments.tuning.tasks import TUNING
+from raymeta import search
 from raymeta.analysis.tables.incumbents import incumbents
 from raymeta.cli import exit_code
 from raymeta.results.mirror import address, local
 from raymeta.results.run_folder import run_address, write_frame
-from raymeta import search
 
 #: Differences of final outer losses below these shares of them do not count.
 TOLERANCES = 0.001, 0.01
