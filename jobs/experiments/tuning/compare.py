@@ -1,9 +1,10 @@
 """The tuning list: how often a method ends no worse than others, and how soon.
 
-`python -m jobs.experiments.tuning.compare --seeds 200 201` trains 26 small tasks, half of which
-start badly, by the methods named, each with a budget of 30 training runs, and prints
-what a method (`auto` by default) came to against each of the others. Constants are
-chosen on seeds below 50. It writes the table beside the frame; the same --name resumes.
+`python -m jobs.experiments.tuning.compare --seeds 200 201` trains 26 small tasks, half
+of which start badly, by the methods named, each with a budget of 30 training runs, and
+prints what a method (`auto` by default) came to against each of the others. Constants
+are chosen on seeds below 50. It writes the table beside the frame; the same --name
+resumes.
 """
 
 import argparse
