@@ -1,5 +1,6 @@
 """Descent on a Gaussian process over the values and hypergradients seen."""
 
+import logging
 import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from raymeta.outer.gaussian_process import (
 )
 from raymeta.outer.report import Report
 from raymeta.outer.whole_runs import WholeRunDescent
+
+_log = logging.getLogger(__name__)
 
 #: Half the width of the first trust region, and of the largest and the smallest.
 FIRST, LARGEST, SMALLEST = 1.5, 6.0, 0.05
@@ -63,15 +66,16 @@ class SurrogateDescent(WholeRunDescent):
     r"""Values over slopes: a Gaussian process that has both, in a trust region.
 
     1. A plain run at the start, and at the points of a scrambled Sobol' sequence.
-    2. A `GaussianProcess` over $\log(1 + (E - E_{min})/s)$ at all points seen, with the
-       hypergradients as its derivatives, each with a noise that is learnt. The next
-       plain run is where log expected improvement is largest, within a trust region
-       around the best point whose width in each coordinate is proportional to its
-       length ℓ; every fifth one is looked for everywhere.
+    2. A `GaussianProcess` over $\log(1 + (E - E_{min})/s)$ at the points in a trust
+       region around the best one, and as far beside it, with the hypergradients as its
+       derivatives, each with a noise that is learnt. The next plain run is where log
+       expected improvement is largest within the region, whose width in each coordinate
+       is proportional to its length ℓ; every fifth one is looked for everywhere, by a
+       process over all points.
     3. The region grows with a better point and shrinks where a few runs find none. A
        hypergradient at the best point is asked for where a run has found none better
        since: three runs' worth. Where the noise learnt says that values contradict
-       hypergradients, no more are asked for.
+       hypergradients, or an estimate is refused, no more are asked for.
 
     A problem with outer loss $a E + b$, $a > 0$, is descended by the same path.
 
@@ -154,7 +158,12 @@ class SurrogateDescent(WholeRunDescent):
         self._seen.append((x, value))
 
     def _slope(self, x: Tensor) -> Generator[Report, None, None]:
-        value, gradient = yield from self._estimate(x, self.horizon)
+        try:
+            value, gradient = yield from self._estimate(x, self.horizon)
+        except ValueError as refusal:  # as where E does not depend on some λ
+            _log.warning("searching by values alone from here: %s", refusal)
+            self.differentiable = False
+            return
         if value < math.inf and bool(gradient.any()):
             self._slopes.append(_Slope(x, value, gradient))
 

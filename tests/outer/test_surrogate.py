@@ -11,6 +11,7 @@ import torch
 from raymeta.hypergrad import Reverse
 from raymeta.hypergrad.base import plain_cost
 from raymeta.outer.coordinates import Coordinates
+from raymeta.outer.evaluator import Evaluator
 from raymeta.outer.surrogate import SurrogateDescent
 from raymeta.problem import BilevelProblem, no_data
 from raymeta.space import Positive, Real, Space, Unit
@@ -117,6 +118,18 @@ def test_where_values_contradict_slopes_no_more_are_asked_for():
     reports = list(descent(task).reports())
     assert 1 <= slopes(reports, task.sample(0)) <= 3
     assert min(losses(reports)) - task.least < 0.5
+
+
+class Refusing(Evaluator):
+    def estimate(self, *args):
+        raise ValueError("E does not depend on 'x'")
+
+
+def test_where_an_estimate_is_refused_it_goes_on_by_values(caplog):
+    reports = list(descent(Bowl(), evaluator=Refusing()).reports())
+    alone = list(descent(Bowl(), differentiable=False).reports())
+    assert losses(reports) == losses(alone)
+    assert "by values alone from here: E does not depend on 'x'" in caplog.text
 
 
 def test_an_outer_loss_in_other_units_is_descended_by_the_same_path():
