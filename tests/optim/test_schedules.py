@@ -143,6 +143,7 @@ PER_STEP = Small(
 )
 
 
+@pytest.mark.filterwarnings("ignore::raymeta.results.overfitting.Overfitting")
 @pytest.mark.parametrize(
     ("task", "estimator", "make", "settings"),
     [

@@ -63,6 +63,7 @@ def run(plan, coordinator, folder, *others):
             raise KeyboardInterrupt
         count += 1
         run_trial(coordinator, trial)
+    return True
 
 
 @pytest.fixture

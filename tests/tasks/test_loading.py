@@ -116,7 +116,7 @@ def test_a_task_in_a_file_travels_to_where_the_file_is_not(file, tmp_path):
 def test_optimize_takes_a_file(file, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(file.parent)
     assert main(["optimize", "--task", "my_file.py:Mine", "--storage", "r"]) == 0
-    assert "mine-8 by Forward" in capsys.readouterr().out
+    assert "mine-8 by Auto" in capsys.readouterr().out
 
 
 @pytest.fixture
