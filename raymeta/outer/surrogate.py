@@ -224,9 +224,10 @@ class SurrogateDescent(WholeRunDescent):
         Densities of E itself are compared, so that each has the derivative of what was
         taken of E (Snelson et al. 2004, eq. 6).
         """
+        points, slopes = self._believed(anywhere)
         best, density = None, -math.inf
         for sharpness in SHARPNESS:
-            seen, log_jacobian = self._observations(sharpness, anywhere)
+            seen, log_jacobian = self._observations(points, slopes, sharpness)
             key = (sharpness, anywhere)
             process = GaussianProcess(seen, self._log_scales.get(key))
             self._log_scales[key] = process.log_scales
@@ -235,10 +236,10 @@ class SurrogateDescent(WholeRunDescent):
         assert best is not None
         return best
 
-    def _observations(
-        self, sharpness: float, anywhere: bool
-    ) -> tuple[Observations, float]:
-        """What was seen, standardized; and the log of what densities shrink by."""
+    def _believed(
+        self, anywhere: bool
+    ) -> tuple[list[tuple[Tensor, float]], list[_Slope]]:
+        """Values and slopes in the trust region and beside it, or all; not too many."""
         slopes = self._slopes
         if anywhere:
             seen = sorted(self._seen, key=lambda one: one[1])
@@ -247,7 +248,12 @@ class SurrogateDescent(WholeRunDescent):
             near = sum(self._distance(x) <= REACH * self._width for x, _ in seen)
             seen = seen[: max(near, len(self._low) + EXTRA)]
             slopes = [s for s in slopes if self._distance(s.x) <= REACH * self._width]
-        seen = seen[: MOST // 2]
+        return seen[: MOST // 2], slopes[-max(1, MOST // 2 // len(self._low)) :]
+
+    def _observations(
+        self, seen: list[tuple[Tensor, float]], slopes: list[_Slope], sharpness: float
+    ) -> tuple[Observations, float]:
+        """What was seen, standardized; and the log of what densities shrink by."""
         values = torch.tensor([value for _, value in seen], dtype=torch.float64)
         finite = values.isfinite()
         least = values.min()
@@ -262,7 +268,6 @@ class SurrogateDescent(WholeRunDescent):
         deviation = y.std(correction=0)
         if not deviation > 1e-9:
             deviation = torch.ones_like(deviation)
-        slopes = slopes[-max(1, MOST // 2 // len(self._low)) :]
         at = torch.tensor([one.value for one in slopes], dtype=torch.float64)
         # dy/dE, at values and at slopes.
         rates = 1 / (scale + values[finite] - least) / deviation
