@@ -36,7 +36,7 @@ from raymeta.outer.sensitivity import (
 )
 from raymeta.problem import BilevelProblem
 from raymeta.space import Choice
-from raymeta.tasks.base import Task, check_task, sampled
+from raymeta.tasks.base import Task, sampled
 from raymeta.types import Hparams, State
 
 #: Coordinates up to which the slope along the others is looked at unasked.
@@ -84,9 +84,7 @@ def diagnose(
         ValueError: the task is none, or has no continuous hyperparameter; its problem
             cannot be differentiated; a bad step or seed.
     """
-    if isinstance(task, str):
-        task = tasks.get(task)
-    check_task(task)
+    task = tasks.resolve(task)
     require_seed(seed)
     if not 0 < number_of("step", step) < math.inf:
         raise ValueError(

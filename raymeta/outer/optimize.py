@@ -30,7 +30,7 @@ from raymeta.problem import BilevelProblem
 from raymeta.results.overfitting import Overfitting
 from raymeta.runtime.progress import Progress, clock
 from raymeta.space import Space
-from raymeta.tasks.base import Task, budget_of, check_task, sampled
+from raymeta.tasks.base import Task, budget_of, sampled
 from raymeta.types import Hparams
 
 
@@ -71,9 +71,7 @@ def optimize(
             outer loss.
         KeyboardInterrupt: Ctrl-C came before a run ended with a finite outer loss.
     """
-    if isinstance(task, str):
-        task = tasks.get(task)
-    check_task(task)
+    task = tasks.resolve(task)
     estimator = estimator_of(estimator, task.horizon)
     budget = budget_of(task, budget)
     require_seed(seed)

@@ -29,7 +29,7 @@ from raymeta.search.methods import (
 from raymeta.search.methods import get as get_method
 from raymeta.search.spec import StudySpec
 from raymeta.space.choice import without_addresses
-from raymeta.tasks.base import Task, budget_of, check_task, sampled
+from raymeta.tasks.base import Task, budget_of, sampled
 
 Tasks = str | Task | Iterable[str | Task]
 Methods = str | Method | Iterable[str | Method]
@@ -261,7 +261,7 @@ def make_plan(
         raise ValueError(
             f"at_once must be a number of trials, 1 or more, but got {at_once!r}"
         )
-    some_tasks = tuple(_as_task(task) for task in _listed(tasks))
+    some_tasks = tuple(task_registry.resolve(task) for task in _listed(tasks))
     some_methods = tuple(_as_method(method) for method in _named(methods))
     some_seeds = _as_seeds(seeds)
     _check("tasks", [task.name for task in some_tasks])
@@ -299,13 +299,6 @@ def _named(methods: Methods | None) -> list[str | Method]:
 def _listed(items: Any) -> list[Any]:
     several = isinstance(items, Iterable) and not isinstance(items, str)
     return list(items) if several else [items]
-
-
-def _as_task(task: str | Task) -> Task:
-    if isinstance(task, str):
-        return task_registry.get(task)
-    check_task(task)
-    return task
 
 
 def _as_method(method: str | Method) -> Method:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from raymeta.errors import unknown_name
 from raymeta.tasks import loading
-from raymeta.tasks.base import Task, origin
+from raymeta.tasks.base import Task, check_task, origin
 from raymeta.tasks.char_gru import CharGRU
 from raymeta.tasks.cleaning import Cleaning
 from raymeta.tasks.digits import Digits
@@ -33,6 +33,7 @@ __all__ = [
     "get",
     "names",
     "origin",
+    "resolve",
 ]
 
 _TASKS: dict[str, Callable[[], Task]] = {
@@ -71,3 +72,15 @@ def get(name: str) -> Task:
     if point := loading.entry_points().get(name):
         return loading.from_package(point)
     raise unknown_name("task", name, names())
+
+
+def resolve(task: Task | str) -> Task:
+    """The task of a name, see `get`, or the object itself, checked.
+
+    Raises:
+        ValueError: see `get`; it lacks what a task needs.
+    """
+    if isinstance(task, str):
+        return get(task)
+    check_task(task)
+    return task

@@ -21,7 +21,7 @@ from raymeta.search.methods.random import Random
 from raymeta.search.methods.rung_schedules import even
 from raymeta.search.tune.space import to_tune, tune_names
 from raymeta.tasks import loading
-from raymeta.tasks.base import Task, budget_of, check_task, sampled
+from raymeta.tasks.base import Task, budget_of, sampled
 from raymeta.tune.trial import DescentTrial, TaskTrial, TrainingTrial
 
 #: The method of trials that train at constant λ.
@@ -49,7 +49,7 @@ def space(task: Task | str) -> dict[str, Domain]:
     Raises:
         ValueError: a continuous hyperparameter is not bounded.
     """
-    found = _task(task)
+    found = tasks.resolve(task)
     domains, names = to_tune(found.space), tune_names(found.space)
     return {names[name]: domain for name, domain in domains.items()}
 
@@ -80,7 +80,7 @@ def trainable(
         ValueError: a name is unknown; the method refuses the task, or the budget does
             not cover one of its runs; a budget for what trains once.
     """
-    found, how = _task(task), _method(method)
+    found, how = tasks.resolve(task), _method(method)
     require_seed(seed)
     found = conditioned(found, seed)
     if isinstance(how, SearchMethod) and budget is not None:
@@ -122,7 +122,7 @@ def config(
     Raises:
         ValueError: a name is unknown; the method refuses the task.
     """
-    found, how = _task(task), _method(method)
+    found, how = tasks.resolve(task), _method(method)
     require_seed(seed)
     found = conditioned(found, seed)
     if not isinstance(how, SearchMethod):
@@ -172,17 +172,10 @@ def tuner(
     spends = {"budget": budget} if descends else {}
     return Tuner(
         trainable(task, how, seed=seed, **spends),
-        param_space={} if descends else to_tune(_task(task).space),
+        param_space={} if descends else to_tune(tasks.resolve(task).space),
         tune_config=config(how, task, seed, budget),
         run_config=RunConfig(**run_config),
     )
-
-
-def _task(task: Task | str) -> Task:
-    if isinstance(task, str):
-        return tasks.get(task)
-    check_task(task)
-    return task
 
 
 def _method(method: Method | str) -> Method:
