@@ -147,6 +147,14 @@ def parser() -> argparse.ArgumentParser:
     return parse
 
 
+def write_table(rows: pd.DataFrame, storage: str, name: str) -> None:
+    """Write a table beside the frame of a comparison, and say where."""
+    with local(run_address(storage, name)) as folder:
+        path = folder / "table.parquet"
+        write_frame(rows, path)
+        print(f"written: {address(path)}")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare, or read what was compared; print and write the table."""
     given: dict[str, Any] = vars(parser().parse_args(arguments))
@@ -158,10 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     rows = table(frame, counts)
     print("\n" + markdown(rows) + "\n")
-    with local(run_address(given["storage"], given["name"])) as folder:
-        path = folder / "table.parquet"
-        write_frame(rows, path)
-        print(f"written: {address(path)}")
+    write_table(rows, given["storage"], given["name"])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from raymeta.hypergrad import (
     Reverse,
 )
 from tests.support.stopping_modules import (
+    MARKS,
     STEPS,
     Net,
     StopsLater,
@@ -18,11 +19,7 @@ from tests.support.stopping_modules import (
     problem_of,
 )
 
-pytestmark = [
-    pytest.mark.usefixtures("float64"),
-    # What torch says of torch.tensor(tensor), and of float(tensor).
-    pytest.mark.filterwarnings("ignore:To copy construct", "ignore:Converting a tens"),
-]
+pytestmark = MARKS
 
 
 class Logged(Net):

@@ -20,6 +20,7 @@ from raymeta.hypergrad import (
 from raymeta.problem import BilevelProblem
 from tests.support.stopping_modules import (
     ESTIMATORS,
+    MARKS,
     MODULES,
     STEPS,
     Detached,
@@ -40,11 +41,7 @@ from tests.support.stopping_modules import (
     trained,
 )
 
-pytestmark = [
-    pytest.mark.usefixtures("float64"),
-    # What torch says of torch.tensor(tensor), and of float(tensor).
-    pytest.mark.filterwarnings("ignore:To copy construct", "ignore:Converting a tens"),
-]
+pytestmark = MARKS
 
 
 @pytest.mark.parametrize("module", MODULES)

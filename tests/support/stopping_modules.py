@@ -1,5 +1,6 @@
 """Modules and losses that stop gradients, and hypergradients of their training."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +17,12 @@ from raymeta.hypergrad import (
 )
 from raymeta.problem import BilevelProblem
 
+#: Of the modules that test these.
+MARKS = [
+    pytest.mark.usefixtures("float64"),
+    # What torch says of torch.tensor(tensor), and of float(tensor).
+    pytest.mark.filterwarnings("ignore:To copy construct", "ignore:Converting a tens"),
+]
 STEPS = 5
 ESTIMATORS = {
     "reverse": Reverse(STEPS),

@@ -13,12 +13,11 @@ from typing import Any
 
 import pandas as pd
 
+from jobs.experiments.compare_all import write_table
 from jobs.experiments.tuning.tasks import TUNING
 from raymeta import search
 from raymeta.analysis.tables.incumbents import incumbents
 from raymeta.cli import exit_code
-from raymeta.results.mirror import address, local
-from raymeta.results.run_folder import run_address, write_frame
 
 #: Differences of final outer losses below these shares of them do not count.
 TOLERANCES = 0.001, 0.01
@@ -102,10 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given["tasks"] = [TUNING[name] for name in given["tasks"]]
     rows = table(search.compare(**given), method)
     print(f"\n{method}\n{rows.round(2).to_string(index=False)}\n")
-    with local(run_address(given["storage"], given["name"])) as folder:
-        path = folder / "table.parquet"
-        write_frame(rows, path)
-        print(f"written: {address(path)}")
+    write_table(rows, given["storage"], given["name"])
 
 
 if __name__ == "__main__":
