@@ -102,7 +102,7 @@ def compare(
         stop: ends trials early, as in `tune.RunConfig`: thresholds by metric, a
             function of a trial's id and result, or a stopper. What they had is kept and
             the rest of their budget given back. Where a stopper ends it all, the frame
-            is what there is, and the same call goes on.
+            has what was reported until then, and the same call goes on.
         keep_tune: whether the folder keeps Tune's own experiment, `tune/1` (after an
             interruption `tune/2`, …), for `tune.ExperimentAnalysis`.
         progress: whether to print progress, or what takes its lines.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from raymeta.outer.report import lowest_kept
+from raymeta.outer.report import Report, lowest_kept
 from raymeta.results.schema import REPORTS, TEST, TRUST, frame_of, hparam_columns
 from raymeta.results.validity import mark
 from raymeta.search.fairness import evidence_of, reasons
@@ -17,6 +17,9 @@ from raymeta.space import Choice, Domain
 
 def to_frame(studies: Iterable[Study]) -> pd.DataFrame:
     """One row per report, study by study.
+
+    Of a study that is under way: those that are applied, then those whose turn has not
+    come, as a comparison that ends now has them.
 
     Returns:
         `gradient_evals` and `wall_s` (seconds) are cumulative over the trials of a
@@ -46,11 +49,12 @@ def to_frame(studies: Iterable[Study]) -> pd.DataFrame:
 
 
 def _rows(study: Study, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
-    spec, best, start = study.spec, math.nan, _start_holdout(study)
-    lowest = lowest_kept(report for _, report in study.reports)
+    spec, best, reports = study.spec, math.nan, study.heard
+    start = _start_holdout(reports)
+    lowest = lowest_kept(report for _, report in reports)
     domains = spec.task.space.flat_domains()
     spent, wall = Sums(), Sums()
-    for number, report in study.reports:
+    for number, report in reports:
         if report.kind != "final":
             spent.put(number, report.gradient_evals)
             wall.put(number, report.wall_s)
@@ -86,11 +90,11 @@ def _rows(study: Study, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
         start = math.nan
 
 
-def _start_holdout(study: Study) -> float:
+def _start_holdout(reports: list[tuple[int, Report]]) -> float:
     """The loss on data held back at the start, which the last report brings."""
-    if not study.reports:
+    if not reports:
         return math.nan
-    return study.reports[-1][1].metrics.get("start_holdout_loss", math.nan)
+    return reports[-1][1].metrics.get("start_holdout_loss", math.nan)
 
 
 def _hparam_dtypes(studies: list[Study]) -> dict[str, str]:

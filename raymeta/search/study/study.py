@@ -50,6 +50,16 @@ class Study(ABC):
         """How many of its trials can be in flight, and what limits them."""
 
     @property
+    def heard(self) -> list[tuple[int, Report]]:
+        """The reports applied, then those whose turn has not come."""
+        waiting = [
+            (number, _after(self._done.get(number), self._as_recorded(run, report)))
+            for number, run in self.live.items()
+            for report in self._said.get(number, ((), False))[0]
+        ]
+        return self.reports + waiting
+
+    @property
     def spent(self) -> float:
         """Gradient evaluations charged so far."""
         return self._spent.total
@@ -121,7 +131,8 @@ class Study(ABC):
         """Let the study know what a trial reports; return whether it is over."""
         over = last
         for report in reports:
-            report, ends = self._on_report(self.live[number], report)
+            report = self._as_recorded(self.live[number], report)
+            ends = self._on_report(self.live[number], report)
             report = _after(self._done.get(number), report)
             self.reports.append((number, report))
             if report.kind != "final":
@@ -196,9 +207,13 @@ class Study(ABC):
         """The rest of a trial that may go on, and has no worker any more."""
         raise NotImplementedError
 
+    def _as_recorded(self, run: TrialSpec, report: Report) -> Report:
+        """The report as the study has it."""
+        return report
+
     @abstractmethod
-    def _on_report(self, run: TrialSpec, report: Report) -> tuple[Report, bool]:
-        """The report as it is recorded, and whether the trial must end."""
+    def _on_report(self, run: TrialSpec, report: Report) -> bool:
+        """Take a report, as it is recorded; return whether the trial must end."""
 
 
 class DescentStudy(Study):
@@ -231,9 +246,9 @@ class DescentStudy(Study):
     def _has_more(self) -> bool:
         return not self._asked
 
-    def _on_report(self, run: TrialSpec, report: Report) -> tuple[Report, bool]:
+    def _on_report(self, run: TrialSpec, report: Report) -> bool:
         self._improve(report)
-        return report, False
+        return False
 
     def on_worker_lost(self, number: int, reason: str) -> Report | None:
         """The worker has died; its log goes on, so only deaths at one place count."""

@@ -241,41 +241,38 @@ class SearchStudy(Study):
         self._controller.add(TrialAdapter(self._suggested, _used(self.spec, found)))
         self._suggested += 1
 
-    def _on_report(self, run: TrialSpec, report: Report) -> tuple[Report, bool]:
+    def _as_recorded(self, run: TrialSpec, report: Report) -> Report:
         if run.kind == "final":
-            return report, True
-        if run.constant:
-            return self._on_constant_report(run, report), True
-        trial = self._controller.trials[run.number]
-        if report.outer_step <= 1 and run.origin != run.number:
+            return report
+        if report.outer_step <= 1 and run.origin not in (-1, run.number):
             report = report._replace(parent=run.origin)
-        finite = math.isfinite(report.outer_loss)
-        if report.kind == "report" and finite:
-            over = self._on_result(run, trial, report)
-            return report, over
         if report.kind == "failed":
             # What it had spent when it raised is not known: the most it can be.
-            report = report._replace(
-                gradient_evals=self._rest_of_run(_start(run)),
-                inner_steps=max(report.inner_steps, _start(run)),
+            most = (
+                self.spec.plain_run if run.constant else self._rest_of_run(_start(run))
             )
-        else:
-            report = run.broken(report, non_finite(report))
+            steps = max(report.inner_steps, _start(run))
+            return report._replace(gradient_evals=most, inner_steps=steps)
+        return (
+            run.broken(report, failure) if (failure := non_finite(report)) else report
+        )
+
+    def _on_report(self, run: TrialSpec, report: Report) -> bool:
+        if run.kind == "final":
+            return True
+        if run.constant:
+            assert report.complete or report.kind == "failed"
+            assert run.hparams is not None
+            if self._improve(report):
+                self._way = (Segment(report.inner_steps, run.hparams),)
+                self._constant = True
+            return True
+        trial = self._controller.trials[run.number]
+        if report.kind == "report":
+            return self._on_result(run, trial, report)
         with self._rng:
             self._controller.fail(trial)
-        return report, True
-
-    def _on_constant_report(self, run: TrialSpec, report: Report) -> Report:
-        if report.kind == "failed":
-            return report._replace(gradient_evals=self.spec.plain_run)
-        if not math.isfinite(report.outer_loss):
-            return run.broken(report, non_finite(report))
-        assert report.complete
-        assert run.hparams is not None
-        if self._improve(report):
-            self._way = (Segment(report.inner_steps, run.hparams),)
-            self._constant = True
-        return report
+        return True
 
     def _on_result(self, run: TrialSpec, trial: TrialAdapter, report: Report) -> bool:
         """Show a result to the scheduler and the searcher; whether the trial ends."""

@@ -73,6 +73,21 @@ def test_those_whose_turn_has_not_come_are_reserved_for_and_not_told(bench):
     assert (study.spent, [n for n, _ in study.reports]) == (20, [0, 1])
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_frame_has_what_was_reported_in_whatever_order_it_came(bench, one, seed):
+    many = bench(TASK, METHODS, budget=150)
+
+    frame = many.run_many(64, seed, events=40).results()
+
+    reports = [e for e in many.journal.read() if e["event"] == "reports"]
+    assert len(frame) == sum(len(event["reports"]) for event in reports)
+    assert any(study.heard != study.reports for study in many.studies)
+    totals = ["gradient_evals", "flops", "best_outer_loss"]  # of those before, too
+    rows = one.results().drop(columns=totals).astype(str)
+    known = set(rows.itertuples(index=False))
+    assert known >= set(frame.drop(columns=totals).astype(str).itertuples(index=False))
+
+
 def test_a_trial_whose_worker_died_keeps_its_place(bench, one):
     many = bench(TASK, METHODS, budget=150)
     lost = []
