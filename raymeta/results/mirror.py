@@ -1,30 +1,34 @@
 """Mirror of a folder on an object store: a local one that is kept the same.
 
 Everything that writes results writes files in a folder. On shared storage all nodes see
-that folder. With `s3://bucket/results` (or `gs://…`) each process has a local one, and
-`at` keeps the two the same: what a process writes goes up, what others wrote comes
-down. No file has two writers, so nothing has to be merged.
+that folder. With `s3://bucket/results` (or `gs://…`) each process has a local one: what
+it writes goes up, and what it asks for comes down. No file has two writers, so nothing
+has to be merged.
 """
 
+import os
 import re
 import shutil
 import signal
 import tempfile
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pyarrow.fs as fs
 
-from raymeta.results.atomic import atomic_write
 from raymeta.results.lease import HEARTBEATS, Lease, LockedError
+from raymeta.results.refusals import refusals
+from raymeta.results.segments import GrowingFile, file_of, grows
+from raymeta.results.whole_file import WholeFile
 
 SYNC_EVERY_S = 2.0
-#: Object stores note times of change in whole seconds; what may have changed again in
-#: the same one is told apart by its ETag until then.
-SETTLED_S = 2.0
+
+#: Patterns of names.
+Names = Sequence[str]
+ALL = ("*",)
 
 #: Files of a process alone.
 _OWN = re.compile(
@@ -49,35 +53,43 @@ class Mirror:
     Args:
         uri: address of the folder there.
         local: the folder here.
+        follow: what others write and `sync` downloads; `*` stands for slashes, too.
 
     Raises:
         ValueError: the store cannot be reached, or refuses.
     """
 
-    def __init__(self, uri: str, local: Path) -> None:
-        self.uri, self.local = uri.rstrip("/"), local
+    def __init__(self, uri: str, local: Path, *, follow: Names = ()) -> None:
+        self.uri, self.local, self._follow = uri.rstrip("/"), local, follow
         self._busy = threading.Lock()
-        #: name -> (size, time of change): here, and there, when they were the same.
+        #: What was the same on both sides: size and time of change here; and there.
         self._here: dict[str, tuple[int, int]] = {}
-        self._there: dict[str, tuple[int, int]] = {}
-        #: name -> (ETag of what was downloaded, when its version was first seen).
-        self._fresh: dict[str, tuple[bytes | None, float]] = {}
+        self._there: dict[str, WholeFile | GrowingFile] = {}
         self._lease: Lease | None = None
         self._refused = False
-        with _refusals(self.uri):
+        with refusals(self.uri):
             self._fs, self._root = fs.FileSystem.from_uri(self.uri)
 
     def sync(self) -> None:
-        """Upload what has changed here, download what has changed there.
+        """Upload what has changed here, download what is followed and changed there.
 
         Raises:
             ValueError: the store cannot be reached, or refuses.
             TakenOverError: another driver has taken over.
         """
-        with self._busy, _refusals(self.uri):
+        with self._busy, refusals(self.uri):
             if self._ours():
                 self._push()
-                self._pull()
+                self._pull(self._follow)
+
+    def fetch(self, names: Names = ALL) -> None:
+        """Download what is there, or has changed since; raises as `sync` does.
+
+        Args:
+            names: patterns of what is asked for.
+        """
+        with self._busy, refusals(self.uri):
+            self._pull(names)
 
     def lock(self, kind: str) -> None:
         """Let no other driver write in the folder until `release`.
@@ -87,10 +99,10 @@ class Mirror:
         Raises:
             ValueError: another one does; then this mirror uploads nothing any more.
         """
-        with self._busy, _refusals(self.uri):
+        with self._busy, refusals(self.uri):
             self._refused = True
             self._lease = Lease(self._fs, self._root, kind)
-            self._pull()
+            self._pull(ALL)
             self._refused = False
 
     def release(self) -> None:
@@ -108,20 +120,37 @@ class Mirror:
         return not self._refused
 
     def push(self, path: Path) -> None:
-        """Upload one file now; raises as `sync` does."""
-        with self._busy, _refusals(self.uri):
+        """Upload one file now, if it has changed; raises as `sync` does."""
+        with self._busy, refusals(self.uri):
             self._upload(path.relative_to(self.local).as_posix())
 
     def pull(self, path: Path) -> None:
         """Download one file now, if it is there and has changed."""
         name = path.relative_to(self.local).as_posix()
-        with self._busy, _refusals(self.uri):
-            self._download(self._fs.get_file_info(f"{self._root}/{name}"), name)
+        with self._busy, refusals(self.uri):
+            self._download(name)
+
+    def files(self, folder: Path) -> list[Path]:
+        """The files of a folder there."""
+        name = folder.relative_to(self.local).as_posix()
+        with refusals(self.uri):
+            found = self._fs.get_file_info(
+                fs.FileSelector(f"{self._root}/{name}", allow_not_found=True)
+            )
+        files = [info for info in found if info.type == fs.FileType.File]
+        return [folder / file_of(info.base_name)[0] for info in files]
+
+    def delete(self, path: Path) -> None:
+        """Delete one file there; raises as `sync` does."""
+        name = path.relative_to(self.local).as_posix()
+        with self._busy, refusals(self.uri):
+            self._here.pop(name, None)
+            self._delete(name)
 
     def discard(self, folder: Path) -> None:
         """Delete a folder there; raises as `sync` does."""
         name = folder.relative_to(self.local).as_posix()
-        with self._busy, _refusals(self.uri):
+        with self._busy, refusals(self.uri):
             place = f"{self._root}/{name}"
             there = self._fs.get_file_info(place).type == fs.FileType.Directory
             if there and self._ours():
@@ -131,60 +160,57 @@ class Mirror:
         files = [path for path in self.local.rglob("*") if path.is_file()]
         names = {path.relative_to(self.local).as_posix() for path in files}
         for name in sorted(names):
-            if not _OWN.search(name) and _stat(self.local / name) != self._here.get(
-                name
-            ):
+            if not _OWN.search(name):
                 self._upload(name)
         for name in set(self._here) - names:  # deleted here
             del self._here[name]
-            if self._there.pop(name, None) is not None and self._ours():
-                self._fs.delete_file(f"{self._root}/{name}")
+            if name in self._there:
+                self._delete(name)
 
-    def _pull(self) -> None:
-        found = self._fs.get_file_info(
+    def _pull(self, wanted: Names) -> None:
+        if not wanted:
+            return
+        found: dict[str, dict[int, fs.FileInfo]] = {}
+        for info in self._fs.get_file_info(
             fs.FileSelector(self._root, recursive=True, allow_not_found=True)
-        )
-        names = set()
-        for info in found:
-            if info.type == fs.FileType.File:
-                name = info.path.removeprefix(f"{self._root}/")
-                names.add(name)
-                if not _OWN.search(name):
-                    self._download(info, name)
-        for name in set(self._there) - names:  # deleted there
-            del self._there[name]
-            self._here.pop(name, None)
-            (self.local / name).unlink(missing_ok=True)
+        ):
+            name, begin = file_of(info.path.removeprefix(f"{self._root}/"))
+            if info.type == fs.FileType.File and _is_one(name, wanted):
+                found.setdefault(name, {})[begin] = info
+        for name, objects in found.items():
+            self._download(name, objects)
+        for name in self._there.keys() - found.keys():  # deleted there
+            if _is_one(name, wanted):
+                del self._there[name]
+                self._here.pop(name, None)
+                (self.local / name).unlink(missing_ok=True)
 
     def _upload(self, name: str) -> None:
-        path, there = self.local / name, f"{self._root}/{name}"
-        before = _stat(path)
-        if before is None or not self._ours():
+        try:
+            file = (self.local / name).open("rb")
+        except FileNotFoundError:  # deleted meanwhile
             return
-        with self._fs.open_output_stream(there) as stream:
-            stream.write(path.read_bytes())
-        self._here[name] = before
-        self._there[name] = _version(self._fs.get_file_info(there))
-        self._fresh.pop(name, None)
+        with file:
+            now, there = _version(file.fileno()), self._like(name)
+            if now != self._here.get(name) and self._ours():
+                there.send(file)
+                self._here[name], self._there[name] = now, there
 
-    def _download(self, info: fs.FileInfo, name: str) -> None:
-        version, now = _version(info), time.monotonic()
-        known = self._there.get(name) == version
-        if info.type != fs.FileType.File or (known and name not in self._fresh):
-            return
-        path = self.local / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with self._fs.open_input_stream(info.path) as stream:
-            mark = stream.metadata().get("ETag")
-            before, since = self._fresh.get(name, (None, now))
-            self._fresh[name] = mark, since if known else now
-            if known and now - since > SETTLED_S:
-                del self._fresh[name]
-            if known and mark == before:
-                return
-            with atomic_write(path) as file:
-                file.write(stream.read())
-        self._there[name], self._here[name] = version, _stat(path) or (0, 0)
+    def _download(self, name: str, found: dict[int, fs.FileInfo] | None = None) -> None:
+        there = self._like(name)
+        if there.fetch(self.local / name, found):
+            self._here[name] = _version(self.local / name)
+            self._there[name] = there
+
+    def _delete(self, name: str) -> None:
+        """Delete a file there."""
+        if self._ours():
+            self._like(name).delete()
+            self._there.pop(name, None)
+
+    def _like(self, name: str) -> WholeFile | GrowingFile:
+        kind = GrowingFile if grows(name) else WholeFile
+        return self._there.get(name) or kind(self._fs, f"{self._root}/{name}")
 
 
 class _NotUploadedError(ValueError):
@@ -192,13 +218,22 @@ class _NotUploadedError(ValueError):
 
 
 @contextmanager
-def at(storage: str | Path, name: str = "") -> Iterator[Path]:
+def at(
+    storage: str | Path, name: str = "", *, fetch: Names = ALL, follow: Names = ()
+) -> Iterator[Path]:
     """The folder that holds the results, as a local one.
+
+    On an object store it has what is there when it is opened; what is written in it
+    goes there.
 
     Args:
         storage: a folder, which is yielded as it is, or the address of one on an object
             store.
         name: name of the only folder in it that matters, where there is one.
+        fetch: patterns of the files that are here at once; others when they are asked
+            for, see `download` and `files`.
+        follow: patterns of the files that others write meanwhile and that come by
+            themselves.
 
     Raises:
         ValueError: the store cannot be reached, or refuses, or another driver has
@@ -212,7 +247,9 @@ def at(storage: str | Path, name: str = "") -> Iterator[Path]:
     uploaded = True
     try:
         uri = f"{str(storage).rstrip('/')}/{name}"
-        with _mirrored(Mirror(uri, scratch / name)):
+        mirror = Mirror(uri, scratch / name, follow=follow)
+        mirror.fetch(fetch)
+        with _mirrored(mirror):
             yield scratch
     except _NotUploadedError:
         uploaded = False
@@ -239,7 +276,6 @@ def _mirrored(mirror: Mirror) -> Iterator[None]:
 
     A driver that another one has followed is interrupted as by Ctrl-C.
     """
-    mirror.sync()
     over = threading.Event()
     # Only the main thread hears signals; others hear of it when they upload next.
     main = threading.main_thread().ident
@@ -311,6 +347,21 @@ def download(path: Path) -> Path:
     return path
 
 
+def files(folder: Path) -> list[Path]:
+    """The files of a folder, whether they have been downloaded or not, in order."""
+    found = {path for path in folder.glob("*") if path.is_file()}
+    if mirror := _mirror_of(folder):
+        found.update(mirror.files(folder))
+    return sorted(path for path in found if not _OWN.search(path.name))
+
+
+def delete(path: Path) -> None:
+    """Delete a file, here and there."""
+    path.unlink(missing_ok=True)
+    if mirror := _mirror_of(path):
+        mirror.delete(path)
+
+
 def discard(folder: Path) -> None:
     """Delete a folder, here and there."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -328,35 +379,12 @@ def _mirror_of(path: Path) -> Mirror | None:
     return next((m for m in _mirrors if path.is_relative_to(m.local)), None)
 
 
-def _stat(path: Path) -> tuple[int, int] | None:
-    try:
-        stat = path.stat()
-    except FileNotFoundError:  # deleted meanwhile
-        return None
+def _is_one(name: str, wanted: Names) -> bool:
+    """Whether a file of others is asked for."""
+    asked = any(fnmatchcase(name, pattern) for pattern in wanted)
+    return asked and not _OWN.search(name)
+
+
+def _version(file: Path | int) -> tuple[int, int]:
+    stat = os.stat(file)
     return stat.st_size, stat.st_mtime_ns
-
-
-def _version(info: fs.FileInfo) -> tuple[int, int]:
-    return info.size or 0, info.mtime_ns or 0
-
-
-@contextmanager
-def _refusals(uri: str) -> Iterator[None]:
-    """What the store says, in one line."""
-    try:
-        yield
-    except LockedError:
-        raise
-    except (OSError, ValueError) as error:
-        said = " ".join(str(error).split())
-        if "NoSuchBucket" in said or "NO_SUCH_BUCKET" in said:
-            advice = "create it first"
-        elif re.search(
-            "Expired|ACCESS_DENIED|credentials|InvalidAccessKey", said, re.I
-        ):
-            advice = "renew the credentials, and let them read and write there"
-        else:
-            advice = "check the address and the network"
-        raise ValueError(
-            f"results go to {uri}, but it answers: {said}: {advice}"
-        ) from None

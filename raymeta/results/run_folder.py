@@ -18,6 +18,7 @@ import pandas as pd
 from raymeta.results import mirror, schema
 from raymeta.results.atomic import atomic_write
 from raymeta.results.provenance import provenance
+from raymeta.results.segments import join_segments
 
 Kind = Literal["comparison", "optimization", "training", "diagnosis"]
 
@@ -52,6 +53,7 @@ class RunFolder:
         settings: Mapping[str, Any],
         *,
         resume: bool = True,
+        follow: mirror.Names = (),
     ) -> Iterator[Self]:
         """Open the folder of a run: create it, or go on in it.
 
@@ -65,6 +67,7 @@ class RunFolder:
             settings: JSON values, which decide what the run finds.
             resume: whether what the folder holds must be of the same settings; else a
                 run before is replaced.
+            follow: patterns of the files that other processes write meanwhile.
 
         Yields:
             The open folder. Where Ctrl-C ends what is done in it, the exception says
@@ -74,7 +77,10 @@ class RunFolder:
             ValueError: the folder cannot be written, or holds something else or a run
                 with other settings; another process is at it.
         """
-        with mirror.at(storage, name) as here, ExitStack() as locked:
+        with (
+            mirror.at(storage, name, follow=follow) as here,
+            ExitStack() as locked,
+        ):
             folder = cls(here / name, kind)
             # First: what the driver before wrote is here only then.
             mirror.lock(folder.path, kind)
@@ -95,6 +101,7 @@ class RunFolder:
 
     def _begin(self, settings: dict[str, Any], resume: bool, locked: ExitStack) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
+        join_segments(self.path)
         own = re.compile(r"\.lock|.*\.tmp")  # as a killed process may leave them alone
         others = [f for f in self.path.iterdir() if not own.fullmatch(f.name)]
         if others and not self._file.exists():

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from raymeta._tree import tree_map
-from raymeta.results.mirror import upload
+from raymeta.results.mirror import delete, download, files, upload
 from raymeta.results.tensors import load_tensors, save_tensors
 from raymeta.train.config import TrainConfig
 from raymeta.types import Tensors
@@ -61,7 +61,7 @@ class Checkpoints:
             save_tensors(self._folder / name, checkpoint, sync=True)
             upload(self._folder / name)
         for old in _steps(self._folder)[: -self._keep]:
-            old.unlink()
+            delete(old)
 
 
 def last_step(folder: Path) -> int | None:
@@ -107,7 +107,7 @@ def load(path: Path, config: TrainConfig, theta: Tensors) -> Checkpoint:
 
 def _read(path: Path) -> Checkpoint:
     try:
-        return load_tensors(path, "cpu")
+        return load_tensors(download(path), "cpu")
     except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError):
         # Only a disk or a person can have damaged it: it was written in one piece.
         raise ValueError(
@@ -122,7 +122,7 @@ def step_file(folder: Path, step: int) -> Path:
 
 
 def _steps(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.pt"))
+    return [path for path in files(folder) if path.match("step-*.pt")]
 
 
 def _shapes(theta: Tensors) -> dict[str, str]:

@@ -8,6 +8,8 @@ from raymeta.runtime.progress import clock
 
 #: The file of JSON lines in which rank 0's events reach the driver.
 EVENTS = "events.jsonl"
+#: Files by which the driver asks workers to stop, and a worker reports a mistake.
+STOP, FAILED = ".stop", ".failed"
 
 #: `event` says what happened; the rest depends on it.
 Event = dict[str, Any]

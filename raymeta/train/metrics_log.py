@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from raymeta.results.mirror import files
 from raymeta.results.run_folder import write_frame
 from raymeta.results.schema import TRAINING, read_parquet
 
@@ -49,7 +50,8 @@ class Rows:
 
 def last_attempt(folder: Path) -> int:
     """How often the run was started before."""
-    return max((int(path.name[:4]) for path in _files(folder)), default=0)
+    there = [path for path in files(folder) if path.suffix == ".parquet"]
+    return max((int(path.name[:4]) for path in there), default=0)
 
 
 def merged(folder: Path) -> pd.DataFrame:

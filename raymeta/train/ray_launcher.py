@@ -20,7 +20,7 @@ from raymeta.runtime.interrupt import Interrupt
 from raymeta.runtime.progress import count
 from raymeta.runtime.serialization import REMEDY, Payload, pack
 from raymeta.train.config import TrainConfig
-from raymeta.train.events import EVENTS, Event
+from raymeta.train.events import EVENTS, FAILED, STOP, Event
 from raymeta.train.process_group import ProcessGroup
 from raymeta.train.worker import work
 
@@ -37,8 +37,6 @@ with ray_session.prepared():
     from ray.util.placement_group import placement_group, remove_placement_group
 
 POLL_S = 0.2
-#: Files by which the driver asks workers to stop, and a worker reports a mistake.
-STOP, FAILED = ".stop", ".failed"
 #: What Ray Train writes; nobody reads it.
 SCRATCH = ".ray"
 #: Seconds that workers get to end their step after Ctrl-C.
@@ -204,11 +202,13 @@ def _rank(arguments: dict[str, Any]) -> None:
         torch.backends.cudnn.allow_tf32 = False
     ranks = ProcessGroup(rank, world, device, gradients)
     with (
-        mirror.at(arguments["path"]) as path,
+        mirror.at(arguments["path"], fetch=(), follow=[STOP]) as path,
         closing(JsonLines(path / EVENTS)) as log,
     ):
         stop = _StopFile(path / STOP)
-        if (path / FAILED).exists():
+        if rank == 0:
+            mirror.download(path / EVENTS)  # which it appends to
+        if mirror.download(path / FAILED).exists():
             return  # every attempt would end like the one before
 
         def report(event: Event) -> None:

@@ -11,7 +11,7 @@ import torch
 from raymeta.meta import MetaModule
 from raymeta.process import preserved
 from raymeta.results.jsonlines import JsonLines
-from raymeta.results.mirror import address
+from raymeta.results.mirror import address, download
 from raymeta.results.run_folder import RunFolder, run_address, run_name
 from raymeta.results.tensorboard import TensorBoardWriter, show_training
 from raymeta.runtime import source_code
@@ -19,7 +19,7 @@ from raymeta.runtime.interrupt import Interrupt
 from raymeta.runtime.progress import Progress, clock, count, wrap
 from raymeta.train.checkpoints import BEST, last_step, load, step_file
 from raymeta.train.config import TrainConfig
-from raymeta.train.events import EVENTS, Event, ProgressText
+from raymeta.train.events import EVENTS, FAILED, Event, ProgressText
 from raymeta.train.metrics_log import merged, metrics_of
 from raymeta.train.preflight import check, new_module
 from raymeta.train.process_group import ProcessGroup
@@ -111,7 +111,10 @@ def train(
     display.print(_opening(config, workers, run_address(storage, name)))
     code = source_code.code_of(config.learner, config.family, config.optimizer)
     theta = check(config)
-    with RunFolder.open(storage, name, "training", config.identity()) as home:
+    ranks_write = [EVENTS, "parts/*", "seed-*/pictures.npz", FAILED]
+    with RunFolder.open(
+        storage, name, "training", config.identity(), follow=ranks_write
+    ) as home:
         _require_fitting(config, home, theta)
         begun = any(last_step(_seed(home, seed)) is not None for seed in config.seeds)
         display.print(_differing(home, code) if begun else [])
@@ -276,6 +279,6 @@ def _require_fitting(config: TrainConfig, home: RunFolder, theta: Tensors) -> No
 
 def _theta(config: TrainConfig, home: RunFolder, seed: int, theta: Tensors) -> Tensors:
     """The θ that was evaluated."""
-    best = _seed(home, seed) / BEST
+    best = download(_seed(home, seed) / BEST)
     last = step_file(_seed(home, seed), config.outer_steps)
     return load(best if best.exists() else last, config, theta)["theta"]

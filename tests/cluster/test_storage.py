@@ -4,13 +4,15 @@ import os
 import re
 import shutil
 import time
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from counting import counted
 
 from raymeta.cli import main
-from raymeta.results import lease
+from raymeta.results import lease, whole_file
 from raymeta.results import mirror as storage
 from raymeta.results.mirror import Mirror, TakenOverError, at
 from raymeta.results.run_folder import RunFolder
@@ -25,8 +27,11 @@ def test_a_folder_is_yielded_as_it_is(tmp_path):
     assert storage.download(tmp_path) == tmp_path
 
 
-def test_two_processes_see_what_the_other_writes(bucket, tmp_path):
-    one, two = (Mirror(bucket, tmp_path / name) for name in ("one", "two"))
+def test_two_processes_see_what_the_other_writes_and_they_follow(bucket, tmp_path):
+    one, two = (
+        Mirror(bucket, tmp_path / name, follow=follow)
+        for name, follow in (("one", ["b"]), ("two", ["parts/*", "*.tmp"]))
+    )
     for mirror in (one, two):
         mirror.local.mkdir()
     (one.local / "parts").mkdir()
@@ -94,12 +99,61 @@ def test_what_has_settled_is_not_asked_for_again(bucket, tmp_path, monkeypatch):
         mirror.local.mkdir()
     (one.local / "file").write_text("a")
     one.sync()
-    two.sync()
-    assert list(two._fresh) == ["file"]
-    assert not one._fresh  # nobody else writes it
-    monkeypatch.setattr(storage, "SETTLED_S", 0.0)
-    two.sync()
-    assert not two._fresh
+    two.fetch()
+    assert not two._there["file"].settled
+    assert one._there["file"].settled  # nobody else writes it
+    monkeypatch.setattr(whole_file, "SETTLED_S", 0.0)
+    two.fetch()
+    assert two._there["file"].settled
+
+
+@pytest.fixture
+def traffic(aws, bucket, monkeypatch):
+    """The bytes that go to the store, and come from it."""
+    with counted(int(aws.rpartition(":")[2])) as count:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{count.port}")
+        yield count
+
+
+def test_what_ranks_write_is_moved_twice_at_most(bucket, traffic):
+    """Eight of them and a driver that reads their rows, each twice."""
+    written = 0
+    with ExitStack() as stack:
+        follow = ["parts/*", "events.jsonl"]
+        driver = stack.enter_context(at(bucket, "x", follow=follow)) / "x"
+        ranks = [stack.enter_context(at(f"{bucket}/x", fetch=())) for _ in range(8)]
+        for _ in range(2):
+            for number, rank in enumerate(ranks):
+                (rank / "parts").mkdir(exist_ok=True)
+                (rank / "parts" / f"{number}").write_bytes(os.urandom(100_000))
+                written += 100_000
+            (ranks[0] / "step").write_bytes(os.urandom(3_000_000))
+            with (ranks[0] / "events.jsonl").open("ab") as file:
+                file.write(b"0" * 99_999 + b"\n")
+            written += 3_100_000
+            for folder in (*ranks, driver):
+                storage.sync(folder)
+    assert traffic.sent < 1.1 * written
+    assert traffic.received < written / 2
+    assert traffic.sent + traffic.received < 2 * written
+
+
+@pytest.mark.parametrize("step", [1_000_000, 1 << 20])
+def test_a_journal_that_grows_is_not_sent_again(bucket, traffic, tmp_path, step):
+    one, two = (Mirror(bucket, tmp_path / name) for name in ("one", "two"))
+    line = b"x" * 99 + b"\n"
+    for mirror in (one, two):
+        mirror.local.mkdir()
+    for _ in range(20):
+        with (one.local / "journal.jsonl").open("ab") as file:
+            file.write(line * (step // len(line)))
+        one.sync()
+        two.fetch()
+    journal = (one.local / "journal.jsonl").read_bytes()
+    assert (two.local / "journal.jsonl").read_bytes() == journal
+    assert len(journal) > 19_999_900
+    assert traffic.sent < 1.25 * len(journal)
+    assert traffic.received < 1.25 * len(journal)
 
 
 @pytest.fixture
