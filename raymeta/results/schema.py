@@ -24,6 +24,8 @@ EVENT: dict[str, Any] = {"event": KEY, "version": VERSION}
 
 #: Families of methods.
 BLACK_BOX, HYPERGRADIENT, HYBRID = "black-box", "hypergradient", "hybrid"
+TUNING_FREE = "tuning-free"
+FAMILIES = (BLACK_BOX, HYPERGRADIENT, HYBRID, TUNING_FREE)
 
 #: Before the flat name of a hyperparameter, and that of a metric on the test set.
 PREFIX, TEST = "hp/", "test_"

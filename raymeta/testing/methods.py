@@ -18,7 +18,7 @@ from ray.tune import TuneConfig
 
 from raymeta.outer.report import plain_run
 from raymeta.results.jsonlines import JsonLines
-from raymeta.results.schema import BLACK_BOX, HYBRID, HYPERGRADIENT
+from raymeta.results.schema import BLACK_BOX, FAMILIES, HYBRID
 from raymeta.search import to_tune
 from raymeta.search.frame import to_frame
 from raymeta.search.methods import DescentMethod, Method, SearchMethod
@@ -76,7 +76,7 @@ class MethodConformance:
         raise NotImplementedError
 
     def test_it_is_a_value_that_travels(self, method: Method) -> None:
-        assert method.family in (BLACK_BOX, HYPERGRADIENT, HYBRID)
+        assert method.family in FAMILIES
         assert dataclasses.is_dataclass(method)
         assert hash(method) == hash(pickle.loads(pickle.dumps(method)))
         assert pickle.loads(pickle.dumps(method)) == method

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from raymeta.results.schema import BLACK_BOX, HYBRID
+from raymeta.results.schema import BLACK_BOX, HYBRID, TUNING_FREE
 from raymeta.search.methods import (
     DEFAULT,
     METHODS,
@@ -19,6 +19,7 @@ from raymeta.testing.methods import (
     HORIZONS,
     DescentConformance,
     EveryDomain,
+    MethodConformance,
     SearchConformance,
     suggestions,
 )
@@ -47,9 +48,23 @@ class TestSearches(SearchConformance):
         return METHODS[request.param]
 
 
+#: That are one run, and so cannot be killed between two.
+SINGLE = parameters(n for n, m in METHODS.items() if m.family == TUNING_FREE)
+
+
+class TestSingleRuns(MethodConformance):
+    @pytest.fixture(params=SINGLE)
+    def method(self, request):
+        return METHODS[request.param]
+
+
 class TestDescents(DescentConformance):
     @pytest.fixture(
-        params=[n for n, m in METHODS.items() if isinstance(m, DescentMethod)]
+        params=[
+            n
+            for n, m in METHODS.items()
+            if isinstance(m, DescentMethod) and m.family != TUNING_FREE
+        ]
     )
     def method(self, request):
         return METHODS[request.param]

@@ -18,6 +18,8 @@ from jobs.experiments.tuning.tasks import TUNING
 from raymeta import search
 from raymeta.analysis.tables.incumbents import incumbents
 from raymeta.cli import exit_code
+from raymeta.results.schema import TUNING_FREE
+from raymeta.search.methods.tuning_free import RULES
 
 #: Differences of final outer losses below these shares of them do not count.
 TOLERANCES = 0.001, 0.01
@@ -31,7 +33,8 @@ def table(frame: pd.DataFrame, method: str) -> pd.DataFrame:
         method: the one that is held against all others.
 
     Returns:
-        `against`; `cells`, tasks × seeds that both were run on; `not_worse` and
+        `against`, for tuning-free methods also the best of them in each task and seed;
+        `cells`, tasks × seeds that both were run on; `not_worse` and
         `not_worse_by_1_percent`, the share of them in which the method's final outer
         loss is at most the other's, but for .1 and 1 % of it; `sooner`, the share in
         which it reaches the other's final loss with at most the evaluations that the
@@ -42,13 +45,17 @@ def table(frame: pd.DataFrame, method: str) -> pd.DataFrame:
         index=["task", "seed"], columns="method", values="best_outer_loss"
     )
     rows = []
-    for other in ends.columns.drop(method):
-        both = ends[[method, other]].dropna()
+    rivals = {other: [other] for other in ends.columns.drop(method)}
+    free = final.loc[final["family"] == TUNING_FREE, "method"].unique()
+    if len(free) > 1:
+        rivals[f"best {TUNING_FREE}"] = list(free)
+    for other, names in rivals.items():
+        both = ends.assign(**{other: ends[names].min(axis=1)})[[method, other]].dropna()
         slack = [both[other] + share * both[other].abs() for share in TOLERANCES]
         ratios = pd.Series(
             {
                 key: _evals(frame, (*key, method), target)
-                / _evals(frame, (*key, other), target)
+                / min(_evals(frame, (*key, name), target) for name in names)
                 for key, target in both[other].items()
             }
         )
@@ -86,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--tasks", nargs="+", default=list(TUNING), choices=list(TUNING), metavar="TASK"
     )
-    add("--methods", nargs="+", default=["auto", "tpe", "asha", "long_term"])
+    add("--methods", nargs="+", default=["auto", "tpe", "asha", "long_term", *RULES])
     add("--method", default="auto", help="held against the others (default: auto)")
     add("--seeds", nargs="+", type=int, default=[200, 201])
     add("--name", default="tuning", help="folder of the results (default: tuning)")

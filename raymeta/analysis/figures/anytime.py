@@ -13,13 +13,14 @@ from raymeta.analysis.figures.legend import methods_to_label
 from raymeta.analysis.tables.anytime import UNITS, anytime_of
 from raymeta.analysis.tables.frames import studies, target_of
 from raymeta.analysis.tables.text import number, shorten
-from raymeta.results.schema import BLACK_BOX, HYBRID, HYPERGRADIENT
+from raymeta.results.schema import BLACK_BOX, HYBRID, HYPERGRADIENT, TUNING_FREE
 
 HEIGHT = 3.7  # of a panel, inches
 KEYS = {
     HYPERGRADIENT: "solid: hypergradient methods",
     HYBRID: "dash-dotted: hybrids",
     BLACK_BOX: "dashed: black-box methods",
+    TUNING_FREE: "dash-dot-dotted: one run, tuning-free",
 }
 CROWDED = 6  # lines beyond which bands are fainter
 ROOM = 1.5  # above the shown ends, in multiples of their spread

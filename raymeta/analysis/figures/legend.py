@@ -3,10 +3,15 @@
 import pandas as pd
 
 from raymeta.analysis.tables.frames import seed_median
-from raymeta.results.schema import BLACK_BOX, HYBRID, HYPERGRADIENT
+from raymeta.results.schema import BLACK_BOX, HYBRID, HYPERGRADIENT, TUNING_FREE
 
 MOST = 10  # methods that a panel names
-OF_EACH = {HYPERGRADIENT: 4, HYBRID: 2, BLACK_BOX: 4}  # where there are more
+OF_EACH = {
+    HYPERGRADIENT: 4,
+    HYBRID: 2,
+    BLACK_BOX: 3,
+    TUNING_FREE: 1,
+}  # where there are more
 
 
 def methods_to_label(studies: pd.DataFrame) -> list[str]:

@@ -13,7 +13,7 @@ import matplotlib as mpl
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from raymeta.results.schema import BLACK_BOX, HYBRID
+from raymeta.results.schema import BLACK_BOX, HYBRID, TUNING_FREE
 
 INK, MUTED = "#222222", "#6b6b6b"  # text; notes and the target line
 ALARM = "#b00020"  # what must not be overlooked
@@ -116,8 +116,12 @@ def text_colour(method: str) -> str:
 
 
 def dashes(family: str) -> str | tuple[float, tuple[float, ...]]:
-    """Return a line style: black-box dashed, hybrid dash-dotted, else solid."""
-    styles = {BLACK_BOX: (0, (4, 1.6)), HYBRID: (0, (7, 1.4, 1.4, 1.4))}
+    """Return a line style of a family's; solid for hypergradient methods."""
+    styles = {
+        BLACK_BOX: (0, (4, 1.6)),
+        HYBRID: (0, (7, 1.4, 1.4, 1.4)),
+        TUNING_FREE: (0, (5, 1.2, 1, 1.2, 1, 1.2)),
+    }
     return styles.get(family, "-")
 
 

@@ -21,11 +21,12 @@ from raymeta.analysis.tables.text import (
     shorten,
     span,
 )
-from raymeta.results.schema import BLACK_BOX, HYBRID, HYPERGRADIENT
+from raymeta.results.schema import BLACK_BOX, HYBRID, HYPERGRADIENT, TUNING_FREE
 from raymeta.results.validity import COLUMN, reasons_of, sentence
 
 WIDTH = 100  # columns of the terminal
-MARKS = {HYPERGRADIENT: "∂ ", HYBRID: "+ "}  # before a method's name
+# Before a method's name.
+MARKS = {HYPERGRADIENT: "∂ ", HYBRID: "+ ", TUNING_FREE: "1 "}
 COLUMNS = (
     *("task", "method", "family", "seeds", "valued", "finished"),
     *("best_outer_loss", "best_outer_loss_q25", "best_outer_loss_q75"),

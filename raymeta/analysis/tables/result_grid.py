@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from raymeta.errors import unknown_name
-from raymeta.results.schema import BLACK_BOX, HYBRID, HYPERGRADIENT, hparam_columns
+from raymeta.results.schema import BLACK_BOX, FAMILIES, hparam_columns
 
 PREFIX = "config/"
 STEP = "training_iteration"
@@ -66,8 +66,8 @@ def from_result_grid(
     """
     if mode not in ("min", "max"):
         raise ValueError(f"mode must be 'min' or 'max', but got {mode!r}")
-    if family not in (BLACK_BOX, HYBRID, HYPERGRADIENT):
-        raise unknown_name("family", family, (BLACK_BOX, HYBRID, HYPERGRADIENT))
+    if family not in FAMILIES:
+        raise unknown_name("family", family, FAMILIES)
     trials = [_trial(number, result) for number, result in enumerate(_listed(grid))]
     rows = pd.concat(trials, ignore_index=True) if trials else pd.DataFrame()
     _require_metric(rows, metric, len(trials))

@@ -27,6 +27,7 @@ from raymeta.search.methods.restarts import Restarts
 from raymeta.search.methods.sobol import Sobol
 from raymeta.search.methods.tpe import Tpe
 from raymeta.search.methods.tpe_descent import TpeDescent
+from raymeta.search.methods.tuning_free import RULES
 
 __all__ = [
     "ALIASES",
@@ -70,6 +71,7 @@ METHODS: dict[str, Method] = {
     "implicit": HypergradientDescent("implicit", "implicit"),
     "es": Evolution("es", persistent=False),
     "pes": Evolution("pes", persistent=True),
+    **RULES,
 }
 
 #: The full unroll under its estimator's name, too: it is `long_term`.

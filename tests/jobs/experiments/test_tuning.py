@@ -11,13 +11,13 @@ from raymeta.outer.report import plain_run
 from raymeta.tasks.base import check_task
 
 
-def study(task, method, seed, losses):
+def study(task, method, seed, losses, family="black-box"):
     """A study that ends a run every 10 evaluations, and its final row."""
     rows, best = [], math.inf
     for number, loss in enumerate(losses, start=1):
         best = min(best, loss)
         row = {
-            **{"task": task, "method": method, "seed": seed},
+            **{"task": task, "method": method, "family": family, "seed": seed},
             **{"gradient_evals": 10.0 * number, "outer_loss": loss},
             **{"best_outer_loss": best, "status": "complete"},
         }
@@ -44,6 +44,26 @@ def test_shares_are_of_tasks_and_seeds():
     assert tpe.not_worse_by_1_percent == 1
     assert tpe.sooner == tpe.in_a_third == pytest.approx(1 / 3)
     assert (asha.not_worse, asha.sooner) == (0, 0)
+    assert "best tuning-free" not in rows.index
+
+
+def test_the_best_tuning_free_run_is_another_one_in_each_task_and_seed():
+    one = {"family": "tuning-free"}
+    frame = pd.DataFrame(
+        [
+            *study("a", "auto", 0, [5.0, 2.0]),
+            *study("a", "adamw_wsd", 0, [1.0], **one),
+            *study("a", "adam_cosine", 0, [3.0], **one),
+            *study("b", "auto", 0, [2.0]),
+            *study("b", "adam_cosine", 0, [3.0], **one),
+            *study("c", "auto", 0, [2.0]),  # where none fits
+        ]
+    )
+    rows = table(frame, "auto").set_index("against")
+    assert rows.loc["best tuning-free", "cells"] == 2
+    assert rows.loc["best tuning-free", "not_worse"] == 0.5
+    assert rows.loc["adam_cosine", "not_worse"] == 1
+    assert rows.loc["adam_cosine", "sooner"] == 0.5
 
 
 @pytest.mark.parametrize("name", sorted(TUNING))
