@@ -64,7 +64,7 @@ def _print(task: Any, result: Any) -> None:
     from raymeta.results.profile import sentence
     from raymeta.space import Space
 
-    hidden = ["task", "method", "family", "seed", "trial", "failure"]
+    hidden = ["task", "method", "family", "seed", "trial", "examples", "failure"]
     shown = result.frame.drop(columns=hidden)
     shown = shown.drop(
         columns=[

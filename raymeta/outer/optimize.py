@@ -21,12 +21,10 @@ from raymeta.outer.arguments import (
 from raymeta.outer.auto import AUTO, Auto
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.conditions import conditioned
-from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.descend import descend, sure_cost, unsure
 from raymeta.outer.first_look import first_look
 from raymeta.outer.report import Report, Schedule, held_out
 from raymeta.outer.result import Result, better
-from raymeta.problem import BilevelProblem
 from raymeta.results.overfitting import Overfitting
 from raymeta.runtime.progress import Progress, clock
 from raymeta.space import Space
@@ -139,18 +137,11 @@ def optimize(
         start_holdout_loss=start_holdout,
         holdout_loss=held_back.get("holdout_loss", math.nan),
         standard_error=held_back.get("standard_error", math.nan),
-        examples=_examples(problem, task.space),
+        examples=held_back.get("examples", math.nan),
     )
     if result.overfitting:
         warnings.warn(f"{task.name}: {result.overfitting}", Overfitting, stacklevel=2)
     return result
-
-
-def _examples(problem: BilevelProblem, space: Space) -> float:
-    """Validation examples for each hyperparameter; NaN where E is not of examples."""
-    if problem.validation_size is None:
-        return math.nan
-    return problem.validation_size / len(Coordinates(space).start())
 
 
 def _printing(budget: float) -> Callable[[Report, float], None]:

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from raymeta._tree import is_differentiable
 from raymeta.hypergrad.base import advance
 from raymeta.problem import BilevelProblem
 from raymeta.space import Point
@@ -125,10 +126,14 @@ def held_out(
     """What tells whether the validation set was overfitted, by column name.
 
     Returns:
-        `standard_error`, of E over k parts of the validation data, and `holdout_loss`,
-        on data held back; what the problem does not have is left out.
+        `standard_error`, of E over k parts of the validation data; `holdout_loss`, on
+        data held back; `examples`, in E for each hyperparameter. What the problem does
+        not have is left out.
     """
     found = {}
+    count = sum(x.numel() for x in hparams.values() if is_differentiable(x))
+    if problem.validation_size is not None and count:
+        found["examples"] = problem.validation_size / count
     with torch.no_grad():
         if problem.fold_losses is not None:
             losses = problem.fold_losses(state, hparams)

@@ -112,4 +112,5 @@ def _losses(rows: "pd.DataFrame") -> Losses:
         start_holdout=rows.iloc[0].get("holdout_loss", math.nan),
         holdout=end.get("holdout_loss", math.nan),
         test=end.get("test_loss", math.nan),
+        examples=end.get("examples", math.nan),
     )

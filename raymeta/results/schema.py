@@ -51,6 +51,7 @@ REPORTS = {
     "offset": "float64",
     "holdout_loss": "float64",
     "standard_error": "float64",
+    "examples": "float64",
     "status": "str",
     "failure": "str",
 }
@@ -58,7 +59,7 @@ REPORTS = {
 #: methods, and not in older frames.
 TRUST = ("agreement", "roughness", "rejected", "offset")
 #: What tells of overfitting, see `raymeta.results.overfitting`: not in older frames.
-HELD_OUT = ("holdout_loss", "standard_error")
+HELD_OUT = ("holdout_loss", "standard_error", "examples")
 #: Those that every frame of reports has; `parent` and `flops` are a comparison's.
 REQUIRED_COLUMNS = tuple(
     name for name in REPORTS if name not in ("parent", "flops", *TRUST, *HELD_OUT)

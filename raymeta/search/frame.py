@@ -34,7 +34,8 @@ def to_frame(studies: Iterable[Study]) -> pd.DataFrame:
         empty (NaN). Where methods did not train on the same, the frame has a column
         `invalid`, see `raymeta.results.validity`. `holdout_loss` is that of the start
         in the first row and that of the result in the final one; `standard_error` that
-        of the result's `outer_loss` over validation examples.
+        of the result's `outer_loss` over validation examples, of which there are
+        `examples` for each hyperparameter.
     """
     studies = list(studies)
     hparams = _hparam_dtypes(studies)

@@ -115,7 +115,7 @@ def test_the_frame_has_a_row_per_report():
         *("task", "method", "family", "seed", "trial", "outer_step", "inner_steps"),
         *("gradient_evals", "wall_s", "outer_loss", "best_outer_loss"),
         *("agreement", "roughness", "rejected", "offset"),
-        *("holdout_loss", "standard_error", "status", "failure"),
+        *("holdout_loss", "standard_error", "examples", "status", "failure"),
         "hp/lr[0]",
         "hp/lr[1]",
         "hp/sign",

@@ -60,3 +60,18 @@ def test_a_frame_is_told_of_task_by_task():
     )
     assert overfitted(frame.drop(columns="holdout_loss")) == []
     assert overfitted(frame[:3]) == []
+
+
+def test_a_frame_tells_how_few_examples_there_are_where_nothing_else_was_looked_at():
+    about = {"task": "wine", "method": "reverse", "seed": 0}
+    frame = pd.DataFrame(
+        [
+            about | {"status": "complete", "outer_loss": 0.3},
+            about | {"status": "complete", "outer_loss": 0.01},
+            about | {"status": "final", "outer_loss": 0.01, "examples": 10.6},
+        ]
+    )
+    (line,) = overfitted(frame)
+    assert "on 10.6 validation examples for each hyperparameter" in line
+    assert overfitted(frame.assign(test_loss=0.02)) == []  # which is below the start
+    assert overfitted(frame.drop(columns="examples")) == []  # an older frame

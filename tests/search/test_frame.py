@@ -19,7 +19,7 @@ COLUMNS = [
     *("outer_step", "inner_steps"),
     *("gradient_evals", "flops", "wall_s", "outer_loss", "best_outer_loss"),
     *("agreement", "roughness", "rejected", "offset"),
-    *("holdout_loss", "standard_error"),
+    *("holdout_loss", "standard_error", "examples"),
     *("status", "failure", "test_loss", "hp/lr", "hp/kind"),
 ]
 
