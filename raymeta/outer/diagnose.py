@@ -147,12 +147,15 @@ class _Look:
         if coordinates is None and 0 < len(others) < FEW and self._covers_run():
             bend = abs(along.below + along.above - 2 * value) / (2 * self.step)
             slopes.append(self._ahead(others, gradient, value, 2 * rounding + bend))
+        total, square = float(gradient.abs().sum()), float(gradient.square().sum())
         smoothness = metasmoothness(below[-1], states[-1], above[-1])
         return self._end(
             value,
             slopes=tuple(slopes),
             smoothness=smoothness,
             weights=sum(w.numel() for w in weights(states[-1])),
+            effective=total**2 / square if square else 0.0,
+            steepness=total / abs(value) if value else math.inf,
             times=tuple(self.times),
             adjoint=tuple(found.norms),
             tangent=tuple(tangent),

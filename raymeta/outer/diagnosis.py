@@ -40,7 +40,7 @@ SEVERAL = 30
 #: How far E may differ between precisions, of itself.
 ROUNDED = 1e-2
 #: What is not measured, but follows.
-JUDGED = ("agreement", "exponent", "growth", "verdict", "reasons", "line")
+JUDGED = ("agreement", "exponent", "growth", "score", "verdict", "reasons", "line")
 #: How many roundings of E its differences may be off by.
 ROUNDINGS = 8
 
@@ -94,7 +94,7 @@ class Precision(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Diagnosis:
-    """Whether a problem's hypergradient can be trusted, and what speaks for it.
+    r"""Whether a problem's hypergradient can be trusted, and what speaks for it.
 
     Attributes:
         task: name of the task.
@@ -115,6 +115,10 @@ class Diagnosis:
         validation_size: examples of the outer loss; None where it is not of examples.
         fault: what ended the diagnosis early; "" without.
         gradient_evals: what it cost.
+        effective: hyperparameters that E depends on, $\|g\|_1^2 / \|g\|_2^2$ of
+            g = dE/dx: from 1, where one matters, to n, where all matter alike.
+        steepness: $\|g\|_1 / |E|$, by how much of itself E would fall by a step of
+            length 1 in every coordinate.
     """
 
     task: str
@@ -135,6 +139,8 @@ class Diagnosis:
     validation_size: int | None
     fault: str = ""
     gradient_evals: float
+    effective: float = math.nan
+    steepness: float = math.nan
 
     def __repr__(self) -> str:
         return f"Diagnosis({self.task!r}: {self.line})"
@@ -170,6 +176,28 @@ class Diagnosis:
         if not self.adjoint or not self.adjoint[-1] > 0:
             return math.nan
         return max(self.adjoint) / self.adjoint[-1]
+
+    @property
+    def jumps(self) -> float:
+        """Metasmoothness; 1 where it is a mean over too few weights to tell."""
+        return self.smoothness if self.weights >= SEVERAL else 1.0
+
+    @property
+    def score(self) -> float:
+        r"""How much a descent is expected to be ahead of a search, from 0 on.
+
+        $$ \max(0, \min(a, \hat S)) + \ln \frac{\|g\|_1^2}{\|g\|_2^2}
+           + \ln\Big(1 + \frac{\|g\|_1}{|E|}\Big) $$
+
+        with the agreement a and the metasmoothness $\hat S$ (`jumps`): how far slopes
+        can be trusted, how many numbers a gradient tells at once, and how far it leads.
+        It orders tasks; nothing is decided by it. It takes E for a loss whose least
+        value is near 0.
+        """
+        if self.fault or not self.effective > 0:
+            return 0.0
+        trusted = max(0.0, min(self.agreement, self.jumps))
+        return trusted + math.log(self.effective) + math.log1p(self.steepness)
 
     @property
     def verdict(self) -> Verdict:
@@ -228,6 +256,9 @@ class Diagnosis:
             share = self.validation_size / self.hyperparameters
             size = f"{self.validation_size} examples"
             yield "validation", size, nan, nan, share, "per hyperparameter"
+        if self.slopes:
+            note = f"score of the task: {self.score:.3g}"
+            yield "gradient", "start", nan, self.steepness, self.effective, note
 
 
 def judged(d: Diagnosis) -> tuple[Verdict, tuple[str, ...]]:
@@ -238,7 +269,7 @@ def judged(d: Diagnosis) -> tuple[Verdict, tuple[str, ...]]:
     beside = tuple(_beside(d))
     if d.fault:
         return "use search", (d.fault, *beside)
-    smoothness = d.smoothness if d.weights >= SEVERAL else 1.0
+    smoothness = d.jumps
     steep = d.growth > STEEP
     if d.agreement < AGREES:
         text = _worst(d)

@@ -87,6 +87,8 @@ def test_of_a_parabola_everything_is_the_closed_form(lr):
     (slope,) = found.slopes
     truth = lr * h * w_T * T * factor ** (T - 1) * -h * w  # dE/dlog α
     assert slope.exact == pytest.approx(abs(truth))  # along the gradient
+    assert found.effective == pytest.approx(1.0)
+    assert found.steepness == pytest.approx(abs(truth) / found.outer_loss)
     assert slope.difference == pytest.approx(slope.exact, rel=1e-4)
     assert found.exponent == pytest.approx(math.log(abs(factor)))
     assert found.adjoint == pytest.approx(
@@ -362,7 +364,7 @@ def test_what_is_said_of_it():
     frame = found.frame
     assert frame["check"].tolist() == [
         "outer loss", "slope", "slope", "metasmoothness", "adjoint", "tangent",
-        "precision",
+        "precision", "gradient",
     ]  # fmt: skip
     assert found.record["slopes"][0]["along"] == "gradient"
     assert found.record["verdict"] == "trust"

@@ -8,6 +8,8 @@ import pytest
 from raymeta.modules.non_smooth import NonSmooth
 from raymeta.outer.diagnosis import Diagnosis, Slope
 
+#: Four hyperparameters that matter alike, along which E would fall to nothing.
+FOUR = {"effective": 4.0, "steepness": 1.0}
 RELU = (NonSmooth("1", "ReLU", "GELU or SiLU"), NonSmooth("3", "ReLU", "GELU or SiLU"))
 
 
@@ -55,3 +57,21 @@ def diagnosed(exact, seen, **found):
 )
 def test_the_verdict_and_its_line(found, line):
     assert re.match(line, found.line), found.line
+
+
+@pytest.mark.parametrize(
+    ("found", "score"),
+    [
+        (diagnosed(1.0, 1.0, **FOUR), 1 + math.log(8)),
+        (diagnosed(1.0, 1.0, effective=1.0, steepness=0.0), 1.0),
+        (diagnosed(1.0, 0.5, **FOUR), 0.501 + math.log(8)),
+        (diagnosed(1.0, 1.0, **FOUR, smoothness=0.25), 0.25 + math.log(8)),
+        (diagnosed(1.0, 1.0, **FOUR, smoothness=0.2, weights=3), 1 + math.log(8)),
+        (diagnosed(1.0, -1.0, **FOUR), math.log(8)),
+        (diagnosed(0.0, 0.0, effective=0.0, steepness=0.0), 0.0),
+        (diagnosed(1.0, 1.0, **FOUR, fault="no"), 0.0),
+    ],
+)
+def test_the_score_is_trust_and_what_a_gradient_tells(found, score):
+    assert found.score == pytest.approx(score)
+    assert found.record["score"] == pytest.approx(score)

@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 
 from jobs.experiments.tuning.compare import table
+from jobs.experiments.tuning.diagnosed import correlations, measured, success
 from jobs.experiments.tuning.tasks import TUNING
+from raymeta.outer.diagnose import diagnose
 from raymeta.outer.report import plain_run
 from raymeta.tasks.base import check_task
 
@@ -80,3 +82,31 @@ def test_a_task_trains_from_its_start(name):
         _, better = plain_run(problem, usual.space.initial(), task.horizon)
         assert better < loss
     assert task.budget == 30 * (task.horizon + problem.outer_cost / 3)
+
+
+def test_success_is_by_how_much_a_descent_ends_below_tpe():
+    frame = pd.DataFrame(
+        [
+            *study("a", "long_term", 0, [4.0, 1.0]),
+            *study("a", "tpe", 0, [4.0, 2.0]),
+            *study("a", "long_term", 1, [8.0, 2.0]),
+            *study("a", "tpe", 1, [8.0, 2.0]),
+            *study("b", "long_term", 0, [1.0, 0.0]),
+            *study("b", "tpe", 0, [1.0, 1e-9]),  # as good
+            *study("c", "long_term", 0, [1.0]),  # without the other
+        ]
+    )
+    found = success(frame)
+    assert list(found.index) == ["a", "b"]
+    assert found.success.tolist() == pytest.approx([math.log(2) / 2, 0.0])
+    assert found.progress.tolist() == pytest.approx([math.log(4), math.log(1e6)])
+
+
+def test_ranks_of_a_diagnosis_are_compared_with_those_of_success():
+    names = ["wine", "graph-bad", "rosenbrock"]
+    measures = measured(diagnose(TUNING[name], seed=0) for name in names)
+    assert (measures.agreement <= 1).all()
+    order = measures.score.rank()
+    outcome = pd.DataFrame({"success": order, "progress": -order})
+    found = correlations(measures, outcome)
+    assert found.loc["score"].tolist() == pytest.approx([1.0, -1.0])
