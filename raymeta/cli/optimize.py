@@ -2,13 +2,18 @@
 
 import argparse
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raymeta.cli import config
 from raymeta.cli.settings import setting
 from raymeta.results.mirror import address
+
+#: The folder of runs that have no name of their own.
+NAME = "optimize"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +29,11 @@ class OptimizeSettings:
     )
     budget: float | None = setting(None, "gradient evaluations; automatic: the task's")
     seed: int = setting(0, "seeds the task's sample")
-    name: str = setting("optimize", "folder of the results; overwritten")
+    name: str | None = setting(
+        None,
+        "folder of the results, which the same command goes on in; automatic: "
+        "optimize, overwritten",
+    )
     storage: str = setting("results", "where the folder is")
 
 
@@ -32,31 +41,50 @@ def run(arguments: argparse.Namespace) -> None:
     """Descend with live progress; print what was learnt, write frame and figures."""
     settings = config.read(arguments, OptimizeSettings)
     from raymeta import tasks
-    from raymeta.outer.arguments import estimator_of
-    from raymeta.outer.optimize import optimize
-    from raymeta.results.run_folder import RunFolder, run_name
+    from raymeta.outer.arguments import estimator_of, require_hyper_lr, require_seed
+    from raymeta.tasks.base import budget_of
 
     task = tasks.get(settings.task)
     estimator = estimator_of(settings.estimator, task.horizon)
-    name = run_name(settings.storage, settings.name, [])
-    kept = {k: v for k, v in asdict(settings).items() if k != "storage"}
-    with RunFolder.open(
-        settings.storage, name, "optimization", kept, resume=False
-    ) as folder:
-        folder.record_run(tasks.loading.sources([task.name]))
-        result = optimize(
-            task,
-            estimator,
-            hyper_lr=settings.hyper_lr,
-            budget=settings.budget,
-            seed=settings.seed,
-        )
-        folder.write(result.frame)
-        result.export(folder.path / "schedule.json")
+    require_hyper_lr(settings.hyper_lr)
+    require_seed(settings.seed)
+    kept = {
+        "hyper_lr": settings.hyper_lr,
+        "budget": budget_of(task, settings.budget),
+        "seed": settings.seed,
+    }
+    with _result(task, estimator, kept, settings) as (folder, result):
         _print(task, result)
         if result.interrupted:
             raise KeyboardInterrupt
         _draw_loss_curves(task, result, settings, folder.path)
+
+
+@contextmanager
+def _result(
+    task: Any, estimator: Any, kept: Mapping[str, Any], settings: OptimizeSettings
+) -> Iterator[tuple[Any, Any]]:
+    """The folder and what was found; only a run of one's own name is kept to go on."""
+    if settings.name is not None:
+        from raymeta.search import named
+
+        place = settings.name, settings.storage
+        with named.folder_of(task, estimator, kept, *place) as folder:
+            yield folder, named.optimized(folder, task, estimator, kept, True)
+        return
+    from raymeta.outer.optimize import descended
+    from raymeta.results.run_folder import RunFolder
+    from raymeta.tasks import loading
+
+    known = {"task": task.name, "estimator": repr(estimator), **kept}
+    with RunFolder.open(
+        settings.storage, NAME, "optimization", known, resume=False
+    ) as folder:
+        folder.record_run(loading.sources([task.name]))
+        result = descended(task, estimator, **kept, progress=True)
+        folder.write(result.frame)
+        result.export(folder.path / "schedule.json")
+        yield folder, result
 
 
 def _print(task: Any, result: Any) -> None:

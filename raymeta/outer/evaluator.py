@@ -1,9 +1,10 @@
 """Evaluations: the expensive part of a descent, which may also be remembered."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 from raymeta.hypergrad import Estimator, Hypergradient, Rollout
-from raymeta.outer.report import plain_run
+from raymeta.outer.report import Report, plain_run
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams, State
 
@@ -59,6 +60,27 @@ class Evaluator:
 
         state, (value,) = self.run(hparams, horizon, train)
         return state, value
+
+    def keep(self, state: State | None) -> None:
+        """Told of the state of the best run so far; None where it is not known."""
+
+    def kept(self, like: Callable[[], State]) -> State:
+        """The state of the best run, where its report has none.
+
+        Args:
+            like: gives any state of the same structure.
+        """
+        raise AssertionError("what is computed has its state")
+
+    def once(self, name: str, compute: Callable[[], float]) -> float:
+        """A number that is needed beside evaluations: what `compute` returns."""
+        return compute()
+
+    def timed(self, reports: Iterator[Report]) -> Iterator[Report]:
+        """The reports, with the seconds until each."""
+        start = time.perf_counter()
+        for report in reports:
+            yield report._replace(wall_s=time.perf_counter() - start)
 
 
 #: Computes, and remembers nothing.

@@ -1,10 +1,10 @@
 """Hyperparameters of a task by hypergradient descent, in this process."""
 
 import math
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,14 +22,16 @@ from raymeta.outer.auto import AUTO, Auto
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.conditions import conditioned
 from raymeta.outer.descend import descend, sure_cost, unsure
+from raymeta.outer.evaluator import DIRECT, Evaluator
 from raymeta.outer.first_look import first_look
-from raymeta.outer.report import Report, Schedule, held_out
+from raymeta.outer.report import Report, Schedule, held_out, plain_run
 from raymeta.outer.result import Result, better
+from raymeta.problem import BilevelProblem
 from raymeta.results.overfitting import Overfitting
 from raymeta.runtime.progress import Progress, clock
 from raymeta.space import Space
 from raymeta.tasks.base import Task, budget_of, sampled
-from raymeta.types import Hparams
+from raymeta.types import Hparams, State
 
 
 def optimize(
@@ -40,6 +42,8 @@ def optimize(
     budget: float | None = None,
     seed: int = 0,
     progress: bool | Callable[[Report, float], None] | None = True,
+    name: str | None = None,
+    storage: str | Path = "results",
 ) -> Result:
     """Learn a task's hyperparameters by hypergradient descent, in this process.
 
@@ -63,10 +67,14 @@ def optimize(
             and a line now and then; or what is called after each
             report with it and the lowest outer loss of a full run so far, ∞ before the
             first.
+        name: name of a folder of results. All evaluations are kept there: the same
+            call with the same name goes on where a killed one was, to the same result,
+            and returns that of a finished one without computing it again.
+        storage: the folder that holds it; or its address on an object store.
 
     Raises:
-        ValueError: see `descend`; a name is unknown; or no run ended with a finite
-            outer loss.
+        ValueError: see `descend`; a name is unknown; no run ended with a finite outer
+            loss; or the folder is of other settings, or of other code.
         KeyboardInterrupt: Ctrl-C came before a run ended with a finite outer loss.
     """
     task = tasks.resolve(task)
@@ -75,6 +83,26 @@ def optimize(
     require_seed(seed)
     require_hyper_lr(hyper_lr)
     require_progress(progress)
+    settings: dict[str, Any] = {"hyper_lr": hyper_lr, "budget": budget, "seed": seed}
+    if name is None:
+        return descended(task, estimator, **settings, progress=progress)
+    from raymeta.search import named
+
+    with named.folder_of(task, estimator, settings, name, storage) as folder:
+        return named.optimized(folder, task, estimator, settings, progress)
+
+
+def descended(
+    task: Task,
+    estimator: Estimator | Auto,
+    *,
+    hyper_lr: float | None,
+    budget: float,
+    seed: int,
+    progress: bool | Callable[[Report, float], None] | None,
+    evaluator: Evaluator = DIRECT,
+) -> Result:
+    """The result of a descent: `optimize`, by any evaluator."""
     task = conditioned(task, seed)
     problem = sampled(task, seed)
     show = progress if callable(progress) else _ignore
@@ -83,27 +111,31 @@ def optimize(
         spent = f"{how}, {budget:,g} gradient evaluations"
         print(f"{first_look(task, problem)}\n{spent}", flush=True)
         show = _printing(budget)
-    start = time.perf_counter()
     reports: list[Report] = []
     best: Report | None = None
     interrupted, start_holdout = False, math.nan
     try:
         descent = descend(
-            task, problem, estimator, seed=seed, budget=budget, hyper_lr=hyper_lr
+            task,
+            problem,
+            estimator,
+            seed=seed,
+            budget=budget,
+            hyper_lr=hyper_lr,
+            evaluator=evaluator,
         )
         sure = sure_cost(task, problem, estimator)
         if not BudgetMeter(budget).covers(sure):
             line = unsure(task, type(estimator).__name__, budget, sure)
-            warnings.warn(line, stacklevel=2)
-        for report in descent:
+            warnings.warn(line, stacklevel=3)
+        for report in evaluator.timed(descent):
             if not reports and report.complete and problem.holdout_loss is not None:
-                hparams = task.space.hparams(report.hparams, device=problem.device)
-                held_back = held_out(problem, report.state, hparams)
-                start_holdout = held_back["holdout_loss"]
+                look = partial(_held_back, task, problem, report)
+                start_holdout = evaluator.once("start_holdout_loss", look)
             if better(report, best):
                 best = report
-            seconds = time.perf_counter() - start
-            reports.append(report._replace(state=None, wall_s=seconds))
+                evaluator.keep(report.state)
+            reports.append(report._replace(state=None))
             show(reports[-1], math.inf if best is None else best.outer_loss)
     except KeyError:
         require_names(problem, task.space.trim(task.space.initial()))
@@ -117,31 +149,47 @@ def optimize(
             f"no run of {task.name!r} ended with a finite outer loss in {len(reports)} "
             "estimates: start from other hyperparameters or narrow the space"
         )
+    state = best.state
+    if state is None:
+        state = evaluator.kept(partial(_s_0, task, problem, best))
     metrics: Mapping[str, Any] = {}
     last = task.space.hparams(best.hparams, device=problem.device)
     if problem.metrics is not None:
-        metrics = problem.metrics(best.state, last)
-    held_back = held_out(problem, best.state, last)
+        metrics = problem.metrics(state, last)
+    held_back = held_out(problem, state, last)
     result = Result(
         task=task.name,
         method=type(estimator).__name__,
         seed=seed,
         hparams=mean_hparams(task.space, best.schedule),
         outer_loss=best.outer_loss,
-        state=best.state,
+        state=state,
         schedule=best.schedule,
         metrics={name: float(value) for name, value in metrics.items()},
         reports=reports,
         interrupted=interrupted,
-        tuned=problem.module and partial(problem.module, best.state, last),
+        tuned=problem.module and partial(problem.module, state, last),
         start_holdout_loss=start_holdout,
         holdout_loss=held_back.get("holdout_loss", math.nan),
         standard_error=held_back.get("standard_error", math.nan),
         examples=held_back.get("examples", math.nan),
     )
     if result.overfitting:
-        warnings.warn(f"{task.name}: {result.overfitting}", Overfitting, stacklevel=2)
+        warnings.warn(f"{task.name}: {result.overfitting}", Overfitting, stacklevel=3)
     return result
+
+
+def _held_back(task: Task, problem: BilevelProblem, report: Report) -> float:
+    """The loss on data held back, after a run at constant λ."""
+    hparams = task.space.hparams(report.hparams, device=problem.device)
+    state = report.state
+    if state is None:
+        state, _ = plain_run(problem, hparams, task.horizon)
+    return held_out(problem, state, hparams)["holdout_loss"]
+
+
+def _s_0(task: Task, problem: BilevelProblem, report: Report) -> State:
+    return problem.init(task.space.hparams(report.hparams, device=problem.device))
 
 
 def _printing(budget: float) -> Callable[[Report, float], None]:

@@ -151,7 +151,7 @@ def _compared(
     options: RunOptions,
 ) -> pd.DataFrame:
     """The frame of a comparison, from its folder's journal and what remains to run."""
-    states = TrialStore((folder.path / ".states").resolve())
+    states = TrialStore(address(folder.path / ".states"))
     with closing(JsonLines(folder.path / "journal.jsonl")) as journal, quiet_tune():
         lines = journal.read()
         if not lines:

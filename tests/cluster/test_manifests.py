@@ -1,5 +1,7 @@
 """The other places where the jobs run: Kubernetes, one's own machines, a submission."""
 
+import runpy
+
 import jsonschema
 import pytest
 import simulated
@@ -137,6 +139,16 @@ def test_the_manifest_has_the_groups_of_the_cluster_and_flags_that_the_job_takes
     assert (python, script) == ("python", "jobs/compare.py")
     cli.parser().parse_args(["compare", *flags])
     RuntimeEnv(**yaml.safe_load(spec["runtimeEnvYAML"]) | {"working_dir": "."})
+
+
+def test_an_optimization_is_a_job(tmp_path, monkeypatch):
+    flags = ["--budget", "120", "--name", "x", "--storage", str(tmp_path)]
+    script = str(simulated.ROOT / "jobs" / "optimize.py")
+    monkeypatch.setattr("sys.argv", [script, "--estimator", "reverse", *flags])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(script, run_name="__main__")
+    assert ended.value.code == 0
+    assert (tmp_path / "x" / "loss_curves.png").exists()
 
 
 def test_the_cluster_of_ones_own_machines_is_valid():

@@ -1,5 +1,6 @@
 """Results on an object store."""
 
+import math
 import os
 import re
 import shutil
@@ -9,7 +10,9 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 from counting import counted
+from search_toys import Bowl
 
 from raymeta.cli import main
 from raymeta.results import lease, whole_file
@@ -17,6 +20,11 @@ from raymeta.results import mirror as storage
 from raymeta.results.mirror import Mirror, TakenOverError, at
 from raymeta.results.run_folder import RunFolder
 from raymeta.search import compare
+from raymeta.search.methods import METHODS
+from raymeta.search.spec import StudyKey, TrialSpec
+from raymeta.search.worker import evaluation_log, trial_runner
+from raymeta.search.worker.trial_store import TrialStore
+from raymeta.testing.kill import Computed, Killed, untimed
 from raymeta.train import recipe, train
 
 
@@ -273,16 +281,62 @@ def test_each_file_is_uploaded_only_while_the_folder_is_ours(bucket, tmp_path):
         assert (place / "old/b").read_text() == "old"
 
 
+SHORT = METHODS["short_term"]
+
+
+def trial(bucket, method=SHORT):
+    study = StudyKey("bowl", method.name, 0)
+    run = TrialSpec(study=study, number=0, kind="descent", budget=150.0)
+    store = TrialStore(bucket and f"{bucket}/.states")
+    return list(trial_runner.reports_of(run, Bowl(), method, store))
+
+
+def test_a_killed_descent_goes_on_from_its_log(bucket, monkeypatch):
+    """Which no file of this machine has."""
+    monkeypatch.setattr(evaluation_log, "SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(evaluation_log, "SAVE_SHARE", 0)
+    computed = Computed(monkeypatch)
+    undisturbed, needed = trial(None), computed.count
+    computed.count, computed.allowed = 0, 20
+    with pytest.raises(Killed):
+        trial(bucket)
+    with at(f"{bucket}/.states") as place:
+        assert len(list(place.rglob("*.log"))) == 1
+    computed.count, computed.allowed = 0, math.inf
+    assert untimed(trial(bucket)) == untimed(undisturbed)
+    assert computed.count == needed - 20
+    TrialStore(f"{bucket}/.states").drop(StudyKey("bowl", SHORT.name, 0), 0)
+    TrialStore(f"{bucket}/.states").clear()
+    with at(f"{bucket}/.states") as place:
+        assert not list(place.rglob("*"))
+
+
+def test_a_store_that_is_away_costs_a_descent_nothing_but_its_log(bucket):
+    assert untimed(trial("s3://nobody-has-this")) == untimed(trial(None))
+
+
+def test_a_state_reaches_another_machine(bucket):
+    """Also where a task's name is none of an address."""
+    store, study = TrialStore(bucket), StudyKey("two words, 50 %", "pbt", 0)
+    store.save(study, 3, 10, {"w": torch.arange(3.0)})
+    (found,) = TrialStore(bucket).load(study, 3, 10, {"w": torch.zeros(3)}).values()
+    assert found.tolist() == [0, 1, 2]
+    assert store.load(study, 3, 20, {"w": torch.zeros(3)}) is None
+    store.drop(study, 3)
+    store.clear()
+    assert store.load(study, 3, 10, {"w": torch.zeros(3)}) is None
+
+
 @pytest.mark.ray
 def test_a_comparison_on_an_object_store_is_the_one_on_a_disk(
     cluster, bucket, tmp_path
 ):
-    settings = {"budget": 60, "seeds": 1, "name": "x"}
-    said = []
+    settings = {"budget": 80, "seeds": 1, "name": "x"}
+    methods, said = ["random", "short_term"], []
     far = compare(
-        *("quadratic", "random"), **settings, storage=bucket, progress=said.append
+        *("quadratic", methods), **settings, storage=bucket, progress=said.append
     )
-    here = compare("quadratic", "random", **settings, storage=tmp_path, progress=False)
+    here = compare("quadratic", methods, **settings, storage=tmp_path, progress=False)
     pd.testing.assert_frame_equal(
         far.drop(columns="wall_s"), here.drop(columns="wall_s")
     )
@@ -291,11 +345,16 @@ def test_a_comparison_on_an_object_store_is_the_one_on_a_disk(
     with at(bucket, "x") as place:
         kept = pd.read_parquet(place / "x" / "frame.parquet")
         names = {path.name for path in (place / "x").iterdir()}
-        (events,) = (place / "x" / "tensorboard").rglob("events.out.tfevents.*")
-        assert events.parent == place / "x" / "tensorboard/quadratic/random/seed-0"
+        drawn = (place / "x" / "tensorboard").rglob("events.out.tfevents.*")
+        assert {events.parent for events in drawn} == {
+            place / "x" / "tensorboard/quadratic" / method / "seed-0"
+            for method in methods
+        }
+    with at(f"{bucket}/x/.states") as place:
+        assert not list(place.rglob("*"))
     assert names == {path.name for path in (tmp_path / "x").iterdir()} - {".lock"}
     pd.testing.assert_frame_equal(kept, far)
-    again = compare("quadratic", "random", **settings, storage=bucket, progress=False)
+    again = compare("quadratic", methods, **settings, storage=bucket, progress=False)
     pd.testing.assert_frame_equal(again, far)  # it is known that it had finished
 
 

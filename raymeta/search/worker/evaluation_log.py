@@ -7,6 +7,7 @@ a file of its own, so a worker that was thought dead spoils nothing.
 """
 
 import math
+import shutil
 import struct
 import time
 import uuid
@@ -20,6 +21,7 @@ import numpy as np
 
 from raymeta._tree import flatten, tree_leaves
 from raymeta.hypergrad import Rollout
+from raymeta.results.mirror import Mirror
 from raymeta.results.tensors import load_tensors, save_tensors, structure_of
 
 SNAPSHOT = "snapshot.pt"
@@ -102,13 +104,17 @@ class EvaluationLog:
     Args:
         folder: the trial's folder; none for a log that is empty and stays so.
         signature: digest of all that evaluations depend on besides what is asked.
+        mirror: that of the folder, where it is the image of one on an object store; it
+            goes when the log is closed.
 
     Attributes:
         snapshot: what was found.
     """
 
-    def __init__(self, folder: Path | None, signature: str) -> None:
-        self._folder, self._signature = folder, signature
+    def __init__(
+        self, folder: Path | None, signature: str, mirror: Mirror | None = None
+    ) -> None:
+        self._folder, self._signature, self._mirror = folder, signature, mirror
         self.snapshot = Snapshot() if folder is None else _found(folder, signature)
         self._length = self.snapshot.length
         self._file: IO[bytes] | None = None
@@ -162,6 +168,7 @@ class EvaluationLog:
                 )
             saved = {"signature": self._signature, **snapshot._asdict()}
             save_tensors(self._folder / SNAPSHOT, saved)
+            self._send()
         now = time.monotonic()
         self._due = now + max(SAVE_EVERY_S, SAVE_SHARE * (now - began))
 
@@ -169,6 +176,7 @@ class EvaluationLog:
         """Make nothing count."""
         if self._folder is not None:
             (self._folder / SNAPSHOT).unlink(missing_ok=True)
+            self._send()
         self.close()
 
     def close(self) -> None:
@@ -176,7 +184,15 @@ class EvaluationLog:
         if self._file is not None:
             with suppress(OSError):  # a full disk
                 self._file.close()
-        self._folder = self._file = None
+        if self._mirror is not None:
+            shutil.rmtree(self._mirror.local, ignore_errors=True)
+        self._folder = self._file = self._mirror = None
+
+    def _send(self) -> None:
+        """Let an object store have what counts; one that is away gets it next time."""
+        if self._mirror is not None:
+            with suppress(ValueError):
+                self._mirror.sync()  # logs first, by their names
 
     @contextmanager
     def _giving_up(self) -> Iterator[None]:

@@ -118,6 +118,11 @@ class ReplayingEvaluator(Evaluator):
             return self._best
         return unflatten(self._log.snapshot.best or [], flatten(like())[1])
 
+    def save(self) -> None:
+        """Keep all evaluations, of a descent that has come to its end."""
+        if not self._left:
+            self._save(None)
+
     def end(self) -> None:
         """The descent has come to its end.
 
@@ -181,10 +186,13 @@ class ReplayingEvaluator(Evaluator):
             self._discard("the descent needs a state that its log does not have")
         self._stopwatch.resume()
         if self._log.due:
-            best = self._log.snapshot.best
-            if self._best is not None:
-                best = tree_leaves(self._best)
-            self._log.save(best, rollout if rollout is self._last else None)
+            self._save(rollout if rollout is self._last else None)
+
+    def _save(self, rollout: Rollout | None) -> None:
+        best = self._log.snapshot.best
+        if self._best is not None:
+            best = tree_leaves(self._best)
+        self._log.save(best, rollout)
 
     def _write(
         self, asked: int, step: int, values: Sequence[float], **more: Any
@@ -209,13 +217,13 @@ def signature_of(
         method: likewise.
     """
     own = code_of(task, method).values()
-    parts = [_code(), torch.__version__, repr(run), *sorted(evidence.values()), *own]
+    parts = [package(), torch.__version__, repr(run), *sorted(evidence.values()), *own]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 @functools.cache
-def _code() -> str:
-    """Digest of raymeta's own source."""
+def package() -> str:
+    """The digest of raymeta's own source."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[2].rglob("*.py")):
         digest.update(path.read_bytes())

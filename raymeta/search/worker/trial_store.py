@@ -1,10 +1,16 @@
 """Trial store: training states and logs that workers leave for each other."""
 
+import functools
 import shutil
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from raymeta._tree import flatten, tree_leaves, unflatten
+from raymeta.results.mirror import Mirror, is_remote
 from raymeta.results.tensors import load_tensors, save_tensors
 from raymeta.search.spec import StudyKey
 from raymeta.search.worker.evaluation_log import EvaluationLog
@@ -16,24 +22,29 @@ class TrialStore:
 
     Nothing depends on it but time: a state that is not there is found again by training
     along the hyperparameters that led to it, and a descent without its log starts from
-    its beginning; so the folder may lie on a disk that not every node sees, and may be
-    deleted.
+    its beginning; so the folder may lie on a disk that not every node sees, or on an
+    object store that is away, and may be deleted.
 
     Args:
-        folder: the folder for them; nothing is kept without one.
+        place: the folder for them, or its address on an object store; nothing is kept
+            without one.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+    def __init__(self, place: Path | str | None) -> None:
+        self._place = place
+        if place is not None and not is_remote(place):
+            self._place = Path(place).resolve()
 
     def save(self, study: StudyKey, number: int, steps: int, state: State) -> None:
         """Keep the state of a trial after some training steps."""
-        if self._folder is None:
+        if self._place is None:
             return
-        path = self._path(study, number, steps)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(ValueError):  # what could not be read back
-            save_tensors(path, tree_leaves(state))
+        with self._folder(study, number) as (folder, mirror):
+            folder.mkdir(parents=True, exist_ok=True)
+            with suppress(ValueError):  # what could not be read back, or sent
+                save_tensors(folder / f"{steps}.pt", tree_leaves(state))
+                if mirror is not None:
+                    mirror.sync()
 
     def load(
         self, study: StudyKey, number: int, steps: int, like: State
@@ -46,34 +57,77 @@ class TrialStore:
             steps: how many training steps it had done.
             like: any state of the same structure.
         """
-        if self._folder is None:
+        if self._place is None:
             return None
-        try:
-            leaves = load_tensors(self._path(study, number, steps))
-        except FileNotFoundError:
-            return None
+        with self._folder(study, number) as (folder, mirror):
+            path = folder / f"{steps}.pt"
+            if mirror is not None:
+                with suppress(ValueError):
+                    mirror.pull(path)
+            try:
+                leaves = load_tensors(path)
+            except FileNotFoundError:
+                return None
         return unflatten(leaves, flatten(like)[1])
 
     def log(self, study: StudyKey, number: int, signature: str) -> EvaluationLog:
         """What a descent has evaluated so far; see `EvaluationLog`."""
-        folder = None if self._folder is None else self._folder_of(study, number)
-        return EvaluationLog(folder, signature)
+        if self._place is None:
+            return EvaluationLog(None, signature)
+        if not is_remote(self._place):
+            return EvaluationLog(Path(self._path(study, number)), signature)
+        scratch = Path(tempfile.mkdtemp(prefix="raymeta-"))
+        try:
+            mirror = Mirror(self._path(study, number), scratch)
+            mirror.fetch()
+        except ValueError:
+            shutil.rmtree(scratch)
+            return EvaluationLog(None, signature)
+        return EvaluationLog(scratch, signature, mirror)
 
     def drop(self, study: StudyKey, number: int) -> None:
-        """Remove everything of a trial."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder_of(study, number), ignore_errors=True)
+        """Remove everything of a trial, on an object store in the background."""
+        if self._place is not None:
+            self._remove(self._path(study, number))
 
     def clear(self) -> None:
         """Remove everything."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._place is not None:
+            self._remove(str(self._place), wait=True)
 
-    def _path(self, study: StudyKey, number: int, steps: int) -> Path:
-        return self._folder_of(study, number) / f"{steps}.pt"
+    @contextmanager
+    def _folder(
+        self, study: StudyKey, number: int
+    ) -> Iterator[tuple[Path, Mirror | None]]:
+        """The folder of a trial; on an object store an empty one, and its mirror."""
+        path = self._path(study, number)
+        if not is_remote(path):
+            yield Path(path), None
+            return
+        with tempfile.TemporaryDirectory(prefix="raymeta-") as scratch:
+            yield Path(scratch), Mirror(path, Path(scratch))
 
-    def _folder_of(self, study: StudyKey, number: int) -> Path:
-        assert self._folder is not None
-        return self._folder.joinpath(
-            study.task, study.method, str(study.seed), str(number)
-        )
+    def _path(self, study: StudyKey, number: int) -> str:
+        name = f"{study.task}/{study.method}/{study.seed}/{number}"
+        return f"{self._place}/{quote(name) if is_remote(str(self._place)) else name}"
+
+    @staticmethod
+    def _remove(path: str, wait: bool = False) -> None:
+        if not is_remote(path):
+            shutil.rmtree(path, ignore_errors=True)
+            return
+        removed = _thread().submit(_discard, path)
+        if wait:
+            removed.result()
+
+
+@functools.cache
+def _thread() -> ThreadPoolExecutor:
+    """What removes from object stores, one thing after another."""
+    return ThreadPoolExecutor(1, thread_name_prefix="raymeta-remove")
+
+
+def _discard(uri: str) -> None:
+    with suppress(ValueError):  # the store may be away
+        parent, _, name = uri.rpartition("/")
+        Mirror(parent, Path()).discard(Path(name))
