@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import grad_and_value
 
 from raymeta._tree import detach, in_transform, register_dict, tree_leaves
+from raymeta.autograd.accumulation import accumulated
 from raymeta.autograd.stop_gradient import inner_gradient
 from raymeta.autograd.through_stops import ThroughStops
 from raymeta.errors import unknown_name
@@ -73,22 +75,58 @@ class ValidationLoss:
        E_B(s, \lambda) = \frac1{|B|} \sum_{i \in B} \ell_i(s, \lambda) $$
 
     B is drawn without replacement, so that E_B and its gradient are E and its gradient
-    in expectation.
+    in expectation. With a `batch_size` m, E and its derivatives are accumulated over
+    mini-batches,
+
+    $$ E = \sum_k \frac{|B_k|}{N} E_{B_k},\qquad |B_k| \le m $$
+
+    with the graph of one of them at a time (`accumulated`): the same numbers.
 
     Attributes:
         mean: (s, λ, B) -> tensor of shape (); B are indices, int64, shape (m,), or None
             for all examples.
         batch: (m, t) -> B, the t-th batch of m examples; deterministic in t.
         size: N.
+        batch_size: m; None for all examples in one pass.
+        sample: how many examples an estimate of the hypergradient looks at, others each
+            time; None for all. What is reported of a run is E over all.
     """
 
     mean: Callable[[State, Hparams, Tensor | None], Tensor]
     batch: Callable[[int, int], Tensor]
     size: int
+    batch_size: int | None = None
+    sample: int | None = None
 
     def __call__(self, state: State, hparams: Hparams) -> Tensor:
         """E over all examples."""
-        return self.mean(state, hparams, None)
+        return self.over(state, hparams)
+
+    def over(
+        self, state: State, hparams: Hparams, index: Tensor | None = None
+    ) -> Tensor:
+        """E_B, in passes of at most `batch_size` examples.
+
+        Args:
+            state: s.
+            hparams: λ.
+            index: B; None for all examples.
+        """
+        count = self.size if index is None else len(index)
+        if self.batch_size is None or count <= self.batch_size:
+            return self.mean(state, hparams, index)
+        rows = torch.arange(count) if index is None else index
+        terms = [partial(self._share, part, count) for part in self.parts(rows)]
+        return accumulated(terms, state, hparams)
+
+    def parts(self, index: Tensor) -> tuple[Tensor, ...]:
+        """Mini-batches of these examples, the last maybe a smaller one."""
+        return index.split(self.batch_size or len(index))
+
+    def _share(
+        self, part: Tensor, count: int, state: State, hparams: Hparams
+    ) -> Tensor:
+        return self.mean(state, hparams, part) * (len(part) / count)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,16 @@ def inner_gradient() -> Iterator[InnerGradient]:
         _inner.now = before
 
 
+@contextmanager
+def again_within(inner: InnerGradient | None) -> Iterator[None]:
+    """Around a part of a pass that is done again, maybe on a thread of autograd's."""
+    before, _inner.now = innermost(), inner
+    try:
+        yield
+    finally:
+        _inner.now = before
+
+
 def innermost() -> InnerGradient | None:
     """The inner gradient whose forward pass this is; None outside of any."""
     return getattr(_inner, "now", None)

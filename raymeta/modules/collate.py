@@ -1,6 +1,7 @@
 """Collation of examples into a batch, or one line that says why there is none."""
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from numbers import Number
 from typing import Any
 
@@ -15,20 +16,37 @@ from raymeta._tree import flatten, tree_leaves, unflatten
 def collated(
     name: str,
     items: list[Any],
-    device: torch.device | None = None,
     dtype: torch.dtype | None = None,
+    collate: Callable[[list], Any] | None = None,
 ) -> Any:
-    """Examples as tensors with examples in their rows.
+    """Examples as a batch: a pytree of tensors, on the device where they are.
 
     Args:
         name: the argument of `module_problem`.
         items: the examples.
-        device: where they go; where they are by default.
         dtype: what Python's floats become; torch's default by default.
+        collate: puts them together; by default `default_collate`, for which tensors
+            have examples in their rows.
 
     Raises:
         ValueError: they do not go together, or are no tensors, arrays or numbers.
     """
+    if collate is None:
+        batch = _by_default(name, items, dtype)
+    else:
+        try:
+            batch = collate(items)
+        except Exception as error:
+            said = (str(error).splitlines() or [""])[0]
+            raise ValueError(
+                f"the collate function of {name} fails for {len(items)} examples: "
+                f"{type(error).__name__}: {said}"
+            ) from error
+    leaves, spec = flatten(plain(batch))
+    return unflatten([_tensor(name, leaf, dtype) for leaf in leaves], spec)
+
+
+def _by_default(name: str, items: list[Any], dtype: torch.dtype | None) -> Any:
     try:
         batch = default_collate(items)
     except (TypeError, RuntimeError, ValueError, KeyError) as error:
@@ -36,13 +54,38 @@ def collated(
     leaves, spec = flatten(batch)
     if not all(isinstance(leaf, Tensor) for leaf in leaves):
         raise _refusal(name, items, None)
-    leaves = [leaf.detach().to(device) for leaf in leaves]
     given = tree_leaves(items[0])
     if float in map(type, given) and len(given) == len(leaves):
         dtype = torch.get_default_dtype() if dtype is None else dtype
         pairs = zip(leaves, given, strict=True)
         leaves = [leaf.to(dtype) if type(x) is float else leaf for leaf, x in pairs]
     return unflatten(leaves, spec)
+
+
+def plain(batch: Any) -> Any:
+    """A batch whose mappings are dictionaries, which every tree can have."""
+    if isinstance(batch, Mapping):
+        return {key: plain(value) for key, value in batch.items()}
+    if type(batch) in (tuple, list):
+        return type(batch)(map(plain, batch))
+    return batch
+
+
+def _tensor(name: str, leaf: Any, dtype: torch.dtype | None) -> Tensor:
+    """A leaf of a batch; numbers would be constants of what is traced."""
+    if isinstance(leaf, Tensor):
+        return leaf.detach()
+    if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind in "biufc":
+        return torch.as_tensor(leaf)
+    if isinstance(leaf, bool | int):
+        return torch.tensor(leaf)
+    if isinstance(leaf, float):
+        return torch.tensor(leaf, dtype=dtype)
+    raise ValueError(
+        "module_problem needs batches of tensors, arrays and numbers, but the collate "
+        f"function of {name} returned a {type(leaf).__name__} among them: turn it into "
+        "a tensor, or leave it out"
+    )
 
 
 def _refusal(name: str, items: list[Any], error: Exception | None) -> ValueError:
@@ -74,24 +117,20 @@ def _refusal(name: str, items: list[Any], error: Exception | None) -> ValueError
 
 
 def require_targets(name: str, example: Any) -> None:
-    """Raise ValueError unless an example is a tuple with a target.
+    """Raise ValueError unless an example, or a batch, has something to compare with.
 
     Args:
         name: the argument of `module_problem`.
-        example: the first that was read.
+        example: a tuple (inputs…, target), or a dictionary, which is given to the loss
+            as a whole.
     """
-    if isinstance(example, dict):
-        keys = list(example)
-        raise ValueError(
-            "module_problem needs examples that are tuples (inputs…, target), but "
-            f"those of {name} have the keys {', '.join(map(repr, keys[:6]))}: wrap "
-            f"them, for example [(e[{keys[0]!r}], e[{keys[-1]!r}]) for e in {name}]"
-        )
+    if isinstance(example, Mapping) and example:
+        return
     if not isinstance(example, tuple | list) or len(example) < 2:
         raise ValueError(
-            "module_problem needs examples that are tuples (inputs…, target), but got "
-            f"{name}[0]={_short(example)}: wrap the data set, or use "
-            "TensorDataset(x, y)"
+            "module_problem needs examples that are tuples (inputs…, target) or "
+            f"dictionaries, but got {_short(example)} from {name}: wrap the data set, "
+            "use TensorDataset(x, y), or a collate function that returns (x, x)"
         )
 
 

@@ -2,21 +2,28 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+
+from raymeta.modules.rng_state import restored, seed_all
+
+#: A stream of more examples is taken for one without end.
+MOST_OF_A_STREAM = 1_000_000
 
 
 def data_set(name: str, given: Any) -> Dataset:
-    """Data by index, of at least one example with a target.
+    """Data by index, of at least one example.
 
     Args:
         name: the argument of `module_problem`.
-        given: a map-style data set, or a tuple of tensors or of arrays with examples
-            in their rows, which stands for a `TensorDataset` of them.
+        given: a map-style data set; an `IterableDataset`, which is read once; or a
+            tuple of tensors or of arrays with examples in their rows, which stands for
+            a `TensorDataset` of them.
 
     Raises:
         ValueError: nothing of that kind.
@@ -24,13 +31,10 @@ def data_set(name: str, given: Any) -> Dataset:
     rows = _rows(name, given)
     if rows is not None:
         return TensorDataset(*rows)
-    if isinstance(given, DataLoader):
-        raise ValueError(
-            f"module_problem draws batches itself, but got a DataLoader as {name}: "
-            f"give {name}=loader.dataset and batch_size={given.batch_size}"
-        )
+    if isinstance(given, IterableDataset):
+        return cast(Dataset, _read_once(name, given))
     kind = type(given)
-    if isinstance(given, IterableDataset | Iterator) or not (
+    if isinstance(given, Iterator) or not (
         callable(getattr(kind, "__getitem__", None))
         and callable(getattr(kind, "__len__", None))
     ):
@@ -41,6 +45,31 @@ def data_set(name: str, given: Any) -> Dataset:
         )
     _require_columns(name, given)
     return cast(Dataset, given)
+
+
+def _read_once(name: str, given: IterableDataset) -> list[Any]:
+    """The examples of a stream, as they come the first time.
+
+    What it draws from the global generators is seeded, so that the next reading is the
+    same.
+    """
+    with restored():
+        seed_all(0)
+        try:
+            examples = list(islice(given, MOST_OF_A_STREAM + 1))
+        except Exception as error:
+            said = (str(error).splitlines() or [""])[0]
+            raise ValueError(
+                f"module_problem cannot read the stream {name}: "
+                f"{type(error).__name__}: {said}"
+            ) from error
+    if len(examples) > MOST_OF_A_STREAM:
+        raise ValueError(
+            f"module_problem reads a stream once, into memory, but {name} goes on after "
+            f"{MOST_OF_A_STREAM:,} examples: cut it by itertools.islice, or give a data "
+            "set by index"
+        )
+    return examples
 
 
 def _rows(name: str, given: Any) -> list[Tensor] | None:
@@ -76,7 +105,7 @@ def _require_columns(name: str, given: Any) -> None:
         keys = ", ".join(repr(key) for key in list(given)[:4])
         raise ValueError(
             f"module_problem needs examples by index, but got {name} with the keys "
-            f"{keys}: give {name}=(inputs, targets)"
+            f"{keys}: give {name}=(inputs, targets), or one of the data sets in it"
         )
 
 
@@ -135,37 +164,14 @@ def length(name: str, data: Dataset) -> int:
     return count
 
 
-def held_back(val: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Validation data in two: what is left of it, and a random share held back.
-
-    Args:
-        val: a map-style data set.
-        share: of the examples, 0 < share < 1.
-        seed: seeds which ones.
-
-    Raises:
-        ValueError: no share, or one that leaves nothing on a side.
-    """
-    count = length("val", val)
-    back = round(count * share) if 0 < share < 1 else 0
-    if not 0 < back < count:
-        raise ValueError(
-            "module_problem needs 0 < holdout < 1 with an example on either side, but "
-            f"got holdout={share} of {count} in val: use 0.3, or give a data set"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(count, generator=generator)
-    parts = (sorted(part.tolist()) for part in (order[back:], order[:back]))
-    rest, held = (Subset(val, part) for part in parts)
-    return rest, held
-
-
 def first_row_not_finite(tensors: Sequence[Any]) -> tuple[int, float] | None:
     """The first row with a number that is not finite, and that number."""
     found = []
     for tensor in tensors:
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             continue
+        if tensor.ndim == 0:  # of the batch, not of an example
+            tensor = tensor[None]
         # One pass without memory; only what overflows is looked at twice.
         if math.isfinite(float(tensor.detach().sum())):
             continue

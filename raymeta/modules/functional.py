@@ -1,5 +1,6 @@
 """Functional modules: pure functions of a module's tensors."""
 
+import inspect
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,7 +78,7 @@ class Network:
         self._recurrent = [vars(rnn) for rnn in layers if isinstance(rnn, nn.RNNBase)]
         self._kept: list[dict[str, Any]] = []
         self._rules = partial(Substitutes, mixed=autocast is not None)
-        self._run: Run = lambda noise, inputs: module(*inputs)
+        self._run: Run = caller(module)
         if autocast is not None:
             self._run = _autocast(self._run, device, autocast)
 
@@ -148,6 +149,37 @@ class Network:
         home, key = self._places[name][0]
         return home[key]
 
+
+def caller(module: nn.Module) -> Run:
+    """What calls a module with the inputs of a batch.
+
+    An only input that is a dictionary goes in by name, if the module takes names of its
+    keys and needs no others: those that it takes. Else it is given the dictionary.
+    """
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):  # functions in C have none
+        return lambda noise, inputs: module(*inputs)
+    named = {p.name: p for p in parameters if p.kind in _BY_NAME}
+    needed = {name for name, p in named.items() if p.default is p.empty}
+    needed |= {p.name for p in parameters if p.kind is p.POSITIONAL_ONLY}
+    others = any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+    def call(noise: Noise, inputs: tuple) -> Any:
+        if len(inputs) == 1 and isinstance(inputs[0], dict):
+            keys = {key for key in inputs[0] if isinstance(key, str)}
+            taken = keys if others else keys & set(named)
+            if taken and needed <= taken:
+                return module(**{key: inputs[0][key] for key in taken})
+        return module(*inputs)
+
+    return call
+
+
+_BY_NAME = (
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.KEYWORD_ONLY,
+)
 
 #: The list, and the references by which an RNN tells that it is out of date: each alone
 #: would have the next call with the same tensors run with the module's own.

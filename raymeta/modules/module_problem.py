@@ -1,5 +1,6 @@
 """Bilevel problem of training a module."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from itertools import chain
@@ -7,19 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from raymeta._tree import tree_map
 from raymeta.autograd.stop_gradient import hooked
 from raymeta.autograd.through_stops import ThroughStops
-from raymeta.modules.batches import Examples, Source, batch_indices, over_batches
+from raymeta.modules.batches import Examples, Source
 from raymeta.modules.copies import copied, require_module, with_tensors
 from raymeta.modules.counter_rng import Noise, mix
-from raymeta.modules.datasets import data_set, held_back, length
+from raymeta.modules.evaluation import FOLDS, Evaluation, fold_losses
 from raymeta.modules.functional import Network
+from raymeta.modules.given_data import given_data
 from raymeta.modules.overrides.batch_norm import Policy, apply_policy, tuned_norms
 from raymeta.modules.overrides.gradient_hooks import gradient_hooks
-from raymeta.modules.preflight import first_look, functions, is_mean
+from raymeta.modules.preflight import Look, functions, no_mean
 from raymeta.modules.purity import find_needs
 from raymeta.modules.rng_state import restored, seed_all
 from raymeta.modules.user_functions import require_function
@@ -29,21 +30,21 @@ from raymeta.types import Batch, Hparams, Tensors
 
 Loss = Callable[[Any, Tensor], Tensor]
 
-#: Parts of the validation data whose losses tell E's standard error, of 2 or more each.
-FOLDS = 10
-
 
 def module_problem(
     module: nn.Module,
     *,
     loss: Loss,
-    train: Dataset,
-    val: Dataset,
+    train: Dataset | DataLoader,
+    val: Dataset | DataLoader,
     optimizer: Callable[[Hparams], Optimizer],
     batch_size: int | None = None,
+    val_batch_size: int | None = None,
+    val_batches: int | None = None,
+    collate: Callable[[list], Any] | None = None,
     seed: int = 0,
-    test: Dataset | None = None,
-    holdout: Dataset | float | None = None,
+    test: Dataset | DataLoader | None = None,
+    holdout: Dataset | DataLoader | float | None = None,
     metrics: Mapping[str, Loss] | None = None,
     init_params: Callable[[Tensors, Hparams], Tensors] | None = None,
     frozen: Callable[[Hparams], Tensors] | None = None,
@@ -161,40 +162,36 @@ def module_problem(
         raise ValueError(
             f"module_problem needs test data for metrics {sorted(metrics)}: give test="
         )
-    train, val = data_set("train", train), data_set("val", val)
-    if isinstance(holdout, int | float):
-        val, holdout = held_back(val, holdout, mix(seed, 0))
-    n_train, n_val = length("train", train), length("val", val)
-    size = n_train if batch_size is None else batch_size
-    if not (isinstance(size, int) and 1 <= size <= n_train):
-        raise ValueError(
-            f"module_problem needs 1 <= batch_size <= len(train), but got "
-            f"batch_size={batch_size}, len(train)={n_train}"
-        )
-    if test is not None:
-        test = data_set("test", test)
-        length("test", test)
-    if holdout is not None:
-        holdout = data_set("holdout", holdout)
-        length("holdout", holdout)
     real = next(iter(trained.values())).dtype.to_real()
+    data = given_data(
+        train=train,
+        val=val,
+        test=test,
+        holdout=holdout,
+        batch_size=batch_size,
+        val_batch_size=val_batch_size,
+        val_batches=val_batches,
+        collate=collate,
+        seed=seed,
+    )
     source, judging = (
         Source(name, part, device, real, seed)
-        for name, part in (("train", train), ("val", val))
+        for name, part in (("train", data.train), ("val", data.val))
     )
     for part in (source, judging):
         part.require_repeatable()
-    whole = source.all() if size == n_train else None
-    val_examples = judging.all()
-    folds = [
-        Examples(*tree_map(lambda x, i=i: x[i::FOLDS], tuple(val_examples)))
-        for i in range(FOLDS)
-    ]
+    source.follow(data.order)
+    passes = data.val_batch_size
+    judging.pass_by(passes or judging.size)
+    whole = source.all() if data.full_batch else None
+
     # Read only when the final look is due: the search must not even touch them.
-    test_examples, holdout_examples = (
-        lru_cache(partial(_all_of, name, data, device, real, seed))
-        for name, data in (("test", test), ("holdout", holdout))
-    )
+    @lru_cache
+    def held(name: str) -> Source:
+        given = data.test if name == "test" else data.holdout
+        assert given is not None
+        return Source(name, given, device, real, seed)
+
     # Before the first step: evaluation has random numbers of its own.
     no_step = torch.tensor(-1, device=device)
     for name, function, takes in (
@@ -230,8 +227,7 @@ def module_problem(
         index = torch.tensor(t, device=device)
         if whole is not None:
             return Batch(index, source.all(epoch=t) if source.draws else whole)
-        epoch = t // (n_train // size)
-        return Batch(index, source.at(batch_indices(n_train, size, seed, t), epoch))
+        return Batch(index, source.at(*data.order.at(t), place=t))
 
     def values(params: Tensors, hparams: Hparams) -> Tensors:
         return params if frozen is None else params | frozen(known(hparams))
@@ -265,41 +261,26 @@ def module_problem(
     ) -> tuple[Tensor, Tensors]:
         return training_stops(pass_of, params, buffers, hparams, batch)
 
-    def judge(
-        state: TrainState, hparams: Hparams, examples: Examples
-    ) -> tuple[Any, Any]:
+    def outputs_of(state: TrainState, hparams: Hparams, examples: Examples) -> Any:
         at, noise = values(state.params, hparams), Noise(seed, no_step)
-        outputs, _ = evaluation(at, state.buffers, examples.inputs, noise)
-        return outputs, examples.targets
+        return evaluation(at, state.buffers, examples.inputs, noise)[0]
 
-    def loss_on(state: TrainState, hparams: Hparams, examples: Examples) -> Tensor:
-        return outer_stops(
-            lambda s, h: given.loss(Noise(seed, no_step), *judge(s, h, examples)),
-            state,
-            hparams,
-        )
+    def judge(outputs: Any, targets: Any) -> Tensor:
+        return given.loss(Noise(seed, no_step), outputs, targets)
 
-    def outer_loss(
-        state: TrainState, hparams: Hparams, index: Tensor | None = None
-    ) -> Tensor:
-        some = val_examples if index is None else val_examples.rows(index)
-        return loss_on(state, hparams, some)
-
-    def fold_losses(state: TrainState, hparams: Hparams) -> Tensor:
-        return torch.stack([loss_on(state, hparams, fold) for fold in folds])
+    judged_by = Evaluation(outputs_of, judge, outer_stops)
 
     def holdout_loss(state: TrainState, hparams: Hparams) -> Tensor:
-        return loss_on(state, hparams, holdout_examples())
+        loss = judged_by.validation_loss(held("holdout"), passes, None, seed)
+        return loss(state, hparams)
 
     def test_metrics(state: TrainState, hparams: Hparams) -> Tensors:
-        with torch.no_grad():
-            outputs, targets = outer_stops(judge, state, hparams, test_examples())
+        scores: dict[str, Any] = {"test_loss": judge}
+        for name, metric in given.metrics.items():
             noise = Noise(seed, no_step)
-            values = {"test_loss": given.loss(noise, outputs, targets)}
-            for name, metric in given.metrics.items():
-                value = metric(noise, outputs, targets)
-                values[f"test_{name}"] = torch.as_tensor(value, device=device)
-        return values
+            scores[f"test_{name}"] = partial(metric, noise)
+        found = judged_by.metrics(state, hparams, held("test"), passes, scores)
+        return {name: value.to(device) for name, value in found.items()}
 
     def as_module(state: TrainState, hparams: Hparams) -> nn.Module:
         tensors = values(state.params, hparams) | state.buffers
@@ -311,42 +292,33 @@ def module_problem(
     for network in (training, evaluation):
         noise = Noise(seed, no_step)
         network.provide(find_needs(network, module, buffers, first.inputs, noise))
+    looks = (
+        Look(part, network, trained, buffers, given, seed)
+        for part, network in ((source, training), (judging, evaluation))
+    )
     starts_here = given.loss_is_trained and init_params is None and frozen is None
-    few = Examples(*tree_map(lambda x: x[:size], tuple(val_examples)))
-    for part, network, examples in (
-        (source, training, first),
-        (judging, evaluation, few),
-    ):
-        first_look(
-            part,
-            network,
-            buffers,
-            examples,
-            given,
-            Noise(seed, no_step),
-            judged=part is judging,
-            starts_here=starts_here,
-        )
-    mean = is_mean(evaluation, buffers, val_examples, size, given, Noise(seed, no_step))
+    trained_on, judged_on = looks
+    trained_on.first(first, judged=False, starts_here=starts_here)
+    some = math.ceil(data.size)
+    judged_on.over(some, passes, starts_here=starts_here)
+    mean = judged_on.is_mean(some, passes)
+    if passes is not None and not mean:
+        raise no_mean(passes)
+    outer_loss = judged_by.validation_loss(judging, passes, data.sample, seed)
+    folded = judging.size >= 2 * FOLDS
     return BilevelProblem(
         init=init,
         batch=batch,
         step=step,
-        outer_loss=over_batches(outer_loss, n_val, seed) if mean else outer_loss,
+        outer_loss=outer_loss if mean else lambda s, h: outer_loss(s, h),
         inner_loss=lambda s, h, b: inner_loss(s.params, s.buffers, h, b)[0],
-        outer_cost=n_val / size,
+        outer_cost=judging.size / data.size,
         metrics=None if test is None else test_metrics,
         module=as_module,
-        validation_size=n_val,
-        fold_losses=fold_losses if n_val >= 2 * FOLDS else None,
-        holdout_loss=None if holdout is None else holdout_loss,
+        validation_size=judging.size,
+        fold_losses=fold_losses(outer_loss) if folded else None,
+        holdout_loss=None if data.holdout is None else holdout_loss,
     )
-
-
-def _all_of(
-    name: str, data: Any, device: torch.device, real: torch.dtype, seed: int
-) -> Examples:
-    return Source(name, data, device, real, seed).all()
 
 
 def mode_copies(

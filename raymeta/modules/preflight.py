@@ -29,6 +29,10 @@ from raymeta.types import Tensors
 _PAIR = ("outputs", "targets")
 #: How far a loss may be from the mean of its parts', by rounding alone.
 MEAN_TOLERANCE = 1e-5
+#: How far weights are moved to look at a loss beside the present ones.
+BESIDE = 1e-2
+#: How many passes over validation data are looked at, or a few more.
+PASSES = 8
 #: (noise, the function's own arguments) -> its value.
 Given = Callable[..., Any]
 
@@ -110,99 +114,175 @@ def functions(
     )
 
 
-def first_look(
-    source: Source,
-    network: Network,
-    buffers: Tensors,
-    examples: Examples,
-    given: Functions,
-    noise: Noise,
-    *,
-    judged: bool,
-    starts_here: bool,
-) -> None:
-    """Call the module with examples, and what is given with its outputs.
+class Look:
+    """A first look at data: the module called with it, and what is given with outputs.
 
     Args:
         source: where the examples are from.
-        network: the module at its present weights.
+        network: the module.
+        trained: its weights, which are moved to see what depends on them.
         buffers: the module's own.
-        examples: a batch.
         given: what is called.
-        noise: randomness inside them.
-        judged: whether it is validation data, which metrics see, too.
-        starts_here: whether training starts at these weights, whatever λ is.
-
-    Raises:
-        ValueError: one fails, returns something else than it must, or is not finite.
+        seed: of the randomness inside them.
     """
-    applies = judged or given.loss_is_trained
 
-    def value_of(examples: Examples) -> float:
-        with told(f"the module fails for examples of {source.name}"):
-            outputs, _ = network({}, buffers, examples.inputs, noise)
+    def __init__(
+        self,
+        source: Source,
+        network: Network,
+        trained: Tensors,
+        buffers: Tensors,
+        given: Functions,
+        seed: int,
+    ) -> None:
+        self._source, self._network, self._trained = source, network, trained
+        self._buffers, self._given, self._seed = buffers, given, seed
+
+    def first(self, examples: Examples, *, judged: bool, starts_here: bool) -> None:
+        """The first batch, or the first of the validation examples.
+
+        Args:
+            examples: a batch.
+            judged: whether it is validation data, which metrics see, too.
+            starts_here: whether training starts at these weights, whatever λ is.
+
+        Raises:
+            ValueError: a function fails, returns something else than it must, or is not
+                finite.
+        """
+        value_of = partial(self._checked, judged=judged)
+        with torch.enable_grad(), StopGradients():
+            value = value_of(examples)
+            self._source.require_finite(value_of, examples)
+        if starts_here and not math.isfinite(value):
+            raise ValueError(
+                f"loss needs a finite value to start from, but is {value} for the "
+                f"first examples of {self._source.name}, which are finite, at the "
+                "module's present weights: look at the loss, or at the weights"
+            )
+
+    def over(self, some: int, size: int | None, *, starts_here: bool) -> None:
+        """All validation examples: all can be read, and are finite.
+
+        Args:
+            some: how many are called with first.
+            size: of the passes over them; None for one.
+            starts_here: see `first`.
+        """
+        source = self._source
+        if size is None:
+            source.whole  # noqa: B018, reads it
+        count = min(some, source.size, size or some)
+        few = torch.arange(count)
+        rows = size is None and source.by_rows
+        examples = source.whole.rows(few) if rows else source.at(few)
+        self.first(examples, judged=True, starts_here=starts_here)
+        if source.in_memory or size is None:
+            return
+        value_of = partial(self._checked, judged=False)
+        for place, first in enumerate(range(0, source.size, size)):
+            part = source.part(first, min(first + size, source.size), place)
+            with torch.no_grad():
+                source.require_finite(value_of, part)
+
+    def is_mean(self, some: int, size: int | None) -> bool:
+        """Whether the loss of some examples is the mean of its parts' losses.
+
+        It is not where the loss is a sum, weighs examples by their classes or lengths,
+        or ranks them, nor where the module lets examples that are evaluated together
+        depend on one another. At weights of 0 all outputs may be alike, so that it is
+        looked at beside the present ones, too.
+
+        Args:
+            some: how many examples are looked at, or a few more.
+            size: of passes, of which some are looked at; None without.
+        """
+        total = self._source.size
+        if size is None:
+            stops = [(0, min(max(some, 3), total))]
+        else:
+            starts = range(0, total, size)
+            few = [starts[i] for i in range(0, len(starts), -(-len(starts) // PASSES))]
+            stops = [(i, min(i + size, total)) for i in {*few, starts[-1]}]
+        for weights in ({}, self._beside()):
+            for first, stop in stops:
+                if stop - first < 2 and len(stops) > 1:
+                    continue
+                try:
+                    with torch.no_grad():
+                        alike = self._is_mean(weights, first, stop)
+                except Exception:  # a module may want batches of one size
+                    return False
+                if not alike:
+                    return False
+        return True
+
+    def _is_mean(self, weights: Tensors, first: int, stop: int) -> bool:
+        # Of different sizes, for which no sum is the mean.
+        middle = first + max((stop - first) // 3, 1)
+        if middle >= stop:
+            return False
+        whole = self._value(weights, first, stop)
+        parts = [
+            (stop_of - start) * self._value(weights, start, stop_of)
+            for start, stop_of in ((first, middle), (middle, stop))
+        ]
+        mean = sum(parts) / (stop - first)
+        if weights and not math.isfinite(whole):
+            return True  # weights beside may be none that the module can have
+        return math.isclose(
+            mean, whole, rel_tol=MEAN_TOLERANCE, abs_tol=MEAN_TOLERANCE
+        )
+
+    def _value(self, weights: Tensors, first: int, stop: int) -> float:
+        source, noise = self._source, Noise(self._seed, self._no_step)
+        index = torch.arange(first, stop)
+        kept = "whole" in vars(source) and source.by_rows
+        examples = source.whole.rows(index) if kept else source.at(index)
+        outputs, _ = self._network(weights, self._buffers, examples.inputs, noise)
+        return float(self._given.loss(noise, outputs, examples.targets))
+
+    def _checked(self, examples: Examples, judged: bool) -> float:
+        """The loss of some examples; every failure told in one line."""
+        name, given = self._source.name, self._given
+        noise = Noise(self._seed, self._no_step)
+        applies = name == "val" or given.loss_is_trained
+        with told(f"the module fails for examples of {name}"):
+            outputs, _ = self._network({}, self._buffers, examples.inputs, noise)
         if not applies:
             return 0.0
         outputs = tree_map(_leaf, outputs)
-        with told(f"loss fails for examples of {source.name}"):
+        with told(f"loss fails for examples of {name}"):
             value = given.loss(noise, outputs, examples.targets)
-        for name, metric in given.metrics.items() if judged else ():
-            with torch.no_grad(), told(f"metrics[{name!r}] fails"):
+        for key, metric in given.metrics.items() if judged else ():
+            with torch.no_grad(), told(f"metrics[{key!r}] fails"):
                 metric(noise, outputs, examples.targets)
         return float(value.detach())
 
-    with torch.enable_grad(), StopGradients():
-        value = value_of(examples)
-        source.require_finite(value_of, examples)
-    if starts_here and not math.isfinite(value):
-        raise ValueError(
-            f"loss needs a finite value to start from, but is {value} for the first "
-            f"examples of {source.name}, which are finite, at the module's present "
-            "weights: look at the loss, or at the weights"
-        )
+    @property
+    def _no_step(self) -> Tensor:
+        return torch.tensor(-1, device=next(iter(self._trained.values())).device)
+
+    def _beside(self) -> Tensors:
+        """The weights, each a little moved."""
+        generator = torch.Generator().manual_seed(self._seed)
+
+        def moved(w: Tensor) -> Tensor:
+            way = torch.randn(w.shape, generator=generator, dtype=w.dtype)
+            return w + BESIDE * way.to(w.device)
+
+        return {name: moved(w) for name, w in self._trained.items()}
 
 
-def is_mean(
-    network: Network,
-    buffers: Tensors,
-    examples: Examples,
-    size: int,
-    given: Functions,
-    noise: Noise,
-) -> bool:
-    """Whether the loss of some examples is the mean of its parts' losses.
-
-    It is not where the loss is a sum, weighs examples by their classes, or ranks them,
-    nor where the module lets examples that are evaluated together depend on one
-    another.
-
-    Args:
-        network: the module in evaluation, at its present weights.
-        buffers: the module's own.
-        examples: all validation examples.
-        size: how many of them are looked at, or a few more.
-        given: has the loss.
-        noise: randomness inside the module and the loss.
-    """
-
-    def value_of(places: range) -> float:
-        some = examples.rows(torch.tensor(places))
-        outputs, _ = network({}, buffers, some.inputs, noise)
-        return float(given.loss(noise, outputs, some.targets))
-
-    # Of different sizes, for which no sum is the mean.
-    count = min(max(size, 3), len(examples.index))
-    first = count // 3
-    if not first:
-        return False
-    try:
-        with torch.no_grad():
-            whole = value_of(range(count))
-            parts = value_of(range(first)), value_of(range(first, count))
-    except Exception:  # a module may want batches of one size, data may be no tensors
-        return False
-    mean = (first * parts[0] + (count - first) * parts[1]) / count
-    return math.isclose(mean, whole, rel_tol=MEAN_TOLERANCE, abs_tol=MEAN_TOLERANCE)
+def no_mean(size: int) -> ValueError:
+    """The error for a loss that cannot be accumulated."""
+    return ValueError(
+        f"val_batch_size={size} (that of the DataLoader val, if not given) needs a loss "
+        "that is a mean over examples, of each of them alone, but that of some examples "
+        "of val is not the mean of its parts' (a sum, weights by class, ignored or "
+        "padded tokens, ranks, batch_norm='batch', random numbers): take the mean of "
+        "each example first, or give the data set without val_batch_size"
+    )
 
 
 def _leaf(x: Any) -> Any:

@@ -69,11 +69,11 @@ REFUSED = {
     ),
     "examples without a target": (
         lambda: problem_of(mlp(), train=Alone()),
-        r"examples that are tuples \(inputs…, target\), but got train\[0\]=tensor",
+        r"examples that are tuples \(inputs…, target\) or dictionaries, but got tensor",
     ),
     "one tensor": (
         lambda: problem_of(mlp(), train=TensorDataset(torch.zeros(9, 5))),
-        r"examples that are tuples \(inputs…, target\), but got train\[0\]=\(tensor",
+        r"examples that are tuples \(inputs…, target\) or dictionaries, but got \(tensor",
     ),
     "recomputed activations": (
         lambda: problem_of(Recomputing(5, 3)),

@@ -1,0 +1,142 @@
+"""Sums whose terms are evaluated, and differentiated, one after the other."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raymeta._tree import in_transform, partition, tree_leaves
+from raymeta.autograd.stop_gradient import again_within, innermost
+
+#: A function of a flat list of tensors.
+Flat = Callable[..., Sequence[Tensor]]
+
+
+def accumulated(terms: Sequence[Callable[..., Tensor]], *trees: Any) -> Tensor:
+    r"""A sum, and derivatives of any order, with the graph of one term at a time.
+
+    $$ F(x) = \sum_k f_k(x),\qquad \nabla F(x) = \sum_k \nabla f_k(x) $$
+
+    Value and gradient of a term are found in one pass, and its graph is dropped. A
+    second derivative evaluates each term again. Within a torch.func transform terms are
+    only added up: there the transform keeps what it needs.
+
+    Args:
+        terms: f_k: pytrees -> shape (); each is a pure function.
+        trees: x, pytrees of tensors.
+    """
+    live = (isinstance(x, Tensor) and x.requires_grad for x in tree_leaves(trees))
+    if in_transform() or not torch.is_grad_enabled() or not any(live):
+        return _added([term(*trees) for term in terms])
+    leaves, rest, merge = partition(trees)
+    flat = [lambda *x, f=f: (f(*merge(list(x), rest)),) for f in terms]
+    return _Accumulated.apply(flat, *leaves)
+
+
+class _Accumulated(torch.autograd.Function):
+    """The sum of numbers f_k(x), and its gradient in the same pass."""
+
+    @staticmethod
+    def forward(ctx: Any, terms: Sequence[Flat], *x: Tensor) -> Tensor:
+        ctx.save_for_backward(*x)
+        ctx.terms, ctx.inner = terms, innermost()
+        ctx.slope = [None] * len(x)
+        values = []
+        for term in terms:
+            at = _leaves(x, ctx.needs_input_grad[1:])
+            with torch.enable_grad():
+                (value,) = term(*at)
+            values.append(value.detach())
+            inputs = [z for z in at if z.requires_grad]
+            pulled = iter(_pull((value,), inputs, None))
+            found = [next(pulled) if z.requires_grad else None for z in at]
+            ctx.slope = [_plus(a, b) for a, b in zip(ctx.slope, found, strict=True)]
+            del value, pulled, found  # one graph at a time
+        return _added(values)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> tuple:
+        stopped = ctx.inner is not None and ctx.inner.taken
+        if torch.is_grad_enabled() or stopped:
+            pullbacks = [_pullback(term, len(ctx.slope)) for term in ctx.terms]
+            with again_within(ctx.inner):
+                return None, *_Sum.apply(pullbacks, ctx.inner, *ctx.saved_tensors, v)
+        return None, *(None if g is None else v * g for g in ctx.slope)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of functions f_k(x) that return several tensors each."""
+
+    @staticmethod
+    def forward(ctx: Any, functions: Sequence[Flat], inner: Any, *x: Tensor) -> tuple:
+        ctx.save_for_backward(*x)
+        ctx.functions, ctx.inner = functions, inner
+        total = None
+        for function in functions:
+            values = [z.detach() for z in function(*x)]
+            pairs = None if total is None else zip(total, values, strict=True)
+            total = values if pairs is None else [a + b for a, b in pairs]
+        return tuple(total or ())
+
+    @staticmethod
+    def backward(ctx: Any, *v: Tensor) -> tuple:
+        x = ctx.saved_tensors
+        pullbacks = [_pullback(function, len(x)) for function in ctx.functions]
+        with again_within(ctx.inner):
+            return None, None, *_Sum.apply(pullbacks, ctx.inner, *x, *v)
+
+
+def _pullback(function: Flat, count: int) -> Flat:
+    """(x…, v…) -> v ∂f(x)/∂x, of which derivatives can be taken, too."""
+
+    def pull(*both: Tensor) -> list[Tensor]:
+        differentiated = torch.is_grad_enabled() and any(z.requires_grad for z in both)
+        x, v = both[:count], both[count:]
+        with torch.enable_grad():
+            # Views, so that a derivative in one of them does not lead through another.
+            at = [
+                z.view_as(z) if z.requires_grad else z.detach().requires_grad_()
+                for z in x
+            ]
+            ends = function(*at)
+            found = _pull(ends, at, v, create_graph=differentiated)
+            return [
+                torch.zeros_like(z) if g is None else g
+                for z, g in zip(at, found, strict=True)
+            ]
+
+    return pull
+
+
+def _pull(
+    ends: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    v: Sequence[Tensor] | None,
+    create_graph: bool = False,
+) -> list[Tensor | None]:
+    """v ∂(ends)/∂(inputs), None where nothing depends; v of 1 where it is None."""
+    v = [torch.ones_like(end) for end in ends] if v is None else v
+    pairs = [(z, u) for z, u in zip(ends, v, strict=True) if z.requires_grad]
+    if not pairs or not inputs:
+        return [None] * len(inputs)
+    live, cotangents = map(list, zip(*pairs, strict=True))
+    return list(
+        torch.autograd.grad(
+            live, inputs, cotangents, create_graph=create_graph, allow_unused=True
+        )
+    )
+
+
+def _leaves(x: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
+    return [z.detach().requires_grad_(n) for z, n in zip(x, needed, strict=True)]
+
+
+def _plus(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return one + other
+
+
+def _added(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(values)).sum() if len(values) > 1 else values[0]
