@@ -115,7 +115,7 @@ def _pull(
     v: Sequence[Tensor] | None,
     create_graph: bool = False,
 ) -> list[Tensor | None]:
-    """v ∂(ends)/∂(inputs), None where nothing depends; v of 1 where it is None."""
+    """The pullback of v, of ones by default; None where nothing depends."""
     v = [torch.ones_like(end) for end in ends] if v is None else v
     pairs = [(z, u) for z, u in zip(ends, v, strict=True) if z.requires_grad]
     if not pairs or not inputs:

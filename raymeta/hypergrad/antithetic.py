@@ -122,9 +122,11 @@ class Population:
             states = self._step(states, batch)
         return states
 
-    def losses(self, states: State) -> Tensor:
+    def losses(
+        self, states: State, outer_loss: Callable[[State, Hparams], Tensor]
+    ) -> Tensor:
         """E of each, shape (2 N,)."""
-        return self._each(lambda h, s: self.problem.outer_loss(s, h), states)
+        return self._each(lambda h, s: outer_loss(s, h), states)
 
     def _compiled(self) -> Recurrence:
         """All steps at once, as one program."""

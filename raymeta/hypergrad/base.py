@@ -1,5 +1,6 @@
 """Estimators of the hypergradient: their protocol, and the pieces that they share."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
@@ -14,6 +15,7 @@ from raymeta.autograd.double_backward import (
 from raymeta.hypergrad.compiled import Compiled
 from raymeta.hypergrad.preflight import recording
 from raymeta.optim import Optimizer
+from raymeta.optim.base import as_real
 from raymeta.problem import BilevelProblem, ValidationLoss, known, require_scalar
 from raymeta.types import Hparams, State, Tensors
 
@@ -195,19 +197,23 @@ def plain_cost(problem: BilevelProblem, steps: int) -> float:
 
 
 def validation_batch(
-    problem: BilevelProblem, share: float | None, cost: float
+    problem: BilevelProblem, share: float | None = None, cost: float = 0.0
 ) -> int | None:
     """How many validation examples an estimate looks at; None for E as it is.
 
     Args:
-        problem: whose outer loss may be a `ValidationLoss`; any other is taken whole.
+        problem: whose outer loss may be a `ValidationLoss`, which may say so itself;
+            any other is taken whole.
         share: see `ShortTerm.val_share`.
         cost: charge for the estimate without its outer loss.
     """
     loss = problem.outer_loss
-    if share is None or not isinstance(loss, ValidationLoss):
+    if not isinstance(loss, ValidationLoss):
         return None
-    count = max(1, int(loss.size * share * cost / problem.outer_cost))
+    count = loss.size if loss.sample is None else loss.sample
+    if share is not None:
+        most = int(loss.size * share * cost / problem.outer_cost)
+        count = min(count, max(1, most))
     return count if count < loss.size else None
 
 
@@ -226,7 +232,24 @@ def outer_loss_of(
         return loss
     assert isinstance(loss, ValidationLoss)
     index = loss.batch(count, look)
-    return lambda state, hparams: loss.mean(state, hparams, index)
+    return lambda state, hparams: loss.over(state, hparams, index)
+
+
+def outer_loss_at(
+    problem: BilevelProblem, hparams: Hparams
+) -> Callable[[State, Hparams], Tensor]:
+    """(s, λ) -> E as an estimate from s_0 at λ looks at it.
+
+    Where that is a batch of validation examples, it is a function of λ: another at
+    another λ, and the same whenever the estimate is made again.
+    """
+    count = validation_batch(problem)
+    if count is None:
+        return problem.outer_loss
+    digest = hashlib.blake2b(digest_size=6)
+    for value in differentiable(hparams).values():
+        digest.update(as_real(value.detach()).cpu().double().numpy().tobytes())
+    return outer_loss_of(problem, count, int.from_bytes(digest.digest()))
 
 
 def outer_loss_cost(problem: BilevelProblem, count: int | None) -> float:
@@ -235,6 +258,16 @@ def outer_loss_cost(problem: BilevelProblem, count: int | None) -> float:
         return problem.outer_cost
     assert isinstance(problem.outer_loss, ValidationLoss)
     return problem.outer_cost * count / problem.outer_loss.size
+
+
+def estimated_loss_cost(problem: BilevelProblem) -> float:
+    """Charge for a forward and backward pass of E as an estimate looks at it."""
+    return outer_loss_cost(problem, validation_batch(problem))
+
+
+def whole_loss_cost(problem: BilevelProblem) -> float:
+    """Charge for E over all where an estimate looks at a batch of it, else 0."""
+    return 0.0 if validation_batch(problem) is None else plain_cost(problem, 0)
 
 
 def look_ahead_cost(problem: BilevelProblem, hparams: Hparams, steps: int) -> float:

@@ -13,6 +13,8 @@ from raymeta.hypergrad.base import (
     Rollout,
     advance,
     differentiable,
+    estimated_loss_cost,
+    outer_loss_at,
     require_steps,
     start,
     unroll,
@@ -105,7 +107,8 @@ class Checkpointed:
             length = segment.end - segment.start
             state = unroll(problem, live, merge(values, rest), segment.start, length)
             if adjoint is None:
-                s_T, outer_loss = detach(state), problem.outer_loss(state, live)
+                s_T = detach(state)
+                outer_loss = outer_loss_at(problem, hparams)(state, live)
                 adjoint = Adjoint(outer_loss, leaves)
                 adjoint.pull([outer_loss], values)
                 outer_loss = outer_loss.detach()
@@ -125,7 +128,7 @@ class Checkpointed:
     def cost(self, problem: BilevelProblem, hparams: Hparams) -> float:
         """3 T, 1 for each step run to get back to a state, and the outer gradient."""
         again = repeated_steps(self._schedule())
-        return 3 * self.steps + again + problem.outer_cost
+        return 3 * self.steps + again + estimated_loss_cost(problem)
 
     def _schedule(self) -> Iterator[Segment]:
         if self.states is not None:

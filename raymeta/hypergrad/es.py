@@ -15,7 +15,8 @@ from raymeta.hypergrad.base import (
     Hypergradient,
     Rollout,
     advance,
-    plain_cost,
+    estimated_loss_cost,
+    outer_loss_at,
     require_steps,
     start,
 )
@@ -80,14 +81,15 @@ class ES:
         problem = compiled(problem, self.compile)
         epsilon = noise(hparams, self.sigma, self.pairs, self.seed, 0)
         runs = Population.around(problem, hparams, epsilon, self.vectorized)
-        losses = runs.losses(runs.advance(runs.start(), 0, self.steps))
+        look = outer_loss_at(problem, hparams)
+        losses = runs.losses(runs.advance(runs.start(), 0, self.steps), look)
         grads = antithetic_gradient(epsilon, losses, self.sigma)
         state = detach(problem.init(hparams))
         state = advance(problem, hparams, state, 0, self.steps)
-        outer_loss = problem.outer_loss(state, detach(hparams)).detach()
+        outer_loss = look(state, detach(hparams)).detach()
         cost = self.cost(problem, hparams)
         return Hypergradient(outer_loss, grads, cost), Rollout(state, self.steps)
 
     def cost(self, problem: BilevelProblem, hparams: Hparams) -> float:
         """2 N + 1 plain runs, and the outer loss (a third of a pass) of each."""
-        return (2 * self.pairs + 1) * plain_cost(problem, self.steps)
+        return (2 * self.pairs + 1) * (self.steps + estimated_loss_cost(problem) / 3)

@@ -14,6 +14,8 @@ from raymeta.hypergrad.base import (
     Rollout,
     advance,
     differentiable,
+    estimated_loss_cost,
+    outer_loss_at,
     pull_back,
     require_steps,
     start,
@@ -103,7 +105,7 @@ class Implicit:
         live = {**hparams, **leaves}
         params = {k: w.detach().requires_grad_() for k, w in state.params.items()}
         at_minimum = state._replace(params=params)
-        outer_loss = problem.outer_loss(at_minimum, live)
+        outer_loss = outer_loss_at(problem, hparams)(at_minimum, live)
         gradient = self._gradient(problem, at_minimum, live)
 
         def hessian_product(v: Tensor) -> Tensor:
@@ -128,7 +130,7 @@ class Implicit:
         return self._cost(problem, self.solver.iterations + 1)
 
     def _cost(self, problem: BilevelProblem, products: int) -> float:
-        return self.steps + 3 + 2 * products + problem.outer_cost
+        return self.steps + 3 + 2 * products + estimated_loss_cost(problem)
 
     def _gradient(
         self, problem: BilevelProblem, state: TrainState, hparams: Hparams

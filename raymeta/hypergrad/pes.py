@@ -15,9 +15,11 @@ from raymeta.hypergrad.base import (
     Hypergradient,
     Rollout,
     advance,
-    plain_cost,
+    estimated_loss_cost,
+    outer_loss_of,
     require_steps,
     start,
+    validation_batch,
 )
 from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
@@ -101,9 +103,10 @@ class PES:
             states = particles.states
             sums = {name: xi + epsilon[name] for name, xi in particles.sums.items()}
         states = runs.advance(states, t, self.steps)
-        grads = antithetic_gradient(sums, runs.losses(states), self.sigma)
+        look = outer_loss_of(problem, validation_batch(problem), t // self.steps)
+        grads = antithetic_gradient(sums, runs.losses(states, look), self.sigma)
         state = advance(problem, hparams, rollout.state, t, self.steps)
-        outer_loss = problem.outer_loss(state, detach(hparams)).detach()
+        outer_loss = look(state, detach(hparams)).detach()
         cost = self.cost(problem, hparams)
         return (
             Hypergradient(outer_loss, grads, cost),
@@ -112,4 +115,4 @@ class PES:
 
     def cost(self, problem: BilevelProblem, hparams: Hparams) -> float:
         """2 N + 1 plain runs, and the outer loss (a third of a pass) of each."""
-        return (2 * self.pairs + 1) * plain_cost(problem, self.steps)
+        return (2 * self.pairs + 1) * (self.steps + estimated_loss_cost(problem) / 3)

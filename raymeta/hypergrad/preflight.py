@@ -28,7 +28,13 @@ from raymeta.autograd.surrogate_gradients import (
     warn_of_surrogates,
 )
 from raymeta.hypergrad.collectives import collectives_in, require_no_lost_derivative
-from raymeta.problem import BilevelProblem, Descent, known, require_scalar
+from raymeta.problem import (
+    BilevelProblem,
+    Descent,
+    ValidationLoss,
+    known,
+    require_scalar,
+)
 from raymeta.types import Batch, Hparams, State
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -122,12 +128,21 @@ def _ask(problem: BilevelProblem, hparams: Hparams, through: Through) -> None:
     with _derivatives_of("the outer loss"):
         if problem.inner_loss is not None and not isinstance(problem.step, Descent):
             require_scalar("inner_loss", problem.inner_loss(state, live, batch))
-        outer_loss = problem.outer_loss(state, live)
+        outer_loss = _first_pass(problem)(state, live)
         require_scalar("outer_loss", outer_loss)
         if outer_loss.requires_grad:
             inputs = [*values, *leaves.values()]
             require_twice_differentiable(outer_loss, inputs=inputs)
             torch.autograd.grad(outer_loss, inputs, allow_unused=True)
+
+
+def _first_pass(problem: BilevelProblem) -> Callable[[State, Hparams], Tensor]:
+    """E, or that of its first mini-batch: what it is made of is the same in all."""
+    loss = problem.outer_loss
+    if not isinstance(loss, ValidationLoss) or loss.batch_size is None:
+        return loss
+    index = torch.arange(min(loss.batch_size, loss.size))
+    return lambda state, hparams: loss.mean(state, hparams, index)
 
 
 def _ask_step(

@@ -10,6 +10,8 @@ from raymeta.hypergrad.base import (
     Hypergradient,
     Rollout,
     differentiable,
+    estimated_loss_cost,
+    outer_loss_at,
     pull_back,
     require_steps,
     start,
@@ -109,7 +111,7 @@ class Reverse:
         leaves = differentiable(hparams)
         live = {**hparams, **leaves}
         state = ENGINES[self.engine](problem, live, problem.init(live), self.steps)
-        outer_loss = problem.outer_loss(state, live)
+        outer_loss = outer_loss_at(problem, hparams)(state, live)
         grads = pull_back(outer_loss, leaves)
         cost = self.cost(problem, hparams)
         return (
@@ -119,4 +121,4 @@ class Reverse:
 
     def cost(self, problem: BilevelProblem, hparams: Hparams) -> float:
         """3 T and the outer gradient: differentiating a pass costs two more."""
-        return 3 * self.steps + problem.outer_cost
+        return 3 * self.steps + estimated_loss_cost(problem)

@@ -9,6 +9,8 @@ from raymeta.hypergrad.base import (
     Hypergradient,
     Rollout,
     differentiable,
+    estimated_loss_cost,
+    outer_loss_at,
     require_steps,
     start,
 )
@@ -105,7 +107,7 @@ class Reversible:
         stored = run.stored(self.steps)
 
         s_T = run.state(self.steps)
-        outer_loss = problem.outer_loss(s_T, live)
+        outer_loss = outer_loss_at(problem, hparams)(s_T, live)
         adjoint = Adjoint(outer_loss, leaves)
         adjoint.pull([outer_loss], run.parts(s_T))
         for t in reversed(range(self.steps)):
@@ -125,4 +127,4 @@ class Reversible:
 
         A step is taken once, its gradient computed again, and that pulled back for 2.
         """
-        return 4 * self.steps + problem.outer_cost
+        return 4 * self.steps + estimated_loss_cost(problem)

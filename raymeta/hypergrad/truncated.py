@@ -10,7 +10,9 @@ from raymeta.hypergrad.base import (
     Rollout,
     advance,
     differentiable,
+    estimated_loss_cost,
     look_ahead_cost,
+    outer_loss_at,
     pull_back,
     require_steps,
     start,
@@ -83,7 +85,7 @@ class Truncated:
             state = advance(problem, hparams, detach(state), 0, before)
             hint = "; what acts only before the window needs window=steps"
         state = unroll(problem, live, state, before, self.window)
-        outer_loss = problem.outer_loss(state, live)
+        outer_loss = outer_loss_at(problem, hparams)(state, live)
         grads = pull_back(outer_loss, leaves, hint)
         return (
             Hypergradient(outer_loss.detach(), grads, rollout.carry),
@@ -96,6 +98,6 @@ class Truncated:
         The window's first gradient is taken at a fixed state: see `look_ahead_cost`.
         """
         if self.window == self.steps:
-            return 3 * self.steps + problem.outer_cost
+            return 3 * self.steps + estimated_loss_cost(problem)
         window = look_ahead_cost(problem, hparams, self.window)
-        return self.steps - self.window + window + problem.outer_cost
+        return self.steps - self.window + window + estimated_loss_cost(problem)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from raymeta._tree import flatten, tree_leaves, tree_map
 from raymeta.modules.collate import require_targets, same
@@ -76,7 +75,8 @@ class Source:
         self.by_rows = given.collate is None
         own = mix(seed, _STREAMS[name])
         self._reader = Reader(name, data, given.collate, dtype, own)
-        self._workers, self._ahead = given.workers, None
+        self._workers = given.workers
+        self._ahead: Ahead | None = None
         self._tensors: tuple[Tensor, ...] | None = None
         self._rows: Tensor | None = None
         self._structure: Any = None
@@ -110,9 +110,7 @@ class Source:
     def _read_ahead(self, tasks: Callable[[int], Task]) -> None:
         if self._workers is not None and not self.in_memory:
             pinned = self._device.type == "cuda"
-            self._ahead: Ahead | None = Ahead(
-                self._reader, tasks, self._workers, pinned
-            )
+            self._ahead = Ahead(self._reader, tasks, self._workers, pinned)
 
     def at(self, index: Tensor, epoch: int = 0, place: int | None = None) -> Examples:
         """Some of the examples, in this order.
@@ -216,7 +214,7 @@ class Source:
         return tuple(tensor[self._rows.to(tensor.device)] for tensor in self._tensors)
 
     def _examples(self, batch: Any, index: Tensor) -> Examples:
-        leaves, structure = flatten(batch)
+        structure = flatten(batch)[1]
         if self._structure is None:
             self._structure = structure
         elif structure != self._structure:

@@ -65,9 +65,9 @@ def _read_once(name: str, given: IterableDataset) -> list[Any]:
             ) from error
     if len(examples) > MOST_OF_A_STREAM:
         raise ValueError(
-            f"module_problem reads a stream once, into memory, but {name} goes on after "
-            f"{MOST_OF_A_STREAM:,} examples: cut it by itertools.islice, or give a data "
-            "set by index"
+            f"module_problem reads a stream once, into memory, but {name} goes on "
+            f"after {MOST_OF_A_STREAM:,} examples: cut it by itertools.islice, or give "
+            "a data set by index"
         )
     return examples
 

@@ -38,9 +38,7 @@ class Evaluation:
         """The loss of some examples, shape ()."""
 
         def pass_of(state: TrainState, hparams: Hparams) -> Tensor:
-            return self._loss(
-                self._outputs(state, hparams, examples), examples.targets
-            )
+            return self._loss(self._outputs(state, hparams, examples), examples.targets)
 
         return self._stops(pass_of, state, hparams)
 
@@ -54,6 +52,7 @@ class Evaluation:
             size: how many examples are read at a time; None keeps all of them as they
                 were read once.
         """
+
         def some(index: Tensor | None) -> Examples:
             if size is not None:
                 return _read(source, index, size)

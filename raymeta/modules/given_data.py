@@ -68,6 +68,7 @@ def given_data(
         )
     trained = loading("train", train, collate, seed)
     looked_at = judged("val", loading("val", val, collate, mix(seed, 1)))
+    held: Loading | None
     if isinstance(holdout, int | float):
         looked_at, held = held_back(looked_at, holdout, mix(seed, 0))
     else:
@@ -140,8 +141,8 @@ def _sample(batches: Any, size: int | None, count: int) -> int | None:
         )
     if size is None:
         raise ValueError(
-            f"module_problem needs val_batch_size below the {count} examples of val for "
-            f"val_batches={batches}: give it, or leave val_batches out"
+            f"module_problem needs val_batch_size below the {count} examples of val "
+            f"for val_batches={batches}: give it, or leave val_batches out"
         )
     return batches * size if batches * size < count else None
 

@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -106,15 +106,14 @@ def loading(
     if given.batch_sampler is None:
         raise ValueError(
             f"module_problem needs a DataLoader with batches, but {name} has "
-            "batch_size=None: give batch_size=, or the data set itself with one example "
-            "in each item"
+            "batch_size=None: give batch_size=, and a data set of single examples"
         )
     data = data_set(name, given.dataset)
     count = length(name, data)
     sampler: Any = given.batch_sampler
     if isinstance(given.dataset, IterableDataset):  # without an order of its own
         # The loader's attribute, since a stream is cut as it arrives.
-        sampler = BatchSampler(range(count), sampler.batch_size, given.drop_last)  # type: ignore[arg-type]
+        sampler = BatchSampler(range(count), sampler.batch_size, given.drop_last)
     own = given.collate_fn is not default_collate
     options = {key: getattr(given, key) for key in _WORKERS}
     order = Epochs(name, sampler, count, seed)
@@ -194,8 +193,8 @@ class Epochs:
             raise ValueError(
                 f"module_problem needs an order that is a function of the seed, but "
                 f"{self._called} gives another one when epoch 0 is drawn again: let it "
-                "draw from the global generators, a torch.Generator in an attribute, or "
-                "by set_epoch, and keep no count of epochs"
+                "draw from the global generators, or a torch.Generator that is its "
+                "attribute, or follow set_epoch, and keep no count of epochs"
             )
         self._kept[0] = first
         self.size = sum(map(len, first)) / len(first)
@@ -203,8 +202,8 @@ class Epochs:
     def at(self, t: int) -> Seen:
         """What step t sees."""
         while self._starts[-1] <= t:
-            epoch = self.epoch(len(self._starts) - 1)
-            self._starts.append(self._starts[-1] + len(epoch))
+            batches = self.epoch(len(self._starts) - 1)
+            self._starts.append(self._starts[-1] + len(batches))
         epoch = bisect_right(self._starts, t) - 1
         batch = self.epoch(epoch)[t - self._starts[epoch]]
         return Seen(torch.tensor(batch), epoch)
@@ -258,8 +257,8 @@ class Epochs:
 
     def _endless(self) -> ValueError:
         return ValueError(
-            f"module_problem needs epochs with an end, but {self._called} goes on after "
-            f"{_TIMES} times the {self.count} examples: cut it, for example by "
+            f"module_problem needs epochs with an end, but {self._called} goes on "
+            f"after {_TIMES} times the {self.count} examples: cut it, for example by "
             "itertools.islice"
         )
 
@@ -273,8 +272,8 @@ class Epochs:
         for k, batch in enumerate(batches):
             if not batch:
                 raise ValueError(
-                    f"module_problem needs an example in each batch, but {self._called} "
-                    f"gives an empty one, batch {k} of an epoch: leave it out"
+                    f"module_problem needs an example in each batch, but "
+                    f"{self._called} gives none in batch {k} of an epoch: leave it out"
                 )
             strange = [i for i in batch if not 0 <= i < self.count]
             if strange:

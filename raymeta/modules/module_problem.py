@@ -92,15 +92,27 @@ def module_problem(
     Args:
         module: called with the inputs of a batch.
         loss: (outputs, targets) -> mean loss, shape (). The outer loss, and the
-            training loss unless `train_loss` is given.
-        train: any map-style data set of (inputs…, target), or a tuple of tensors or
-            arrays with examples in their rows. What it draws from the global generators
-            where it reads an example is a function of (seed, epoch, example), for `val`
-            and `test` of (seed, example).
+            training loss unless `train_loss` is given. Targets of a batch that is a
+            dictionary are this dictionary.
+        train: any map-style data set of (inputs…, target) or of dictionaries, which
+            go into the module by name; a tuple of tensors or arrays with examples in
+            their rows; an `IterableDataset`, which is read once; or a `DataLoader`,
+            whose batches, sampler, collation and workers are kept, its order a function
+            of (seed, epoch). What is drawn from the global generators where an example
+            is read is a function of (seed, epoch, example), for `val` and `test` of
+            (seed, example).
         val: data as for `train`; the outer loss is the mean loss over all of it.
         optimizer: λ -> the inner update rule.
         batch_size: examples per step, drawn without replacement from a new
             permutation each epoch; all of them by default, as they stand.
+        val_batch_size: examples in a pass of the outer loss, which is accumulated with
+            its derivatives: the same numbers, in the memory of one pass. Data that are
+            not in memory are read again each time. All of them in one pass by default,
+            or as many as a `DataLoader` says.
+        val_batches: how many such passes an estimate of the hypergradient looks at, of
+            other examples each time; all by default. What a run is reported to have
+            reached is the outer loss over all.
+        collate: a list of examples -> a batch, for data sets; torch's own by default.
         seed: seeds the batch order, augmentation and randomness inside the module.
         test: held-out data for `BilevelProblem.metrics`.
         holdout: validation data held back, a data set or a share of `val` such as 0.3,
@@ -129,10 +141,11 @@ def module_problem(
 
     Raises:
         ValueError: a data set is empty, smaller than a batch, without targets, or not
-            the same when read again; data or the first loss are not finite; a function
-            has other arguments, returns something else than it must, or reads weights
-            that nothing trains; metrics without test data; the module has nothing to
-            train, running statistics that have no derivative, embeddings whose
+            the same when read again, nor the order of a loader; `val_batch_size` with a
+            loss that is no mean over examples; data or the first loss are not finite; a
+            function has other arguments, returns something else than it must, or reads
+            weights that nothing trains; metrics without test data; the module has
+            nothing to train, running statistics that have no derivative, embeddings whose
             gradients are none, activation checkpointing, hooks of layers, state outside
             its buffers, a generator of its own, or weights that cannot come from
             outside. From `init`: `frozen` or `init_params` give other names.

@@ -230,9 +230,7 @@ class Look:
         mean = sum(parts) / (stop - first)
         if weights and not math.isfinite(whole):
             return True  # weights beside may be none that the module can have
-        return math.isclose(
-            mean, whole, rel_tol=MEAN_TOLERANCE, abs_tol=MEAN_TOLERANCE
-        )
+        return math.isclose(mean, whole, rel_tol=MEAN_TOLERANCE, abs_tol=MEAN_TOLERANCE)
 
     def _value(self, weights: Tensors, first: int, stop: int) -> float:
         source, noise = self._source, Noise(self._seed, self._no_step)
@@ -277,11 +275,11 @@ class Look:
 def no_mean(size: int) -> ValueError:
     """The error for a loss that cannot be accumulated."""
     return ValueError(
-        f"val_batch_size={size} (that of the DataLoader val, if not given) needs a loss "
-        "that is a mean over examples, of each of them alone, but that of some examples "
-        "of val is not the mean of its parts' (a sum, weights by class, ignored or "
-        "padded tokens, ranks, batch_norm='batch', random numbers): take the mean of "
-        "each example first, or give the data set without val_batch_size"
+        f"val_batch_size={size} (the DataLoader's, if not given) needs a loss that is "
+        "a mean over examples, of each of them alone, but that of some examples of val "
+        "is not the mean of its parts' (a sum, weights by class, ignored or padded "
+        "tokens, ranks, batch_norm='batch', random numbers): take the mean of each "
+        "example first, or give the data set without val_batch_size"
     )
 
 

@@ -123,6 +123,9 @@ class OnlineDescent(HyperDescent):
             if t == self.horizon:
                 value, charge = run.outer_loss(step)
                 self._meter.charge(charge)
+            elif len(self._visited) == 1:
+                value, charge = run.whole.outer_loss(step)
+                self._meter.charge(charge)
             yield self._report(step, value)
             if not math.isfinite(value):
                 return math.inf

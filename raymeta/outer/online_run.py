@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from raymeta.hypergrad import Estimator, Forward, Rollout, ShortTerm
-from raymeta.hypergrad.base import plain_cost, with_steps
+from raymeta.hypergrad.base import plain_cost, whole_loss_cost, with_steps
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.evaluator import DIRECT, Evaluator, Trained
@@ -151,7 +151,7 @@ class OnlineRun:
 
     @property
     def whole(self) -> "OnlineRun":
-        """The same run, whose estimates look at all validation examples."""
+        """The same run, whose estimates look at as much of E as the problem says."""
         if isinstance(self.estimator, ShortTerm | Forward):
             return replace(self, estimator=replace(self.estimator, val_share=None))
         return self
@@ -162,7 +162,7 @@ class OnlineRun:
         batches = isinstance(self.problem.outer_loss, ValidationLoss)
         if batches and self.whole.estimator != self.estimator:
             return plain_cost(self.problem, 0)
-        return 0.0
+        return whole_loss_cost(self.problem)
 
     def charges(self, rungs: tuple[int, ...]) -> tuple[float, ...]:
         """Gradient evaluations up to the first rung, from there to the second, ….

@@ -6,10 +6,12 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
-from raymeta.hypergrad import Estimator
-from raymeta.hypergrad.base import with_steps
+from raymeta.hypergrad import Estimator, Hypergradient, Rollout
+from raymeta.hypergrad.base import whole_loss_cost, with_steps
 from raymeta.outer.base import HyperDescent
-from raymeta.outer.report import Report
+from raymeta.outer.evaluator import Trained
+from raymeta.outer.report import Report, outer_value
+from raymeta.types import Hparams
 
 
 class WholeRunDescent(HyperDescent):
@@ -37,15 +39,32 @@ class WholeRunDescent(HyperDescent):
             yield self._at_constant(x, math.inf, horizon, rollout.state)
             return found, torch.zeros_like(x)
         self._meter.charge(hyper.gradient_evals)
-        value = float(hyper.outer_loss)
+        value = self._whole_loss(hyper, hparams, rollout)
         gradient = self.coordinates.gradient(x, hyper.grads)
         found = self._recorded(x, value, horizon, gradient)
         yield self._at_constant(x, value, horizon, rollout.state)
         return found, gradient
+
+    def _whole_loss(
+        self, hyper: Hypergradient, hparams: Hparams, rollout: Rollout
+    ) -> float:
+        """E over all validation examples, whatever the estimate looked at."""
+        charge, value = whole_loss_cost(self.problem), float(hyper.outer_loss)
+        if not charge or not math.isfinite(value):
+            return value
+
+        def evaluate() -> Trained:
+            state = rollout.state
+            return state, [outer_value(self.problem, state, hparams)]
+
+        _, (value,) = self.evaluator.run(hparams, rollout.step, evaluate, rollout)
+        self._meter.charge(charge)
+        return value
 
     def _at(self, horizon: int) -> Estimator:
         return with_steps(self.estimator, horizon)
 
     def _cost(self, horizon: int) -> float:
         hparams = self.coordinates.hparams(self.coordinates.start())
-        return self._at(horizon).cost(self.problem, hparams)
+        cost = self._at(horizon).cost(self.problem, hparams)
+        return cost + whole_loss_cost(self.problem)

@@ -73,7 +73,7 @@ REFUSED = {
     ),
     "one tensor": (
         lambda: problem_of(mlp(), train=TensorDataset(torch.zeros(9, 5))),
-        r"examples that are tuples \(inputs…, target\) or dictionaries, but got \(tensor",
+        r"examples that are tuples \(inputs…, target\) or dictionaries, but got \(",
     ),
     "recomputed activations": (
         lambda: problem_of(Recomputing(5, 3)),
