@@ -7,7 +7,11 @@ import torch
 from torch import Tensor
 
 from raymeta._tree import in_transform, partition, tree_leaves
-from raymeta.autograd.stop_gradient import again_within, innermost
+from raymeta.autograd.stop_gradient import (
+    InnerGradient,
+    again_within,
+    innermost,
+)
 
 #: A function of a flat list of tensors.
 Flat = Callable[..., Sequence[Tensor]]
@@ -57,11 +61,9 @@ class _Accumulated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple:
-        stopped = ctx.inner is not None and ctx.inner.taken
-        if torch.is_grad_enabled() or stopped:
-            pullbacks = [_pullback(term, len(ctx.slope)) for term in ctx.terms]
-            with again_within(ctx.inner):
-                return None, *_Sum.apply(pullbacks, ctx.inner, *ctx.saved_tensors, v)
+        taken = ctx.inner is not None and ctx.inner.taken
+        if torch.is_grad_enabled() or taken:
+            return None, *_pulled(ctx.terms, ctx.inner, ctx.saved_tensors, (v,))
         return None, *(None if g is None else v * g for g in ctx.slope)
 
 
@@ -69,38 +71,54 @@ class _Sum(torch.autograd.Function):
     """The sum of functions f_k(x) that return several tensors each."""
 
     @staticmethod
-    def forward(ctx: Any, functions: Sequence[Flat], inner: Any, *x: Tensor) -> tuple:
+    def forward(
+        ctx: Any, functions: Sequence[Flat], inner: InnerGradient | None, *x: Tensor
+    ) -> tuple:
         ctx.save_for_backward(*x)
         ctx.functions, ctx.inner = functions, inner
-        total = None
+        total: list[Tensor] = []
         for function in functions:
             values = [z.detach() for z in function(*x)]
-            pairs = None if total is None else zip(total, values, strict=True)
-            total = values if pairs is None else [a + b for a, b in pairs]
-        return tuple(total or ())
+            pairs = zip(total, values, strict=True)
+            total = [a + b for a, b in pairs] if total else values
+        return tuple(total)
 
     @staticmethod
     def backward(ctx: Any, *v: Tensor) -> tuple:
-        x = ctx.saved_tensors
-        pullbacks = [_pullback(function, len(x)) for function in ctx.functions]
-        with again_within(ctx.inner):
-            return None, None, *_Sum.apply(pullbacks, ctx.inner, *x, *v)
+        return None, None, *_pulled(ctx.functions, ctx.inner, ctx.saved_tensors, v)
 
 
-def _pullback(function: Flat, count: int) -> Flat:
-    """(x…, v…) -> v ∂f(x)/∂x, of which derivatives can be taken, too."""
+def _pulled(
+    functions: Sequence[Flat],
+    inner: InnerGradient | None,
+    x: Sequence[Tensor],
+    v: Sequence[Tensor],
+) -> tuple:
+    """The pullback of v through a sum of functions at x: a sum of such again."""
+    taken = inner is not None and inner.taken
+    pullbacks = [_pullback(function, len(x), inner, taken) for function in functions]
+    return _Sum.apply(pullbacks, inner, *x, *v)
+
+
+def _pullback(
+    function: Flat, count: int, inner: InnerGradient | None, taken: bool
+) -> Flat:
+    """(x…, v…) -> v ∂f(x)/∂x, of which derivatives can be taken, too.
+
+    Whether it is the gradient that training follows stays as it is now, whenever it is
+    computed again.
+    """
 
     def pull(*both: Tensor) -> list[Tensor]:
         differentiated = torch.is_grad_enabled() and any(z.requires_grad for z in both)
         x, v = both[:count], both[count:]
-        with torch.enable_grad():
+        with torch.enable_grad(), again_within(inner, taken):
             # Views, so that a derivative in one of them does not lead through another.
             at = [
                 z.view_as(z) if z.requires_grad else z.detach().requires_grad_()
                 for z in x
             ]
-            ends = function(*at)
-            found = _pull(ends, at, v, create_graph=differentiated)
+            found = _pull(function(*at), at, v, create_graph=differentiated)
             return [
                 torch.zeros_like(z) if g is None else g
                 for z, g in zip(at, found, strict=True)

@@ -68,13 +68,23 @@ def inner_gradient() -> Iterator[InnerGradient]:
 
 
 @contextmanager
-def again_within(inner: InnerGradient | None) -> Iterator[None]:
-    """Around a part of a pass that is done again, maybe on a thread of autograd's."""
+def again_within(inner: InnerGradient | None, taken: bool) -> Iterator[None]:
+    """Around a part of a pass that is done again, maybe on a thread of autograd's.
+
+    Args:
+        inner: what was innermost when it was done first.
+        taken: whether that was being taken.
+    """
     before, _inner.now = innermost(), inner
+    was = inner is not None and inner.taken
     try:
+        if inner is not None:
+            inner.taken = taken
         yield
     finally:
         _inner.now = before
+        if inner is not None:
+            inner.taken = was
 
 
 def innermost() -> InnerGradient | None:

@@ -14,7 +14,6 @@ from raymeta.modules.counter_rng import mix
 from raymeta.modules.datasets import first_row_not_finite, gathered, length
 from raymeta.modules.loaders import Loading, Order
 from raymeta.modules.reading import Ahead, Reader, Task, outside_transforms
-from raymeta.modules.rng_state import restored
 
 
 class Examples(NamedTuple):
@@ -162,13 +161,12 @@ class Source:
         if self._tensors is not None:
             return
         last = self.size - 1
-        few, reader = [0, last // 2, last], self._reader
-        with restored():
-            # Back and forth, so that neither a count nor an order stays unseen.
-            seen = [(i, reader.example(i, 0)) for i in (*few, *reversed(few), *few)]
-        first = {i: reader.alone(example) for i, example in reversed(seen)}
+        few = [0, last // 2, last]
+        # Back and forth, so that neither a count nor an order stays unseen.
+        seen = [(i, self._reader([i], 0)) for i in (*few, *reversed(few), *few)]
+        first = dict(reversed(seen))
         for i, example in seen:
-            if not same(first[i], reader.alone(example)):
+            if not same(first[i], example):
                 raise ValueError(
                     "module_problem needs examples that are the same when read again, "
                     f"but {self.name}[{i}] is not: let it draw from the global "

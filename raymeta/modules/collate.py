@@ -48,13 +48,13 @@ def collated(
 
 def _by_default(name: str, items: list[Any], dtype: torch.dtype | None) -> Any:
     try:
-        batch = default_collate(items)
+        batch = plain(default_collate(items))
     except (TypeError, RuntimeError, ValueError, KeyError) as error:
         raise _refusal(name, items, error) from error
     leaves, spec = flatten(batch)
     if not all(isinstance(leaf, Tensor) for leaf in leaves):
         raise _refusal(name, items, None)
-    given = tree_leaves(items[0])
+    given = tree_leaves(plain(items[0]))
     if float in map(type, given) and len(given) == len(leaves):
         dtype = torch.get_default_dtype() if dtype is None else dtype
         pairs = zip(leaves, given, strict=True)
@@ -90,7 +90,7 @@ def _tensor(name: str, leaf: Any, dtype: torch.dtype | None) -> Tensor:
 
 def _refusal(name: str, items: list[Any], error: Exception | None) -> ValueError:
     for item in items:
-        for leaf in tree_leaves(item):
+        for leaf in tree_leaves(plain(item)):
             if not isinstance(leaf, Tensor | np.ndarray | np.generic | Number):
                 return ValueError(
                     "module_problem needs examples of tensors, arrays and numbers, "

@@ -145,10 +145,10 @@ def module_problem(
             loss that is no mean over examples; data or the first loss are not finite; a
             function has other arguments, returns something else than it must, or reads
             weights that nothing trains; metrics without test data; the module has
-            nothing to train, running statistics that have no derivative, embeddings whose
-            gradients are none, activation checkpointing, hooks of layers, state outside
-            its buffers, a generator of its own, or weights that cannot come from
-            outside. From `init`: `frozen` or `init_params` give other names.
+            nothing to train, running statistics that have no derivative, embeddings
+            whose gradients are none, activation checkpointing, hooks of layers, state
+            outside its buffers, a generator of its own, or weights that cannot come
+            from outside. From `init`: `frozen` or `init_params` give other names.
     """
     require_module(module, "module_problem")
     # Copies: training the module itself, later, must not move the start of this one.

@@ -47,7 +47,7 @@ class Reader:
     def __call__(self, index: list[int], epoch: int) -> Any:
         """The batch of these examples."""
         with restored():
-            items = [self.example(i, epoch) for i in index]
+            items = [self._example(i, epoch) for i in index]
             seed_all(self._seed_at(-1 - index[0], epoch))
             return self._batch(items)
 
@@ -56,15 +56,14 @@ class Reader:
         with restored():
             items, drew = [], False
             for i in index:
-                items.append(self.example(i, epoch))
+                items.append(self._example(i, epoch))
                 drew = drew or self._drew(i, epoch)
             first = -1 - index[0]
             seed_all(self._seed_at(first, epoch))
             batch = self._batch(items)
             return batch, drew or self._drew(first, epoch)
 
-    def example(self, i: int, epoch: int) -> Any:
-        """One example; the generators are left where it leaves them."""
+    def _example(self, i: int, epoch: int) -> Any:
         seed_all(self._seed_at(i, epoch))
         try:
             return self._data[i]
@@ -74,10 +73,6 @@ class Reader:
                 f"module_problem needs examples by index from 0 to its length, but "
                 f"{self.name}[{i}] fails: {type(error).__name__}: {first}"
             ) from error
-
-    def alone(self, example: Any) -> Any:
-        """A batch of one example."""
-        return self._batch([example])
 
     def _batch(self, items: list[Any]) -> Any:
         if self._collate is None:
