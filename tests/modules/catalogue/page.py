@@ -34,17 +34,20 @@ works; in training a function of (seed, epoch, example), elsewhere of (seed, exa
 | other randomness, counts, an order that changes | refused: same when read again |
 | `DataLoader` | works: its batches, sampler, `collate_fn`, `drop_last`; workers read \
 ahead; the order is a function of (seed, epoch) |
-| samplers that draw from the global generators or a `torch.Generator` of their own, or \
-follow `set_epoch` | seeded by (seed, epoch) |
+| samplers that draw from the global generators or a `torch.Generator` of their own, or\
+ follow `set_epoch` | seeded by (seed, epoch) |
 | samplers that draw from elsewhere, or count epochs | refused by name |
 | `DataLoader(batch_size=None)` | refused: give `batch_size=` |
 | `IterableDataset` | read once, into memory |
 | generators, no `__len__` | refused: by index |
 | examples that are dicts, nested too | work: `module(**batch)`, or `module(batch)` \
 where it takes no such names; `loss(outputs, batch)` |
-| `None`, images, strings in examples | refused: turn it into a tensor, or collate them |
-| examples of several shapes | by `collate=`, or the loader's `collate_fn`; else refused |
-| random numbers in a collate function | work; a function of (seed, epoch, first example) |
+| `None`, images, strings in examples | refused: turn it into a tensor, \
+or collate them |
+| examples of several shapes | by `collate=`, or the loader's `collate_fn`; \
+else refused |
+| random numbers in a collate function | work; a function of (seed, epoch, first \
+example) |
 | NaN or infinity in an example | refused with its index, unless the loss stays finite |
 | another dtype than the weights' where the module cannot take it | refused with both |
 
