@@ -1,6 +1,7 @@
 """Coordinator of all studies of a comparison: whose trial is next, what is replayed."""
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,9 @@ from raymeta.search.worker.trial_store import TrialStore
 
 #: A line of the journal: a trial that started, or what one said.
 Event = dict[str, Any]
+
+#: Where a study stands in the queue: trials that run, share that is spent, its number.
+_Place = tuple[int, float, int]
 
 
 class StudyProgress(NamedTuple):
@@ -53,21 +57,45 @@ class Coordinator:
         self.studies = {study.spec.key: study for study in studies}
         self._journal, self._states = journal, states or TrialStore(None)
         self._any_report = False
-        self._under_way = [c for c in self.studies.values() if not c.finished]
+        self._begin()
+
+    def _begin(self) -> None:
+        """Look at every study once; from here on at those that change."""
+        left = [key for key, study in self.studies.items() if not study.finished]
+        self._under_way = dict.fromkeys(left)
+        self._places: dict[StudyKey, _Place] = {}
+        self._queue: list[tuple[_Place, StudyKey]] = []
+        self._number = {key: number for number, key in enumerate(self.studies)}
+        for key in left:
+            self._enqueue(key)
 
     @property
     def finished(self) -> bool:
         """Whether every study is."""
-        self._under_way = [c for c in self._under_way if not c.finished]
+        for key in [key for key in self._under_way if self.studies[key].finished]:
+            del self._under_way[key]
         return not self._under_way
 
     def request_trial(self) -> TrialSpec | None:
         """The next trial, of the study furthest behind; None if none can start."""
-        for study in sorted(self._under_way, key=_precedence):
-            if run := study.request_trial():
+        while self._queue:
+            _, key = self._queue.pop(0)
+            del self._places[key]
+            if run := self.studies[key].request_trial():
                 self._journal.append({"event": "start", **_describe(run)})
+                self._enqueue(key)
                 return run
+            # It has nothing to ask for until one of its trials says something.
         return None  # some may have nothing left: `finished` looks
+
+    def _enqueue(self, key: StudyKey) -> None:
+        """Put a study that may ask for a trial where it belongs in the queue."""
+        if (place := self._places.get(key)) is not None:
+            del self._queue[bisect_left(self._queue, (place, key))]
+        study = self.studies[key]
+        share = study.spent / study.spec.budget
+        self._places[key] = place = (len(study.running), share, self._number[key])
+        insort(self._queue, (place, key))
 
     def record(self, run: TrialSpec, reports: Sequence[Report], last: bool) -> bool:
         """Record what a trial reports; return whether its worker is done with it."""
@@ -78,11 +106,19 @@ class Coordinator:
         )
         study = self.studies[run.study]
         over = study.record(run.number, reports, last)
-        if over and study.finished and study in self._under_way:
-            self._under_way.remove(study)  # nothing is left that could change it
+        self._on_change(run.study, look=over)
         for number in study.disused():
             self._states.drop(run.study, number)
         return over
+
+    def _on_change(self, key: StudyKey, *, look: bool) -> None:
+        """A study may be finished, or ask for a trial."""
+        if look and self.studies[key].finished:
+            self._under_way.pop(key, None)  # nothing is left that could change it
+        if key in self._under_way:
+            self._enqueue(key)
+        elif (place := self._places.pop(key, None)) is not None:
+            del self._queue[bisect_left(self._queue, (place, key))]
 
     def on_worker_lost(self, run: TrialSpec, reason: str) -> None:
         """The worker of a trial died: the trial runs again, a few times.
@@ -91,6 +127,7 @@ class Coordinator:
             ValueError: it died again and again, and no other trial has ever reported.
         """
         end = self.studies[run.study].on_worker_lost(run.number, reason)
+        self._on_change(run.study, look=False)
         lacks = "ModuleNotFoundError" in reason  # another attempt would end alike
         if (end or lacks) and not self._any_report:
             raise ValueError(
@@ -119,7 +156,7 @@ class Coordinator:
         for study in self.studies.values():
             for number in [n for n in study.live if n in study.running]:
                 study.rerun(number)
-        self._under_way = [c for c in self.studies.values() if not c.finished]
+        self._begin()
 
     def _replay_start(self, event: Event) -> None:
         study = self.studies[_study_of(event)]
@@ -137,10 +174,6 @@ class Coordinator:
     def progress(self) -> list[StudyProgress]:
         """How far every study has come."""
         return [_progress_of(study) for study in self.studies.values()]
-
-
-def _precedence(study: Study) -> tuple[int, float]:
-    return len(study.running), study.spent / study.spec.budget
 
 
 def _progress_of(study: Study) -> StudyProgress:

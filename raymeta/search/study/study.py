@@ -43,6 +43,7 @@ class Study(ABC):
         self._spent = Sums()
         self._done: dict[int, Report] = {}
         self._lost: Counter[int] = Counter()
+        self._moved: set[int] = set()  # trials that began, spent or ended since
 
     @property
     @abstractmethod
@@ -88,6 +89,7 @@ class Study(ABC):
         if run is not None:
             self.live[run.number] = run
             self.running.add(run.number)
+            self._moved.add(run.number)
         return run
 
     def record(
@@ -125,11 +127,13 @@ class Study(ABC):
             if not self._apply(number, reports, last):
                 self._done[number] = self.reports[-1][1]
                 self.live[number] = self._going_on(number)
+                self._moved.add(number)
                 self._redo.append(number)
 
     def _apply(self, number: int, reports: Sequence[Report], last: bool) -> bool:
         """Let the study know what a trial reports; return whether it is over."""
         over = last
+        self._moved.add(number)
         for report in reports:
             report = self._as_recorded(self.live[number], report)
             ends = self._on_report(self.live[number], report)
@@ -155,6 +159,7 @@ class Study(ABC):
         """
         self.running.remove(number)
         self._redo.append(number)
+        self._moved.add(number)
         done = self._done.get(number)
         self._spent.drop(number)
         if done is not None:

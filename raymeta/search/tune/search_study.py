@@ -17,6 +17,7 @@ from raymeta.outer.report import Report, non_finite
 from raymeta.search.methods import SearchMethod
 from raymeta.search.spec import Segment, StudySpec, TrialSpec
 from raymeta.search.study.study import DescentStudy, Study
+from raymeta.search.study.sums import Sums
 from raymeta.search.tune.controller import (
     RUNNING,
     CheckpointAdapter,
@@ -62,6 +63,7 @@ class SearchStudy(Study):
         # A trial whose worker has gone when its turn comes goes on from its state.
         goes_on = self._in_order and len(self._method.rungs(spec.task)) > 1
         self._keeps = self._method.pauses or goes_on
+        self._reserved = Sums()
         self._rest_of_run = functools.cache(spec.rest_of_run)
         self._controller = ControllerAdapter(self._searcher, scheduler)
         self._suggested = 0
@@ -197,11 +199,14 @@ class SearchStudy(Study):
 
     def _meter(self) -> BudgetMeter:
         """What trials have spent, or may need to end their runs."""
-        reserved = sum(
-            self._rest_of_run(_start(run)) - self._spent_since_start(number)
-            for number, run in self.live.items()
-        )
-        return BudgetMeter(self.spec.budget, self.spent + reserved)
+        for number in self._moved:
+            if (run := self.live.get(number)) is None:
+                self._reserved.drop(number)
+                continue
+            rest = self._rest_of_run(_start(run))
+            self._reserved.put(number, rest - self._spent_since_start(number))
+        self._moved.clear()
+        return BudgetMeter(self.spec.budget, self.spent + self._reserved.total)
 
     def _covers(self, steps: int) -> bool:
         """Whether a run after these steps can go on to its end."""
