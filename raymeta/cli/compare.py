@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         # `summarize` says so, and ends with an error where it is not valid.
         warnings.simplefilter("ignore", InvalidComparison)
         warnings.simplefilter("ignore", Overfitting)
-        compare(
+        frame = compare(
             settings.tasks,
             settings.methods,
             budget=settings.budget,
@@ -67,4 +67,4 @@ def run(arguments: argparse.Namespace) -> None:
             at_once=settings.at_once,
             gpus_per_trial=settings.gpus_per_trial or 0.0,
         )
-    summarize(run_address(settings.storage, name))
+    summarize(run_address(settings.storage, name), frame)

@@ -3,8 +3,12 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raymeta.results.mirror import address, local
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -57,20 +61,21 @@ def _survey(path: Path, names: Sequence[str], task: str | None, points: int) -> 
     write_landscape(path, names, given, points=points, progress=show)
 
 
-def summarize(folder: str) -> None:
+def summarize(folder: str, shown: "pd.DataFrame | None" = None) -> None:
     """Print the ranking or the evaluation; draw figures and page beside the frame.
 
     Args:
         folder: a folder of results or its address on an object store, or a frame.
+        shown: the rows of a comparison's frame to report; all by default.
 
     Raises:
         ValueError: the comparison is not valid; all is printed and drawn nevertheless.
     """
     with local(folder) as path:
-        _summarize(path)
+        _summarize(path, shown)
 
 
-def _summarize(path: Path) -> None:
+def _summarize(path: Path, shown: "pd.DataFrame | None" = None) -> None:
     from raymeta import analysis
     from raymeta.results.overfitting import overfitted
     from raymeta.results.validity import reasons_of, sentence
@@ -81,12 +86,12 @@ def _summarize(path: Path) -> None:
         published = analysis.read_published(folder)
         print("\n" + analysis.format_evaluation(frame, published) + "\n")
     else:
-        frame = analysis.read(path)
+        frame = analysis.read(path) if shown is None else shown
         invalid = sentence(reasons_of(frame))
         print("\n" + analysis.format_ranking(analysis.ranking(frame)) + "\n")
         for line in overfitted(frame):
             print(f"warning: {line}")
-    for file in analysis.write_report(path):
+    for file in analysis.write_report(path, shown):
         print(f"drawn: {address(file)}")
     if invalid:
         raise ValueError(f"the comparison in {address(folder)} is {invalid}")

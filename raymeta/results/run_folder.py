@@ -7,7 +7,7 @@ wherever the storage is, alone, and with the settings of the run that it continu
 import fcntl
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,9 @@ from raymeta.results.provenance import provenance
 from raymeta.results.segments import join_segments
 
 Kind = Literal["comparison", "optimization", "training", "diagnosis"]
+
+#: Of a folder, its record and the settings now: raises where the run may not go on.
+Require = Callable[[Path, Mapping[str, Any], dict[str, Any]], None]
 
 #: Files in which `raymeta report` has said what a run found.
 REPORT_FILES = ("surface*", "curve*", "learning_*", "report.html")
@@ -54,6 +57,7 @@ class RunFolder:
         *,
         resume: bool = True,
         follow: mirror.Names = (),
+        require: Require | None = None,
     ) -> Iterator[Self]:
         """Open the folder of a run: create it, or go on in it.
 
@@ -68,6 +72,8 @@ class RunFolder:
             resume: whether what the folder holds must be of the same settings; else a
                 run before is replaced.
             follow: patterns of the files that other processes write meanwhile.
+            require: raises ValueError where it may not go on; `require_same` by
+                default.
 
         Yields:
             The open folder. Where Ctrl-C ends what is done in it, the exception says
@@ -85,7 +91,8 @@ class RunFolder:
             # First: what the driver before wrote is here only then.
             mirror.lock(folder.path, kind)
             try:
-                folder._begin(json.loads(json.dumps(settings)), resume, locked)
+                asked = json.loads(json.dumps(settings))
+                folder._begin(asked, resume, require or require_same, locked)
             except OSError as error:
                 raise ValueError(
                     f"results must go to a folder that can be written, but "
@@ -99,7 +106,13 @@ class RunFolder:
                 where = mirror.address(folder.frame)
                 raise KeyboardInterrupt(f"what was found is in {where}") from None
 
-    def _begin(self, settings: dict[str, Any], resume: bool, locked: ExitStack) -> None:
+    def _begin(
+        self,
+        settings: dict[str, Any],
+        resume: bool,
+        require: Require,
+        locked: ExitStack,
+    ) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         join_segments(self.path)
         own = re.compile(r"\.lock|.*\.tmp")  # as a killed process may leave them alone
@@ -113,7 +126,7 @@ class RunFolder:
         version = {schema.KEY: schema.VERSION}
         if resume and self._file.exists():
             record = schema.current_record(json.loads(self._file.read_text()))
-            _require_same(self.path, record, settings)
+            require(self.path, record, settings)
             # Not written: who must go on with an older version finds what it wrote.
             self._record, self._has_frame = record | version, self.frame.exists()
             return
@@ -135,6 +148,11 @@ class RunFolder:
         """Keep JSON values beside the settings."""
         self._record |= facts
         write_json(self._record, self._file)
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """All that is kept: settings, runs, and what was noted."""
+        return self._record
 
     def noted(self, what: str) -> Any:
         """What was kept under a name; None before."""
@@ -202,7 +220,14 @@ def _lock(file: IO[bytes], kind: Kind) -> None:
         ) from None
 
 
-def _require_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def require_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise ValueError unless settings are as they were.
+
+    Args:
+        path: the folder of the run.
+        old: its record.
+        new: the settings now.
+    """
     for what, value in new.items():
         if old[what] != value:
             raise ValueError(

@@ -68,18 +68,28 @@ def recorded(code: Mapping[str, str]) -> dict[str, Any]:
     return {"python": _python(), "parts": dict(code)}
 
 
-def changed(then: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
+def joined(then: Mapping[str, Any], now: Mapping[str, str]) -> dict[str, Any]:
+    """What `recorded` says, with more code; as it was where another Python compiled."""
+    if then.get("python") != _python():
+        return dict(then)
+    return recorded({**then.get("parts", {}), **now})
+
+
+def changed(
+    then: Mapping[str, Any], now: Mapping[str, str], *, whole: bool = True
+) -> list[str]:
     """Names of what is not as it was; nothing where another Python compiled it.
 
     Args:
         then: what `recorded` had returned.
         now: what `code_of` returns.
+        whole: whether now is of all that then was of; else of some of it.
     """
     if then.get("python") != _python():
         return []
     parts = then.get("parts", {})
     # A file may be imported under another name: digests are compared, names are told.
-    gone = [name for name, digest in parts.items() if digest not in now.values()]
+    gone = [n for n, digest in parts.items() if whole and digest not in now.values()]
     come = [name for name, digest in now.items() if digest not in parts.values()]
     return sorted({*gone, *come})
 

@@ -18,10 +18,10 @@ from raymeta.results import schema
 from raymeta.results.jsonlines import JsonLines
 from raymeta.results.mirror import address
 from raymeta.results.overfitting import Overfitting, overfitted
-from raymeta.results.run_folder import RunFolder, run_address, run_name, write_json
+from raymeta.results.run_folder import RunFolder, run_address, run_name
 from raymeta.results.tensorboard import TensorBoardWriter, show_comparison
 from raymeta.results.validity import InvalidComparison, marked, reasons_of, sentence
-from raymeta.runtime import ray_session
+from raymeta.runtime import ray_session, source_code
 from raymeta.runtime.cluster import require_possible
 from raymeta.runtime.interrupt import Interrupt
 from raymeta.runtime.progress import Progress, clock
@@ -31,14 +31,29 @@ from raymeta.runtime.source_code import code_of
 from raymeta.search.fairness import evidence_of, mismatches, spending_of
 from raymeta.search.frame import to_frame
 from raymeta.search.plan import Methods, Plan, Tasks, make_plan
-from raymeta.search.progress import evidence_lines, opening, progress_lines, slots_lines
-from raymeta.search.resume import require_same_code, require_same_values
-from raymeta.search.study.coordinator import Coordinator
+from raymeta.search.progress import (
+    evidence_lines,
+    growth_lines,
+    opening,
+    progress_lines,
+    slots_lines,
+)
+from raymeta.search.resume import (
+    cells_of,
+    merged,
+    require_same_code,
+    require_same_training,
+    require_same_values,
+    require_settings,
+    with_larger_budget,
+)
+from raymeta.search.study.coordinator import Coordinator, evidence_in, standing
 from raymeta.search.study.study import Study
 from raymeta.search.tune.bridge import BridgeScheduler, BridgeSearcher, Pulse
 from raymeta.search.tune.quiet import quiet_tune
 from raymeta.search.tune.run_options import RunOptions, Stop, run_options
 from raymeta.search.tune.search_study import study_of
+from raymeta.search.whole_frame import WholeFrame, of_studies
 from raymeta.search.worker.trial_runner import run_trial
 from raymeta.search.worker.trial_store import TrialStore
 from raymeta.tasks import loading
@@ -71,9 +86,12 @@ def compare(
     A Ray that runs already, or that `RAY_ADDRESS` names, is used; otherwise an embedded
     one starts and ends with the comparison. Everything that trials report is kept: the
     same call with the same name continues an interrupted comparison, and returns the
-    frame of a finished one. What descents, hybrids and restarts find is never worse
-    than training at the space's initial values, which they do first; a warning says so
-    where the budget is too small for that.
+    frame of a finished one. With more tasks, methods or seeds, or a larger budget, it
+    grows: what is there is kept, see docs/fairness.md; with fewer it shows fewer.
+
+    What descents, hybrids and restarts find is never worse than training at the space's
+    initial values, which they do first; a warning says so where the budget is too small
+    for that.
 
     Args:
         tasks: names, `path.py:Name` of what is in a file, `Task` objects, or a list.
@@ -117,8 +135,8 @@ def compare(
 
     Raises:
         ValueError: something is unknown, missing, given twice or impossible; all
-            methods lack packages; the name belongs to a comparison with other settings,
-            or of other code.
+            methods lack packages; the name belongs to a comparison with other settings
+            or of other code, or to one that grows and trained on something else.
         KeyboardInterrupt: Ctrl-C; what was reported so far is in the folder.
     """
     if slots is not None and slots < 1:
@@ -136,7 +154,9 @@ def compare(
     with quiet_tune():
         studies = [study_of(spec) for spec in plan.study_specs()]
         plan.require_names()
-    with RunFolder.open(storage, name, "comparison", plan.settings()) as folder:
+    with RunFolder.open(
+        storage, name, "comparison", plan.settings(), require=require_settings
+    ) as folder:
         frame = _compared(plan, studies, code, folder, display, slots, options)
     return _warned(frame)
 
@@ -156,31 +176,47 @@ def _compared(
         lines = journal.read()
         if not lines:
             journal.append(schema.EVENT)
-        events = [event for event in lines if event != schema.EVENT]
-        ended = folder.noted("finished") or FINISHED in events
-        finished = ended and folder.frame.exists()
+        events = standing(lines)
+        begun = any(event != schema.EVENT for event in lines)
+        asked = plan.cells()
+        known = cells_of(folder.record)
+        if FINISHED in lines:
+            known = dict.fromkeys(known, True)
+        larger = with_larger_budget(folder.record, plan)
+        grown = [key for key in larger if str(key) in known]
+        known |= dict.fromkeys(map(str, grown), False)
+        finished = folder.frame.exists() and all(known.get(cell) for cell in asked)
         if not finished:
             schema.require_current(lines, folder.path)
-        require_same_code(folder, code, begun=bool(events))
+        require_same_code(folder, plan, code, begun=begun)
         if finished:
             display.print(["it had finished before"])
-            return marked(folder.read(), folder.path)
-        require_same_values(folder, plan.first_values(), begun=bool(events))
+            return of_studies(marked(folder.read(), folder.path), asked)
+        if begun and (grown or not asked <= known.keys()):
+            require_same_training(folder, plan, evidence_in(events))
+        require_same_values(folder, plan, begun=begun)
         coordinator = Coordinator(studies, journal, states)
-        coordinator.replay(events)
-        folder.write(to_frame(studies))  # readable from now on
+        coordinator.replay(events, grown)
+        folder.note(
+            **merged(folder.record, plan.settings()),
+            code=source_code.joined(folder.noted("code"), code),
+            cells=dict.fromkeys(asked, False) | known,
+        )
+        display.print(growth_lines(studies, known, grown))
+        whole = WholeFrame(folder, asked)
+        whole.write(to_frame(studies))  # readable from now on
         if not coordinator.finished:
-            if not _run(plan, coordinator, folder, states, display, slots, options):
+            if not _run(plan, coordinator, whole, states, display, slots, options):
                 display.print(["stopped by stop=: the same call without it goes on"])
-                return folder.read()
+                return of_studies(folder.read(), asked)
             assert coordinator.finished
         frame = to_frame(studies)
-        folder.write(frame)
+        whole.write(frame)
         evidence, spending = evidence_of(studies), spending_of(studies)
         unfair = mismatches(evidence)
-        write_json(evidence, folder.path / "evidence.json")
-        write_json(_spending(plan, spending, unfair), folder.path / "spending.json")
-        folder.note(finished=True)
+        whole.write_evidence(evidence)
+        whole.write_spending(_spending(plan, spending, unfair))
+        folder.note(cells=folder.noted("cells") | dict.fromkeys(asked, True))
         states.clear()
     display.print(progress_lines(coordinator.progress(), display.elapsed))
     display.print(evidence_lines(evidence, unfair, spending, plan.methods))
@@ -223,14 +259,15 @@ def _spending(
 def _run(
     plan: Plan,
     coordinator: Coordinator,
-    folder: RunFolder,
+    whole: WholeFrame,
     states: TrialStore,
     display: Progress,
     slots: int | None,
     options: RunOptions,
 ) -> bool:
     """Run what the coordinator asks for; whether to the end, or to the user's stop."""
-    saver = _Saver(coordinator, folder)
+    folder = whole.folder
+    saver = _Saver(coordinator, whole)
     # What Tune writes, which nobody reads unless it is to be kept.
     scratch = folder.path / ("tune" if options.keep else ".tune")
     number = 1 + sum(1 for _ in scratch.glob("[0-9]*"))
@@ -257,7 +294,9 @@ def _run(
             _trainable(plan, states, options.resources),
             tune_config=TuneConfig(
                 search_alg=BridgeSearcher(coordinator, interrupt),
-                scheduler=BridgeScheduler(coordinator, interrupt, options.stop),
+                scheduler=BridgeScheduler(
+                    coordinator, interrupt, options.stop, options.keep
+                ),
                 num_samples=-1,
                 reuse_actors=True,
                 max_concurrent_trials=concurrent,
@@ -319,9 +358,9 @@ def _trainable(
 class _Saver:
     """Writes the frame now and then, a large one less often, and shows it."""
 
-    def __init__(self, coordinator: Coordinator, folder: RunFolder) -> None:
-        self._coordinator, self._folder = coordinator, folder
-        self._tensorboard = TensorBoardWriter(folder.path)
+    def __init__(self, coordinator: Coordinator, whole: WholeFrame) -> None:
+        self._coordinator, self._whole = coordinator, whole
+        self._tensorboard = TensorBoardWriter(whole.folder.path)
         self._due = time.monotonic() + SAVE_EVERY_S
 
     def save_if_due(self) -> None:
@@ -333,7 +372,7 @@ class _Saver:
         """Save, and plan the next time so that saving takes at most 5 % of it all."""
         start = time.monotonic()
         frame = to_frame(self._coordinator.studies.values())
-        self._folder.write(frame)
+        self._whole.write(frame)
         show_comparison(self._tensorboard, frame)
         took = time.monotonic() - start
         self._due = start + max(SAVE_EVERY_S, 20 * took)

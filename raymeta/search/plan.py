@@ -62,6 +62,14 @@ class Plan:
         """
         return self._grid[0]
 
+    def cells(self) -> set[str]:
+        """Names of all studies.
+
+        Raises:
+            ValueError: see `study_specs`.
+        """
+        return {str(spec.key) for spec in self.study_specs()}
+
     def unfit(self) -> dict[tuple[str, str], str]:
         """(task, method) that cannot be compared, with the reason on one line.
 
@@ -200,6 +208,11 @@ class Misfit(NamedTuple):
 _Grid = tuple[
     list[StudySpec], dict[tuple[str, str], Misfit], Values, list[str], list[str]
 ]
+
+
+def values_of(task: Task, seed: int) -> list[float]:
+    """See `fairness.first_values`."""
+    return first_values(sampled(task, seed), task.space.trim(task.space.initial()))
 
 
 def _misfit(

@@ -2,13 +2,14 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from raymeta.results.validity import INVALID, REMEDY
 from raymeta.runtime.progress import WIDTH, clock, count, wrap
 from raymeta.search.methods import Method
 from raymeta.search.plan import Plan
+from raymeta.search.spec import StudyKey
 from raymeta.search.study.coordinator import StudyProgress
 from raymeta.search.study.study import Study
 from raymeta.space import Space
@@ -39,6 +40,43 @@ def opening(plan: Plan, folder: str) -> list[str]:
         *wrap("gradient evaluations per study:", budgets),
         f"results go to {folder}",
     ]
+
+
+def growth_lines(
+    studies: Sequence[Study], known: Collection[str], grown: Collection[StudyKey]
+) -> list[str]:
+    """What a comparison that grows keeps, and what comes; nothing of one that does not.
+
+    Args:
+        studies: as they stand.
+        known: names of those that were there.
+        grown: those whose budget is larger than it was.
+    """
+    come = [study for study in studies if str(study.spec.key) not in known]
+    if not grown and len(come) in (0, len(studies)):
+        return []
+    kept: dict[str, list[float]] = {}
+    for study in studies:
+        if study.spec.key in grown:
+            spent = study.spent if study.reports else 0.0
+            kept.setdefault(study.spec.method.name, []).append(spent)
+    goes_on = [
+        f"{name} " + " to ".join(dict.fromkeys(f"{x:,.0f}" for x in _ends(spent)))
+        for name, spent in kept.items()
+        if any(spent)
+    ]
+    anew = [name for name, spent in kept.items() if not any(spent)]
+    new = dict.fromkeys(f"{s.spec.key.task}/{s.spec.key.method}" for s in come)
+    return [
+        *wrap(f"added to what is there, {count(len(come), 'study')}:", new) * bool(new),
+        *wrap("larger budget, on after gradient evaluations:", goes_on) * bool(goes_on),
+        *wrap("larger budget, anew, for it decides what is done first:", anew)
+        * bool(anew),
+    ]
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    return min(values), max(values)
 
 
 def slots_lines(studies: Iterable[Study], slots: int, elapsed: float) -> list[str]:

@@ -84,20 +84,22 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path):
-    """Build a `Bench`: bench(tasks, methods, budget, seeds, events, at_once).
+    """Build a `Bench`: bench(tasks, methods, budget, seeds, events, at_once, grown).
 
-    The events are replayed first.
+    The events are replayed first, where it is grown as those of smaller budgets.
     """
     with contextlib.ExitStack() as stack:
 
-        def build(tasks, methods, budget=None, seeds=1, events=(), at_once=1):
+        def build(
+            tasks, methods, budget=None, seeds=1, events=(), at_once=1, grown=False
+        ):
             plan = make_plan(tasks, methods, budget, seeds, at_once)
             path = tmp_path / f"journal-{len(list(tmp_path.iterdir()))}.jsonl"
             journal = stack.enter_context(contextlib.closing(JsonLines(path)))
             for event in events:
                 journal.append(event)
             coordinator = Coordinator(map(study_of, plan.study_specs()), journal)
-            coordinator.replay(journal.read())
+            coordinator.replay(journal.read(), coordinator.studies if grown else ())
             return Bench(coordinator, journal)
 
         yield build

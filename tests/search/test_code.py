@@ -56,7 +56,7 @@ def _inline(monkeypatch):
 
 
 def run(plan, coordinator, folder, *others):
-    folder.record_run()
+    folder.folder.record_run()
     count = 0
     while trial := coordinator.request_trial():
         if count == run.stop_after:

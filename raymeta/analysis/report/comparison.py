@@ -29,14 +29,17 @@ from raymeta.results.schema import current_record
 from raymeta.results.validity import reasons_of, sentence
 
 
-def comparison_page(frame: pd.DataFrame, folder: Path) -> str:
+def comparison_page(frame: pd.DataFrame, folder: Path, part: bool = False) -> str:
     """Write the page.
 
     Args:
         frame: one row per report.
         folder: the comparison's; its figures are drawn.
+        part: whether the folder has studies besides, of which nothing is said.
     """
     record = read_settings(folder)
+    if part:
+        record = _of_frame(record, frame)
     spending = current_record(read_record(folder, "spending.json"))
     tasks = sorted(frame["task"].unique())
     table = ranking(frame)
@@ -93,6 +96,21 @@ def _asked(record: Record, frame: pd.DataFrame) -> dict[str, str]:
         steps = f"{task['horizon']:,} steps a run"
         asked[name] = f"{steps}; budget {budget:,.0f} evaluations"
     return asked
+
+
+def _of_frame(record: Record, frame: pd.DataFrame) -> Record:
+    """The record of what a frame has."""
+    own = {
+        what: {name: record[what][name] for name in record[what] if name in some}
+        for what, some in (
+            ("tasks", set(frame["task"])),
+            ("budgets", set(frame["task"])),
+            ("methods", set(frame["method"])),
+        )
+        if what in record
+    }
+    seeds = [seed for seed in record.get("seeds", []) if seed in set(frame["seed"])]
+    return {**record, **own, "seeds": seeds}
 
 
 def _all_settings(record: Record) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from raymeta.analysis.figures.comparison import write_figures, write_surface_figures
 from raymeta.analysis.figures.training import write_training_figures
 from raymeta.analysis.report.comparison import comparison_page
@@ -13,13 +15,14 @@ from raymeta.analysis.tables.training import is_training, read_training
 REPORT = "report.html"
 
 
-def write_report(path: str | Path) -> list[Path]:
+def write_report(path: str | Path, shown: pd.DataFrame | None = None) -> list[Path]:
     """Draw all figures of a run, and write them with its tables into one page.
 
     The page, `report.html`, loads nothing from anywhere: it can be mailed.
 
     Args:
         path: the folder of a comparison or a training, or the frame in it.
+        shown: the rows of a comparison's frame to report; all by default.
 
     Returns:
         The files that were written, the page last.
@@ -34,10 +37,10 @@ def write_report(path: str | Path) -> list[Path]:
         figures = write_training_figures(frame, folder)
         page = training_page(frame, folder)
     else:
-        frame = read(path)
+        frame = read(path) if shown is None else shown
         figures = write_figures(frame, folder, domains(read_settings(folder)))
         figures += write_surface_figures(frame, folder)
-        page = comparison_page(frame, folder)
+        page = comparison_page(frame, folder, part=shown is not None)
     report = folder / REPORT
     report.write_text(page, encoding="utf-8")
     return [*figures, report]

@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from raymeta.outer.report import Report
@@ -137,43 +137,95 @@ class Coordinator:
         if end:
             self.record(run, [end], last=True)
 
-    def replay(self, events: Iterable[Event]) -> None:
+    def replay(self, events: Iterable[Event], grown: Collection[StudyKey] = ()) -> None:
         """Bring fresh studies to where a journal ends.
 
         What is in flight then will run again: a descent goes on where its log was
-        saved last, other trials from their start.
+        saved last, other trials from their start. Events of other studies stay unread.
+
+        Args:
+            events: of the journal.
+            grown: studies whose budget is larger than it was. What they did counts as
+                far as they would do the same now; the journal says how far, and the
+                rest is done anew: of a descent, all, for it divides its budget.
 
         Raises:
             ValueError: a study asks for something else than the journal recorded.
         """
-        for event in events:
+        kept = dict.fromkeys(grown, 0)
+        over = {key for key in grown if not self.studies[key].spec.searches}
+        for event in standing(events):
+            key = _study_of(event)
+            if (study := self.studies.get(key)) is None or key in over:
+                continue
             if event["event"] == "start":
-                self._replay_start(event)
+                asked = self._asked(study, event)
+                if asked != event and key in kept:
+                    over.add(key)
+                    continue
+                if asked != event:
+                    raise ValueError(
+                        f"study {key} cannot be continued, for code or a library has "
+                        f"changed: its journal says {event}, its search now says "
+                        f"{asked}; use another name"
+                    )
             elif event["event"] == "reports":
-                study = self.studies[_study_of(event)]
                 reports = [Report(**report) for report in event["reports"]]
                 study.record(event["trial"], reports, event["last"])
+            if key in kept:
+                kept[key] += 1
+        for key, count in kept.items():
+            self._journal.append({"event": "grow", "study": list(key), "kept": count})
+            if not self.studies[key].spec.searches:
+                self._states.drop(key, 0)
         for study in self.studies.values():
             for number in [n for n in study.live if n in study.running]:
                 study.rerun(number)
         self._begin()
 
-    def _replay_start(self, event: Event) -> None:
-        study = self.studies[_study_of(event)]
+    def _asked(self, study: Study, event: Event) -> Event | None:
+        """What a study asks for where its journal says that a trial started."""
         if event["trial"] in study.running:  # the process had died, or only the worker
             study.rerun(event["trial"])
         run = study.request_trial()
-        asked = {"event": "start", **_describe(run)} if run else None
-        if asked != event:
-            raise ValueError(
-                f"study {study.spec.key} cannot be continued, for code or a library "
-                f"has changed: its journal says {event}, its search now says {asked}; "
-                "use another name"
-            )
+        return {"event": "start", **_describe(run)} if run else None
 
     def progress(self) -> list[StudyProgress]:
         """How far every study has come."""
         return [_progress_of(study) for study in self.studies.values()]
+
+
+def standing(events: Iterable[Event]) -> list[Event]:
+    """Events of a journal that count: where a study grew, some of it was done anew."""
+    found: list[Event] = []
+    places: dict[StudyKey, list[int]] = {}  # of the events of each study
+    dead: set[int] = set()
+    for event in events:
+        if "study" not in event:
+            continue
+        own = places.setdefault(_study_of(event), [])
+        if event["event"] == "grow":
+            dead.update(own[event["kept"] :])
+            del own[event["kept"] :]
+            continue
+        own.append(len(found))
+        found.append(event)
+    return [event for place, event in enumerate(found) if place not in dead]
+
+
+def evidence_in(events: Iterable[Event]) -> dict[str, dict[str, dict[str, str]]]:
+    """The first digests that trials of a task and seed have found, by those."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for event in events:
+        if event["event"] != "reports":
+            continue
+        key = _study_of(event)
+        for report in event["reports"]:
+            if report["evidence"]:
+                found.setdefault(key.task, {}).setdefault(
+                    str(key.seed), report["evidence"]
+                )
+    return found
 
 
 def _progress_of(study: Study) -> StudyProgress:

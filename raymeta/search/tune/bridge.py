@@ -80,13 +80,20 @@ class BridgeScheduler(_NotSaved, FIFOScheduler):
         interrupt: whether the end was asked for.
         stop: the user's, which ends trials early. Tune itself would not show their last
             result to a scheduler.
+        keep: whether Tune's experiment is read later; else it keeps little of a trial.
     """
 
     def __init__(
-        self, coordinator: Coordinator, interrupt: Interrupt, stop: Stopper
+        self,
+        coordinator: Coordinator,
+        interrupt: Interrupt,
+        stop: Stopper,
+        keep: bool = True,
     ) -> None:
         super().__init__()
         self._coordinator, self._interrupt, self._stop = coordinator, interrupt, stop
+        self._keep = keep
+        self._over: list[Trial] = []
         self._waiting: list[tuple[float, Trial]] = []  # since when
 
     def set_search_properties(
@@ -106,6 +113,8 @@ class BridgeScheduler(_NotSaved, FIFOScheduler):
         first, short trials would keep most slots from ever having a worker. One that
         has waited for long comes first: no node has room for its worker.
         """
+        if not self._keep:
+            self._forget(tune_controller)
         self._waiting = [w for w in self._waiting if w[1].status == Trial.PENDING]
         if not self._waiting:
             return None
@@ -120,7 +129,20 @@ class BridgeScheduler(_NotSaved, FIFOScheduler):
         result["reports"].clear()  # Tune keeps the last result of every trial
         last = result["last"] or self._stop(trial.trial_id, result)
         over = self._coordinator.record(run, reports, last)
+        if over:
+            self._over.append(trial)
         return TrialScheduler.STOP if over else TrialScheduler.CONTINUE
+
+    def _forget(self, tune_controller: Any) -> None:
+        """What Tune would write of trials, and the statistics of those that are over.
+
+        The first is nearly half of what a trial costs it, and both most of its memory.
+        """
+        tune_controller._trials_to_cache.clear()
+        for trial in self._over:
+            trial.run_metadata.metric_analysis.clear()
+            trial.run_metadata.metric_n_steps.clear()
+        self._over.clear()
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """The worker died: exceptions of the trial itself arrive as reports."""

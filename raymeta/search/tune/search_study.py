@@ -55,7 +55,8 @@ class SearchStudy(Study):
         self._rng = IsolatedGlobalRNG(spec.seed)
         with self._rng:
             self._searcher, scheduler, most = _inner(spec)
-        ahead = self._method.ahead(spec.task, spec.budget / spec.full_run)
+        self._runs = spec.budget / spec.full_run
+        ahead = self._method.ahead(spec.task, self._runs)
         self._in_order = ahead > 1
         self._slots = (
             min(ahead, most or ahead) if self._in_order else most or spec.at_once
@@ -213,8 +214,7 @@ class SearchStudy(Study):
         return self._meter().covers(self._rest_of_run(steps))
 
     def _batch_size(self) -> int:
-        runs = self.spec.budget / self.spec.full_run
-        return self._method.batch_size(self.spec.task, runs)
+        return self._method.batch_size(self.spec.task, self._runs)
 
     def _may_grow(self) -> bool:
         together = self._batch_size() > 1

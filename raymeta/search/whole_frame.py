@@ -1,0 +1,133 @@
+"""All that a comparison's folder has: also studies that this call does not show."""
+
+import json
+from collections.abc import Mapping, Set
+from typing import Any
+
+import pandas as pd
+
+from raymeta.results import schema
+from raymeta.results.run_folder import RunFolder, write_json
+from raymeta.results.validity import mark, marked
+from raymeta.search.fairness import DIFFERS, Fingerprint, reasons
+from raymeta.search.spec import StudyKey
+
+Evidence = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+class WholeFrame:
+    """Writes what is shown, beside what the folder has besides.
+
+    Args:
+        folder: of the comparison.
+        shown: names of the studies that the call shows.
+
+    Attributes:
+        folder: of the comparison.
+    """
+
+    def __init__(self, folder: RunFolder, shown: Set[str]) -> None:
+        self.folder, self._shown = folder, shown
+        self._rest: pd.DataFrame | None = None
+        if folder.frame.exists():
+            found = marked(folder.read(), folder.path)
+            rest = found[~_is_of(found, shown)]
+            self._rest = None if rest.empty else rest
+
+    def write(self, frame: pd.DataFrame) -> None:
+        """Write the frame of what is shown, and the rest."""
+        if self._rest is not None:
+            frame = joined(frame, self._rest)
+        self.folder.write(frame)
+
+    def write_evidence(self, evidence: Evidence) -> None:
+        """Write evidence.json, and mark what did not train on the same."""
+        found = self._merged(evidence)
+        write_json(found, self.folder.path / "evidence.json")
+        if self._rest is not None and reasons(found):
+            frame = self.folder.read()
+            self.folder.write(mark(frame, reasons(found)))
+
+    def write_spending(self, spending: dict[str, Any]) -> None:
+        """Write spending.json."""
+        before = schema.current_record(self._read("spending.json"))
+        cells = [
+            row
+            for row in before.get("cells", [])
+            if str(StudyKey(row["task"], row["method"], row["seed"])) not in self._shown
+        ]
+        merged = {**spending, "cells": [*spending["cells"], *cells]}
+        if cells:
+            merged["flops"] = {**before.get("flops", {}), **spending["flops"]}
+            old = before.get("mismatches", ())
+            merged["mismatches"] = list(dict.fromkeys([*spending["mismatches"], *old]))
+            merged["valid"] = not merged["mismatches"]
+        write_json(merged, self.folder.path / "spending.json")
+
+    def _merged(self, evidence: Evidence) -> dict[str, dict[str, dict[str, Any]]]:
+        """The evidence of what is shown, and of the rest."""
+        found: dict[str, dict[str, dict[str, Any]]] = {
+            task: {seed: dict(at) for seed, at in seeds.items()}
+            for task, seeds in evidence.items()
+        }
+        for task, seeds in self._read("evidence.json").items():
+            for seed, at in seeds.items():
+                names = at.get("methods", [])
+                if all(f"{task}/{name}/{seed}" in self._shown for name in names):
+                    continue
+                mine = found.setdefault(task, {}).get(seed, {})
+                found[task][seed] = {
+                    kind: DIFFERS.join(
+                        dict.fromkeys([*_digests(mine, kind), *_digests(at, kind)])
+                    )
+                    for kind in Fingerprint._fields
+                } | {"methods": list(dict.fromkeys([*mine.get("methods", []), *names]))}
+        return found
+
+    def _read(self, name: str) -> dict[str, Any]:
+        file = self.folder.path / name
+        return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def of_studies(frame: pd.DataFrame, names: Set[str]) -> pd.DataFrame:
+    """The rows of some studies, and the columns that these use."""
+    mask = _is_of(frame, names)
+    if mask.all():
+        return frame
+    rows = frame[mask].reset_index(drop=True)
+    extra = [
+        column
+        for column in rows
+        if column not in schema.REPORTS
+        and column != f"{schema.TEST}loss"
+        and rows[column].isna().all()
+    ]
+    return rows.drop(columns=extra)
+
+
+def joined(frame: pd.DataFrame, rest: pd.DataFrame) -> pd.DataFrame:
+    """Two frames of reports in one: words where one of them has words."""
+    both = [frame, rest]
+    for name in [name for name in frame if name in rest]:
+        numeric = [pd.api.types.is_numeric_dtype(part[name]) for part in both]
+        if any(numeric) and not all(numeric):
+            both = [
+                part.assign(**{name: part[name].map(str, na_action="ignore")})
+                for part in both
+            ]
+    whole = pd.concat(both, ignore_index=True)
+    columns = [name for name in whole if name.startswith(schema.PREFIX)]
+    others = [name for name in whole if name not in columns]
+    whole = whole[[*others, *columns]]
+    whole.attrs[schema.KEY] = schema.VERSION
+    return whole
+
+
+def _is_of(frame: pd.DataFrame, names: Set[str]) -> pd.Series:
+    keys = zip(frame["task"], frame["method"], frame["seed"], strict=True)
+    found = [str(StudyKey(*key)) in names for key in keys]
+    return pd.Series(found, index=frame.index, dtype=bool)
+
+
+def _digests(at: Mapping[str, Any], kind: str) -> list[str]:
+    return at[kind].split(DIFFERS) if kind in at else []
