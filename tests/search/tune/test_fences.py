@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 import pytest
 import ray
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import HyperBandScheduler, PopulationBasedTraining
 from ray.tune.schedulers.pb2 import PB2
 
@@ -41,6 +42,10 @@ ASKED = {
     "_hyperparam_mutations": (PBT.__init__, "search/tune/population.py"),
     "_latest_checkpoint_result": (PBT._exploit, "search/tune/controller.py"),
     "_schedule_trial_save": (PBT._checkpoint_or_exploit, "search/tune/controller.py"),
+    "_trials_to_cache": (
+        TuneController._get_trial_checkpoints,
+        "search/tune/bridge.py",
+    ),
 }
 
 
