@@ -2,10 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raymeta.results.mirror import address, local
+from raymeta.results.together import put_together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -13,7 +15,12 @@ if TYPE_CHECKING:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """What to report, and of which surface."""
-    parser.add_argument("folder", help="a folder of results, or a frame.parquet")
+    parser.add_argument(
+        "folder",
+        nargs="+",
+        help="a folder of results, or a frame.parquet; several comparisons that "
+        "trained on the same are put together in a folder a+b beside the first",
+    )
     parser.add_argument(
         "--surface",
         nargs=2,
@@ -37,8 +44,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the results of a folder; draw figures and page, surfaces if asked for."""
-    with local(arguments.folder) as path:
+    """Print the results of folders; draw figures and page, surfaces if asked for."""
+    with ExitStack() as opened:
+        paths = [opened.enter_context(local(each)) for each in arguments.folder]
+        path = paths[0] if len(paths) == 1 else put_together(paths)
         if arguments.surface:
             _survey(path, arguments.surface, arguments.task, arguments.points)
         _summarize(path)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from raymeta.results import schema
 from raymeta.results.run_folder import RunFolder, write_json
+from raymeta.results.together import joined
 from raymeta.results.validity import mark, marked
 from raymeta.search.fairness import DIFFERS, Fingerprint, reasons
 from raymeta.search.spec import StudyKey
@@ -37,7 +38,7 @@ class WholeFrame:
     def write(self, frame: pd.DataFrame) -> None:
         """Write the frame of what is shown, and the rest."""
         if self._rest is not None:
-            frame = joined(frame, self._rest)
+            frame = joined([frame, self._rest])
         self.folder.write(frame)
 
     def write_evidence(self, evidence: Evidence) -> None:
@@ -103,24 +104,6 @@ def of_studies(frame: pd.DataFrame, names: Set[str]) -> pd.DataFrame:
         and rows[column].isna().all()
     ]
     return rows.drop(columns=extra)
-
-
-def joined(frame: pd.DataFrame, rest: pd.DataFrame) -> pd.DataFrame:
-    """Two frames of reports in one: words where one of them has words."""
-    both = [frame, rest]
-    for name in [name for name in frame if name in rest]:
-        numeric = [pd.api.types.is_numeric_dtype(part[name]) for part in both]
-        if any(numeric) and not all(numeric):
-            both = [
-                part.assign(**{name: part[name].map(str, na_action="ignore")})
-                for part in both
-            ]
-    whole = pd.concat(both, ignore_index=True)
-    columns = [name for name in whole if name.startswith(schema.PREFIX)]
-    others = [name for name in whole if name not in columns]
-    whole = whole[[*others, *columns]]
-    whole.attrs[schema.KEY] = schema.VERSION
-    return whole
 
 
 def _is_of(frame: pd.DataFrame, names: Set[str]) -> pd.Series:

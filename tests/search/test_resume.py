@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from search_toys import Bowl, Listed
 
+from raymeta.analysis import read
+from raymeta.cli import main
 from raymeta.results.run_folder import RunFolder
 from raymeta.search import compare, resume
 from raymeta.search.frame import to_frame
@@ -241,6 +243,25 @@ def test_a_class_that_moved_to_another_module_is_the_same_task(
         grow([other.Mine(), other.Plain()], "random", seeds=3)
     with pytest.raises(ValueError, match=r"other code, for .*Mine.target changed"):
         grow(other.Mine(), "random", seeds=3)
+
+
+def test_several_folders_are_reported_as_one(grow, capsys):
+    grow(Bowl(), "random", 60, 2, name="a")
+    grow(Bowl(), "long_term", 60, 2, name="b")
+    whole = grow(Bowl(), ["random", "long_term"], 60, 2, name="c")
+    home = grow.folder.parent
+
+    assert not main(["report", str(home / "a"), str(home / "b")])
+
+    both = read(home / "a+b").drop(columns="wall_s")
+    pd.testing.assert_frame_equal(sorted_rows(both), sorted_rows(whole))
+    said = capsys.readouterr().out
+    assert "random" in said
+    assert "long_term" in said
+    assert (home / "a+b" / "report.html").is_file()
+    grow(Bowl(horizon=5), "tpe", 60, 2, name="d")
+    assert main(["report", str(home / "a"), str(home / "d")]) == 2
+    assert "did not train on the same, for the horizon" in capsys.readouterr().err
 
 
 def test_cells_of_records_from_before_comparisons_grew(tmp_path):

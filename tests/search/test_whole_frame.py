@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from raymeta.results import schema
-from raymeta.search.whole_frame import joined, of_studies
+from raymeta.results.together import joined
+from raymeta.search.whole_frame import of_studies
 
 
 def rows(task, **columns):
@@ -16,7 +17,7 @@ def test_columns_of_both_and_words_where_one_has_words():
     one = rows("a", **{"test_loss": 0.5, "hp/lr": 0.1, "hp/kind": 2.0})
     other = rows("b", **{"test_error": 0.2, "hp/kind": "plain"})
 
-    whole = joined(one, other)
+    whole = joined([one, other])
 
     expected = ["task", "method", "seed", "test_loss", "test_error", "hp/lr", "hp/kind"]
     assert list(whole) == expected
@@ -27,7 +28,7 @@ def test_columns_of_both_and_words_where_one_has_words():
 
 def test_studies_and_the_columns_that_these_use():
     one, other = rows("a", **{"hp/lr": 0.1}), rows("b", **{"hp/width": 3.0})
-    whole = joined(one, other)
+    whole = joined([one, other])
 
     part = of_studies(whole, {"b/m/0"})
 

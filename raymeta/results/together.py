@@ -1,0 +1,163 @@
+"""Comparisons of several folders in one, where they trained on the same."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raymeta.results import schema
+from raymeta.results.atomic import atomic_write
+from raymeta.results.same_training import difference, unlike
+from raymeta.results.validity import marked
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: What makes a row of a frame that of a study.
+STUDY = ["task", "method", "seed"]
+
+
+def put_together(folders: Sequence[Path]) -> Path:
+    """Put comparisons into one folder, `a+b` beside the first.
+
+    A study that several have is taken from the first one. The folder holds the frame
+    and the records, not the journals: nothing goes on in it.
+
+    Returns:
+        The new folder; one of the same name that is there is replaced.
+
+    Raises:
+        ValueError: one is no finished comparison; they did not train on the same; or
+            the name is that of something else.
+    """
+    folders = [path if path.is_dir() else path.parent for path in folders]
+    records = [_record(folder) for folder in folders]
+    frames = [_frame(folder) for folder in folders]
+    known = [_read(folder, "evidence.json") for folder in folders]
+    for place, folder in enumerate(folders):
+        for before in range(place):
+            pair = f"{folders[before]} and {folder}"
+            if differs := difference(records[before], records[place]):
+                what, one, other = differs
+                raise ValueError(
+                    f"{pair} did not train on the same, for the {what} is {one} in "
+                    f"the first and {other} in the second: report each alone"
+                )
+            if digests := unlike(known[before], known[place]):
+                where, kinds = digests
+                raise ValueError(
+                    f"{pair} did not train on the same, for {' and '.join(kinds)} of "
+                    f"{where}, differ: report each alone"
+                )
+    target = folders[0].parent / "+".join(folder.resolve().name for folder in folders)
+    _write(target, folders, records, frames, known)
+    return target
+
+
+def joined(frames: "Sequence[pd.DataFrame]") -> "pd.DataFrame":
+    """Frames of reports in one: words where one of them has words.
+
+    Of a study that several have, the rows of the first.
+    """
+    import pandas as pd
+
+    parts: list[pd.DataFrame] = []
+    seen: set[tuple[Any, ...]] = set()
+    for frame in frames:
+        keys = [tuple(key) for key in zip(*(frame[n] for n in STUDY), strict=True)]
+        new = [key not in seen for key in keys]
+        parts.append(frame[new])
+        seen.update(keys)
+    for name in dict.fromkeys(name for part in parts for name in part):
+        having = [part for part in parts if name in part]
+        numeric = [pd.api.types.is_numeric_dtype(part[name]) for part in having]
+        if any(numeric) and not all(numeric):
+            parts = [
+                part.assign(**{name: part[name].map(str, na_action="ignore")})
+                if name in part
+                else part
+                for part in parts
+            ]
+    whole = pd.concat(parts, ignore_index=True)
+    hparams = [name for name in whole if name.startswith(schema.PREFIX)]
+    others = [name for name in whole if name not in hparams]
+    whole = whole[[*others, *hparams]]
+    whole.attrs[schema.KEY] = schema.VERSION
+    return whole
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    record = _read(folder, "comparison.json")
+    if not record:
+        raise ValueError(
+            f"folders of comparisons can be put together, but {folder} has no "
+            "comparison.json: report it alone"
+        )
+    return schema.current_record(record)
+
+
+def _frame(folder: Path) -> "pd.DataFrame":
+    file = folder / "frame.parquet"
+    if not file.is_file():
+        raise ValueError(
+            f"a comparison must have a frame, but {file} does not exist: run it first"
+        )
+    return marked(schema.current_frame(schema.read_parquet(file)), folder)
+
+
+def _write(
+    target: Path,
+    folders: Sequence[Path],
+    records: Sequence[Mapping[str, Any]],
+    frames: "Sequence[pd.DataFrame]",
+    evidence: Sequence[Mapping[str, Any]],
+) -> None:
+    if target.exists() and not (target / "together.json").is_file():
+        raise ValueError(
+            f"the comparisons would be put into {target}, but it holds something else: "
+            "rename it"
+        )
+    target.mkdir(exist_ok=True)
+    _write_json({"folders": [str(f) for f in folders]}, target / "together.json")
+    merged: dict[str, Any] = dict(records[0])
+    for record in records[1:]:
+        for what in ("tasks", "methods", "budgets"):
+            merged[what] = {**record[what], **merged[what]}
+        seeds = dict.fromkeys([*merged["seeds"], *record["seeds"]])
+        merged["seeds"] = list(seeds)
+        merged["runs"] = [*merged["runs"], *record["runs"]]
+    _write_json(merged, target / "comparison.json")
+    found: dict[str, dict[str, Any]] = {}
+    for task, seeds in ((t, s) for one in evidence for t, s in one.items()):
+        for seed, at in seeds.items():
+            mine = found.setdefault(task, {}).setdefault(seed, {**at, "methods": []})
+            names = [*mine["methods"], *at.get("methods", [])]
+            mine["methods"] = list(dict.fromkeys(names))
+    _write_json(found, target / "evidence.json")
+    spent = [schema.current_record(_read(f, "spending.json")) for f in folders]
+    cells: dict[tuple[Any, ...], Any] = {}
+    for one in spent:
+        for row in one.get("cells", []):
+            cells.setdefault(tuple(row[name] for name in STUDY), row)
+    mismatches = [why for one in spent for why in one.get("mismatches", [])]
+    spending = {
+        schema.KEY: schema.VERSION,
+        "valid": not mismatches,
+        "mismatches": list(dict.fromkeys(mismatches)),
+        "flops": {k: v for one in spent for k, v in one.get("flops", {}).items()},
+        "skipped": [row for one in spent for row in one.get("skipped", [])],
+        "cells": list(cells.values()),
+    }
+    _write_json(spending, target / "spending.json")
+    with atomic_write(target / "frame.parquet") as file:
+        joined(frames).to_parquet(file, index=False)
+
+
+def _write_json(value: Any, path: Path) -> None:
+    with atomic_write(path) as file:
+        file.write(json.dumps(value, indent=2).encode() + b"\n")
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    file = folder / name
+    return json.loads(file.read_text()) if file.is_file() else {}
