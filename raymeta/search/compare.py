@@ -203,6 +203,7 @@ def _compared(
             cells=dict.fromkeys(asked, False) | known,
         )
         display.print(growth_lines(studies, known, grown))
+        display.print(_stop_lines(folder, options.stops, begun=begun))
         whole = WholeFrame(folder, asked)
         whole.write(to_frame(studies))  # readable from now on
         if not coordinator.finished:
@@ -222,6 +223,17 @@ def _compared(
     display.print(evidence_lines(evidence, unfair, spending, plan.methods))
     display.print([f"finished in {clock(display.elapsed)}: {address(folder.frame)}"])
     return frame
+
+
+def _stop_lines(folder: RunFolder, stops: str, *, begun: bool) -> list[str]:
+    """Note what ends trials early; say so where another `stop` has done it before."""
+    then = folder.noted("stop") or "None"
+    folder.note(stop=stops)
+    if not begun or then == stops:
+        return []
+    return [
+        f"begun with stop={then}, now stop={stops}: trials that it has ended stay ended"
+    ]
 
 
 def _warned(frame: pd.DataFrame) -> pd.DataFrame:
@@ -272,7 +284,15 @@ def _run(
     scratch = folder.path / ("tune" if options.keep else ".tune")
     number = 1 + sum(1 for _ in scratch.glob("[0-9]*"))
 
+    shown: list[str] = []
+
     def on_tick() -> None:
+        if (error := coordinator.first_error) and not shown:
+            shown.append(error)
+            where = address(folder.frame)
+            display.print(
+                [f"a trial raises: {error}", f"  others: column failure of {where}"]
+            )
         display.update(
             lambda width: progress_lines(coordinator.progress(), display.elapsed, width)
         )
@@ -286,7 +306,10 @@ def _run(
     ray_goes_on = ray_session.ray.is_initialized()
     with running(slots) as concurrent, Interrupt() as interrupt:
         display.print(
-            slots_lines(coordinator.studies.values(), concurrent, display.elapsed)
+            [
+                *slots_lines(coordinator.studies.values(), concurrent, display.elapsed),
+                "first, workers import torch, which takes 5 to 40 s",
+            ]
         )
         require_possible(options.resources, 1, "trials", growing=slots is not None)
         pulse = Pulse(interrupt, on_tick, ray_goes_on, options.stop)

@@ -8,7 +8,6 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 from raymeta import tasks as task_registry
-from raymeta.errors import said
 from raymeta.hypergrad.base import plain_cost
 from raymeta.hypergrad.used_hparams import require_names
 from raymeta.outer.budget import BudgetMeter
@@ -21,12 +20,11 @@ from raymeta.search.fairness import first_values
 from raymeta.search.methods import (
     DEFAULT,
     METHODS,
-    DescentMethod,
     Method,
     SearchMethod,
     missing,
+    resolve,
 )
-from raymeta.search.methods import get as get_method
 from raymeta.search.spec import StudySpec
 from raymeta.space.choice import without_addresses
 from raymeta.tasks.base import Task, budget_of, sampled
@@ -275,7 +273,7 @@ def make_plan(
             f"at_once must be a number of trials, 1 or more, but got {at_once!r}"
         )
     some_tasks = tuple(task_registry.resolve(task) for task in _listed(tasks))
-    some_methods = tuple(_as_method(method) for method in _named(methods))
+    some_methods = tuple(resolve(method) for method in _named(methods))
     some_seeds = _as_seeds(seeds)
     _check("tasks", [task.name for task in some_tasks])
     _check("methods", [method.name for method in some_methods])
@@ -312,17 +310,6 @@ def _named(methods: Methods | None) -> list[str | Method]:
 def _listed(items: Any) -> list[Any]:
     several = isinstance(items, Iterable) and not isinstance(items, str)
     return list(items) if several else [items]
-
-
-def _as_method(method: str | Method) -> Method:
-    if isinstance(method, str):
-        return get_method(method)
-    if not isinstance(method, SearchMethod | DescentMethod):
-        raise ValueError(
-            "methods must be names, or objects of classes that inherit from "
-            f"SearchMethod or DescentMethod, but got {said(method)}"
-        )
-    return method
 
 
 def _as_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.sample import Domain
 
 from raymeta import tasks
-from raymeta.errors import said
 from raymeta.outer.arguments import require_seed
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.conditions import conditioned
@@ -17,6 +16,7 @@ from raymeta.runtime.serialization import pack
 from raymeta.search import methods
 from raymeta.search.methods import DescentMethod, Method, SearchMethod
 from raymeta.search.methods.base import METRIC, MODE
+from raymeta.search.methods.hyperband import HyperBand
 from raymeta.search.methods.random import Random
 from raymeta.search.methods.rung_schedules import even
 from raymeta.search.tune.space import to_tune, tune_names
@@ -120,9 +120,15 @@ def config(
             default. One for a descent, which spends it in one trial.
 
     Raises:
-        ValueError: a name is unknown; the method refuses the task.
+        ValueError: a name is unknown; the method refuses the task, or has brackets.
     """
     found, how = tasks.resolve(task), _method(method)
+    if isinstance(how, HyperBand):
+        raise ValueError(
+            f"the brackets of {how.name!r} are halved by raymeta.compare only, for in "
+            "Tune's own order every trial trains to its end: use 'asha' here, or "
+            "raymeta.compare"
+        )
     require_seed(seed)
     found = conditioned(found, seed)
     if not isinstance(how, SearchMethod):
@@ -179,13 +185,4 @@ def tuner(
 
 
 def _method(method: Method | str) -> Method:
-    if method == TRAIN:
-        return Train()
-    if isinstance(method, str):
-        return methods.get(method)
-    if not isinstance(method, Method):
-        raise ValueError(
-            "method must be 'train', a name of a method of raymeta.compare, or an "
-            f"object of one, but got {said(method)}"
-        )
-    return method
+    return Train() if method == TRAIN else methods.resolve(method)

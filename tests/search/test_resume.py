@@ -264,6 +264,18 @@ def test_several_folders_are_reported_as_one(grow, capsys):
     assert "did not train on the same, for the horizon" in capsys.readouterr().err
 
 
+def test_another_stop_is_said_once_something_has_run(grow, played):
+    played[0] = 1
+    grow(Bowl(), "random", stop={"training_iteration": 5})
+    assert not any("stop=" in line for line in grow.lines[:-1])
+    played[0] = NEVER
+    grow(Bowl(), "random")
+    said = (
+        "begun with stop={'training_iteration': 5}, now stop=None: trials that it has"
+    )
+    assert any(line.startswith(said) for line in grow.lines)
+
+
 def test_cells_of_records_from_before_comparisons_grew(tmp_path):
     old = {"tasks": {"a": 0}, "methods": {"m": 0}, "seeds": [0, 1], "finished": True}
     assert resume.cells_of(old) == {"a/m/0": True, "a/m/1": True}

@@ -159,7 +159,8 @@ def test_the_next_configuration_runs_in_the_same_process():
     [
         (lambda: tune.trainable("bowl"), "unknown task 'bowl'"),
         (lambda: tune.trainable(Bowl(), "revers"), "did you mean 'reverse'"),
-        (lambda: tune.trainable(Bowl(), 3), "method must be 'train', a name of"),
+        (lambda: tune.tuner(Bowl(), "hyperband"), "the brackets of 'hyperband' are"),
+        (lambda: tune.trainable(Bowl(), 3), "methods must be names, or objects of"),
         (lambda: tune.trainable(Bowl(), seed=-1), "seed must be an integer"),
         (lambda: tune.trainable(Bowl(), budget=9), "a trial of 'train' trains once"),
         (

@@ -4,7 +4,7 @@ from importlib import metadata
 
 from packaging.requirements import Requirement
 
-from raymeta.errors import unknown_name
+from raymeta.errors import said, unknown_name
 from raymeta.results.schema import RENAMED
 from raymeta.search.methods.asha import Asha
 from raymeta.search.methods.base import DescentMethod, Method, SearchMethod
@@ -38,6 +38,7 @@ __all__ = [
     "SearchMethod",
     "get",
     "missing",
+    "resolve",
 ]
 
 METHODS: dict[str, Method] = {
@@ -94,6 +95,22 @@ def get(name: str) -> Method:
     if name not in known:
         raise unknown_name("method", name, known, RENAMED.get(name))
     return known[name]
+
+
+def resolve(method: str | Method) -> Method:
+    """The method of that name, or the object.
+
+    Raises:
+        ValueError: there is none of that name, or it is neither.
+    """
+    if isinstance(method, str):
+        return get(method)
+    if not isinstance(method, SearchMethod | DescentMethod):
+        raise ValueError(
+            "methods must be names, or objects of classes that inherit from "
+            f"SearchMethod or DescentMethod, but got {said(method)}"
+        )
+    return method
 
 
 def missing(method: Method) -> tuple[str, ...]:

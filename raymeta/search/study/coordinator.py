@@ -5,7 +5,7 @@ from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from raymeta.outer.report import Report
+from raymeta.outer.report import Report, non_finite
 from raymeta.results.jsonlines import JsonLines
 from raymeta.runtime.serialization import REMEDY
 from raymeta.search.spec import StudyKey, TrialSpec
@@ -46,6 +46,9 @@ class Coordinator:
         studies: as they begin.
         journal: the file of the events; its folder is this process' own.
         states: what trials save; those that nobody needs any more are removed.
+
+    Attributes:
+        first_error: of what raised first, the trial and why; "" while none has.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class Coordinator:
     ) -> None:
         self.studies = {study.spec.key: study for study in studies}
         self._journal, self._states = journal, states or TrialStore(None)
-        self._any_report = False
+        self._any_report, self.first_error = False, ""
         self._begin()
 
     def _begin(self) -> None:
@@ -104,6 +107,10 @@ class Coordinator:
         self._journal.append(
             {"event": "reports", **_key(run), "reports": said, "last": last}
         )
+        failed = (report for report in reports if report.kind == "failed")
+        raised = [end.failure for end in failed if end.failure != non_finite(end)]
+        if raised and not self.first_error:
+            self.first_error = f"{run.study}, trial {run.number}: {raised[0]}"
         study = self.studies[run.study]
         over = study.record(run.number, reports, last)
         self._on_change(run.study, look=over)

@@ -12,6 +12,8 @@ from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.stopper import FunctionStopper, NoopStopper
 
 from raymeta.errors import one_line, said, unknown_name
+from raymeta.results.same_training import unqualified
+from raymeta.space.choice import without_addresses
 
 #: What Tune takes as `stop`: thresholds by name of a metric, a function, a stopper.
 Stop = Mapping[str, float] | Callable[[str, dict[str, Any]], bool] | Stopper | None
@@ -26,12 +28,14 @@ class RunOptions:
         stop: ends trials, or all of it.
         resources: what each trial holds.
         keep: whether Tune's experiment stays in the folder.
+        stops: what was given as `stop`, in words.
     """
 
     callbacks: Sequence[Callback] = ()
     stop: Stopper = field(default_factory=NoopStopper)
     resources: Mapping[str, float]
     keep: bool = False
+    stops: str = "None"
 
     def guarded(self) -> list[Callback]:
         """The callbacks, and loggers of what is kept, so that none ends all of it."""
@@ -72,7 +76,11 @@ def run_options(
                 f"{said(callback)}"
             )
     return RunOptions(
-        callbacks=callbacks, stop=_stopper(stop), resources=each, keep=keep_tune
+        callbacks=callbacks,
+        stop=_stopper(stop),
+        resources=each,
+        keep=keep_tune,
+        stops=unqualified(without_addresses(repr(stop))),
     )
 
 

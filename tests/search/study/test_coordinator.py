@@ -126,8 +126,18 @@ def test_standings_count_what_happens(bench):
     assert standing[1:] == (0.5, best, 1, 1, "ValueError: boom, it went")
 
 
+def test_the_first_error_is_known_at_once_whosever_turn_it_is(bench):
+    some = bench(Bowl(raise_above=0.1), Listed((0.05, 0.7), at_once=2), budget=20)
+    runs = [some.coordinator.request_trial() for _ in range(2)]
+    assert some.coordinator.first_error == ""
+    some.play(runs[1])
+    first = "bowl/listed/0, trial 1: ValueError: boom, it went"
+    assert some.coordinator.first_error == first
+
+
 def test_divergence_is_no_error(bench):
     one = bench(Bowl(nan_above=0.6), Listed((0.7,)), budget=10).run()
+    assert one.coordinator.first_error == ""
     (standing,) = one.coordinator.progress()
     assert (standing.failed, standing.error) == (1, "")
 
