@@ -188,7 +188,7 @@ def _compared(
         finished = folder.frame.exists() and all(known.get(cell) for cell in asked)
         if not finished:
             schema.require_current(lines, folder.path)
-        require_same_code(folder, plan, code, begun=begun)
+        require_same_code(folder, code, begun=begun, plan=plan)
         if finished:
             display.print(["it had finished before"])
             return of_studies(marked(folder.read(), folder.path), asked)

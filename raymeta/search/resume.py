@@ -92,15 +92,19 @@ def merged(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_same_code(
-    folder: RunFolder, plan: Plan, code: Mapping[str, str], *, begun: bool
+    folder: RunFolder,
+    code: Mapping[str, str],
+    *,
+    begun: bool,
+    plan: Plan | None = None,
 ) -> None:
     """Note of what code it is; one that goes on must be of the same.
 
     Args:
-        folder: the open folder of the comparison.
-        plan: what is asked for.
+        folder: the open folder of the run.
         code: the code of its tasks and methods, see `source_code.code_of`.
         begun: whether a trial has run; else what was noted is replaced.
+        plan: of a comparison, which may have come to other tasks and methods.
 
     Raises:
         ValueError: functions or classes are not as they were.
@@ -109,12 +113,14 @@ def require_same_code(
     if then is None or not begun:
         folder.note(code=source_code.recorded(code))
         return
-    tasks = [one for one in plan.tasks if one.name in folder.noted("tasks")]
-    methods = [one for one in plan.methods if one.name in folder.noted("methods")]
-    parts = source_code.code_of(tasks, methods)
-    whole = len(tasks) == len(folder.noted("tasks"))
-    whole = whole and len(methods) == len(folder.noted("methods"))
-    if differ := source_code.changed(then, parts, whole=whole):
+    whole = True
+    if plan is not None:
+        tasks = [one for one in plan.tasks if one.name in folder.noted("tasks")]
+        methods = [one for one in plan.methods if one.name in folder.noted("methods")]
+        code = source_code.code_of(tasks, methods)
+        whole = len(tasks) == len(folder.noted("tasks"))
+        whole = whole and len(methods) == len(folder.noted("methods"))
+    if differ := source_code.changed(then, code, whole=whole):
         raise ValueError(
             f"{folder.path} was started with other code, for since then "
             f"{source_code.listed(differ)} changed: use another name, or take the "
