@@ -259,7 +259,7 @@ class Launched(Simulation):
         super().__init__(folder)
         stand_ins = folder / "bin"
         stand_ins.mkdir()
-        machine = "ssh rsync docker sudo chown mountpoint pip python3.11 ray"
+        machine = "ssh rsync docker sudo chown mountpoint pip python3.11 ray flock"
         for name in machine.split():
             script = stand_ins / name
             script.write_text(

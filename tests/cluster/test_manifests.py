@@ -12,6 +12,7 @@ from ray.autoscaler._private import util
 from ray.runtime_env import RuntimeEnv
 
 from raymeta import cli
+from raymeta.runtime import spot
 
 
 def load(name):
@@ -58,6 +59,9 @@ CONTAINER = strict(
     name=TEXT,
     image=TEXT,
     resources=strict(requests=QUANTITIES, limits=QUANTITIES),
+    securityContext=strict(
+        allowPrivilegeEscalation=SWITCH, capabilities=strict(drop=several(TEXT))
+    ),
     ports=several(strict(["containerPort"], containerPort=COUNT, name=TEXT)),
     volumeMounts=several(strict(["mountPath", "name"], mountPath=TEXT, name=TEXT)),
 )
@@ -66,7 +70,21 @@ POD = strict(
     spec=strict(
         ["containers"],
         containers=several(CONTAINER),
-        volumes=several(strict(["name"], name=TEXT, persistentVolumeClaim=CLAIM)),
+        volumes=several(
+            strict(
+                ["name"],
+                name=TEXT,
+                persistentVolumeClaim=CLAIM,
+                emptyDir=strict(medium={"enum": ["", "Memory"]}, sizeLimit=TEXT),
+            )
+        ),
+        securityContext=strict(
+            runAsNonRoot=SWITCH,
+            runAsUser=COUNT,
+            runAsGroup=COUNT,
+            fsGroup=COUNT,
+            seccompProfile=strict(["type"], type={"enum": ["RuntimeDefault"]}),
+        ),
         restartPolicy=TEXT,
         nodeSelector=TEXTS,
         tolerations=several(strict(key=TEXT, operator=TEXT, effect=TEXT)),
@@ -86,6 +104,15 @@ AUTOSCALER = strict(
     idleTimeoutSeconds=COUNT,
     upscalingMode={"enum": ["Default", "Aggressive", "Conservative"]},
 )
+RAY_CLUSTER = strict(
+    ["headGroupSpec"],
+    rayVersion=TEXT,
+    authOptions=strict(mode={"enum": ["disabled", "token"]}),
+    enableInTreeAutoscaling=SWITCH,
+    autoscalerOptions=AUTOSCALER,
+    headGroupSpec=HEAD,
+    workerGroupSpecs=several(WORKERS),
+)
 RAY_JOB = strict(
     ["apiVersion", "kind", "metadata", "spec"],
     apiVersion={"const": "ray.io/v1"},
@@ -98,15 +125,7 @@ RAY_JOB = strict(
         ttlSecondsAfterFinished=COUNT,
         runtimeEnvYAML=TEXT,
         submitterPodTemplate=POD,
-        rayClusterSpec=strict(
-            ["headGroupSpec"],
-            rayVersion=TEXT,
-            authOptions=strict(mode={"enum": ["disabled", "token"]}),
-            enableInTreeAutoscaling=SWITCH,
-            autoscalerOptions=AUTOSCALER,
-            headGroupSpec=HEAD,
-            workerGroupSpecs=several(WORKERS),
-        ),
+        rayClusterSpec=RAY_CLUSTER,
     ),
 )
 
@@ -119,6 +138,48 @@ def test_the_manifest_is_what_kuberay_takes():
     job["spec"]["rayClusterSpec"]["workerGroupSpec"] = []
     with pytest.raises(jsonschema.ValidationError, match="workerGroupSpec"):
         jsonschema.validate(job, RAY_JOB)
+
+
+def test_the_cluster_that_stays_is_that_of_the_job():
+    cluster = load("kuberay_cluster.yaml")
+    assert (cluster["apiVersion"], cluster["kind"]) == ("ray.io/v1", "RayCluster")
+    jsonschema.validate(cluster["spec"], RAY_CLUSTER)
+    assert cluster["spec"] == load("kuberay.yaml")["spec"]["rayClusterSpec"]
+
+
+def test_containers_are_not_root_and_have_shared_memory():
+    cluster = load("kuberay_cluster.yaml")["spec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert not container["securityContext"]["allowPrivilegeEscalation"]
+        assert "ephemeral-storage" in container["resources"]["limits"]
+        (mount,) = (
+            m for m in container["volumeMounts"] if m["mountPath"] == "/dev/shm"
+        )
+        (volume,) = (v for v in pod["volumes"] if v["name"] == mount["name"])
+        assert volume["emptyDir"]["medium"] == "Memory"
+
+
+def test_the_image_is_pinned_and_not_root():
+    text = (simulated.ROOT / "Dockerfile").read_text()
+    pinned = (simulated.ROOT / "requirements.txt").read_text().splitlines()
+    (ray,) = (line for line in pinned if line.startswith("ray=="))
+    (torch,) = (line for line in pinned if line.startswith("torch=="))
+    assert f"ARG RAY={ray.removeprefix('ray==')}\n" in text
+    assert f'"{torch}+cpu"' in text
+    stages = text.split("\nFROM ")[1:]
+    assert [stage.split()[0].rpartition("-")[2] for stage in stages] == ["cpu", "gpu"]
+    kept = (simulated.ROOT / ".dockerignore").read_text().splitlines()
+    for stage in stages:
+        assert stage.splitlines()[1] == "USER ray"
+        assert "root" not in stage
+        for line in stage.splitlines():
+            if line.startswith("COPY"):
+                for name in line.split()[2:-1]:
+                    assert (simulated.ROOT / name).exists()
+                    assert f"!{name}" in kept
 
 
 def test_the_manifest_has_the_groups_of_the_cluster_and_flags_that_the_job_takes():
@@ -155,6 +216,46 @@ def test_the_cluster_of_ones_own_machines_is_valid():
     config = util.prepare_config(load("local_cluster.yaml"))
     util.validate_config(config)
     assert config["max_workers"] == len(config["provider"]["worker_ips"])
+
+
+def test_the_cluster_on_google_is_valid_and_like_the_one_on_aws():
+    config = util.prepare_config(load("cluster-gcp.yaml"))
+    util.validate_config(config)
+    aws = yaml.safe_load((simulated.ROOT / "cluster.yaml").read_text())
+    assert config["docker"]["image"] == aws["docker"]["image"]
+    assert config["file_mounts"].keys() >= aws["file_mounts"].keys()
+    kept = ("resources", "min_workers", "max_workers")
+    types = config["available_node_types"]
+    assert {
+        name: {key: group[key] for key in kept} for name, group in types.items()
+    } == {
+        name: {key: group[key] for key in kept}
+        for name, group in aws["available_node_types"].items()
+    }
+    spot = [
+        {**node["node_config"].get("scheduling", [{}])[0]} for node in types.values()
+    ]
+    assert [way.get("provisioningModel") for way in spot] == [None, "SPOT", "SPOT"]
+    assert config["available_node_types"]["gpu"]["docker"] == {
+        "worker_image": aws["available_node_types"]["gpu"]["docker"]["worker_image"]
+    }
+    with pytest.raises(Exception, match="idle_timeout"):
+        util.validate_config(
+            util.prepare_config(load("cluster-gcp.yaml") | {"idle_timeout": 5})
+        )
+
+
+@pytest.mark.parametrize("name", ["../cluster.yaml", "cluster-gcp.yaml"])
+def test_nodes_that_may_go_have_a_watcher(name):
+    config = load(name)
+    (command,) = (c for c in config["worker_start_ray_commands"] if "spot" in c)
+    words = command.split()
+    assert words[-1] == "&"
+    arguments = words[words.index("raymeta.runtime.spot") + 1 : words.index(">")]
+    with pytest.raises(SystemExit) as ended:
+        spot.main([*arguments, "--help"])
+    assert ended.value.code == 0
+    assert arguments[:2] == ["--cloud", "gcp"] or "gcp" not in name
 
 
 def test_an_upload_is_small_and_has_what_a_job_needs(tmp_path, monkeypatch):
