@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import dataclass
+from typing import Any
 
 from raymeta.cli import config
 from raymeta.cli.report import summarize
@@ -22,6 +23,10 @@ class TrainSettings:
         "; automatic: --workers",
     )
     gpus: int = setting(0, "GPUs of all workers (the most) together, as many for each")
+    cpus_per_worker: float | None = setting(None, "CPUs of each worker; automatic: 1")
+    resources_per_worker: tuple[str, ...] | None = setting(
+        None, "other resources of each worker, as NAME=NUMBER; automatic: none"
+    )
     outer_steps: int | None = setting(None, "outer steps; automatic: the recipe's")
     tasks_per_step: int | None = setting(
         None, "tasks of an outer step, of all workers; automatic: the recipe's"
@@ -90,8 +95,10 @@ def run(arguments: argparse.Namespace) -> None:
     name = run_name(
         settings.storage, settings.name, [settings.algorithm, settings.family]
     )
-    place = ("gpus", "wait", "retries")
-    own = {"name", "seeds", "tasks_per_worker", "workers", "max_workers", "storage"}
+    place = ("wait", "retries")
+    scaled = {"workers", "max_workers", "gpus", "cpus_per_worker"}
+    scaled |= {"resources_per_worker"}
+    own = {"name", "seeds", "tasks_per_worker", "storage"} | scaled
     if settings.seeds < 1:
         raise ValueError(f"--seeds must be 1 or more, but got {settings.seeds}")
     chosen = {
@@ -104,12 +111,38 @@ def run(arguments: argparse.Namespace) -> None:
     with resumable("train", settings, name):
         train(
             recipe(**chosen),
-            workers=(settings.workers, settings.max_workers or settings.workers),
+            scaling=_scaling(settings),
             name=name,
             storage=settings.storage,
             **{field: getattr(settings, field) for field in place},
         )
     summarize(run_address(settings.storage, name))
+
+
+def _scaling(settings: TrainSettings) -> Any:
+    from raymeta.train.scaling import scaling_of
+
+    return scaling_of(
+        (settings.workers, settings.max_workers or settings.workers),
+        settings.gpus,
+        settings.cpus_per_worker,
+        dict(map(_amount, settings.resources_per_worker or ())),
+    )
+
+
+def _amount(text: str) -> tuple[str, float]:
+    """A resource and how much of it."""
+    name, _, number = text.partition("=")
+    try:
+        amount = float(number)
+    except ValueError:
+        name = ""
+    if not name:
+        raise ValueError(
+            "--resources-per-worker needs NAME=NUMBER, as in special=1, but got "
+            f"{text!r}"
+        )
+    return name, amount
 
 
 def _tasks_per_step(settings: TrainSettings) -> int | None:

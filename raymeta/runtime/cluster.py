@@ -63,11 +63,15 @@ def require_possible(
     kinds = groups()
     if not kinds and growing:
         return
-    launchable = {kind.name: kind.most * _fit(bundle, kind.resources) for kind in kinds}
-    here = sum(_fit(bundle, node["Resources"]) for node in ray.nodes() if node["Alive"])
+    launchable, here = _launchable(kinds, bundle), _here(bundle)
     if max(here, sum(launchable.values())) >= count:
         return
     each = " and ".join(f"{value:g} {name}" for name, value in bundle.items())
+    if not kinds and here:
+        raise ValueError(
+            f"{count} {what} need {each} each, but the cluster has room for {here} of "
+            "them at most: ask for fewer, or add a node"
+        )
     if not kinds:
         raise ValueError(
             f"each of the {what} needs {each} on one node, but no node has that: ask "
@@ -85,6 +89,19 @@ def require_possible(
         f"{sum(launchable.values())} of them at most ({named}): ask for fewer, or "
         "raise max_workers of these groups"
     )
+
+
+def room(bundle: Mapping[str, float]) -> int:
+    """How many processes with these resources the cluster has room for, once grown."""
+    return max(_here(bundle), sum(_launchable(groups(), bundle).values()))
+
+
+def _here(bundle: Mapping[str, float]) -> int:
+    return sum(_fit(bundle, node["Resources"]) for node in ray.nodes() if node["Alive"])
+
+
+def _launchable(kinds: list[Group], bundle: Mapping[str, float]) -> dict[str, int]:
+    return {kind.name: kind.most * _fit(bundle, kind.resources) for kind in kinds}
 
 
 def _fit(bundle: Mapping[str, float], resources: Mapping[str, float]) -> int:

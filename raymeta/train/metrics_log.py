@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from raymeta.results.mirror import files
 from raymeta.results.run_folder import write_frame
 from raymeta.results.schema import TRAINING, read_parquet
+from raymeta.types import Tensors
 
 #: Rows of a file; a larger one would take long to write again.
 ROWS_PER_FILE = 5_000
@@ -30,22 +32,43 @@ class Rows:
     def __init__(self, folder: Path, attempt: int, rank: int) -> None:
         self._folder, self._attempt, self._rank = folder, attempt, rank
         self._rows: list[dict[str, Any]] = []
+        #: What is still on the device: (row, names, values).
+        self._measured: list[tuple[dict[str, Any], tuple[str, ...], torch.Tensor]] = []
         self._file = self._written = 0
         folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Add a row; a full file is written."""
+    def add(self, row: dict[str, Any], measured: Tensors | None = None) -> None:
+        """Add a row; a full file is written.
+
+        Args:
+            row: its values by column.
+            measured: others, shape (), which stay on their device until they are
+                written.
+        """
         if len(self._rows) == ROWS_PER_FILE:
             self.flush()
             self._rows, self._written, self._file = [], 0, self._file + 1
         self._rows.append(row | {"attempt": self._attempt, "rank": self._rank})
+        if measured is not None:
+            values = torch.stack([x.detach().double() for x in measured.values()])
+            self._measured.append((self._rows[-1], tuple(measured), values))
 
     def flush(self) -> None:
         """Write what has been added."""
         if len(self._rows) > self._written:
+            self._fetch()
             name = f"{self._attempt:04}-{self._rank:04}-{self._file:04}.parquet"
             write_frame(pd.DataFrame(self._rows), self._folder / name)
             self._written = len(self._rows)
+
+    def _fetch(self) -> None:
+        """Copy from the device what is there, all of it at once."""
+        if self._measured:
+            fetched = torch.cat([values for _, _, values in self._measured]).tolist()
+            numbers = iter(fetched)
+            for row, names, _ in self._measured:
+                row |= {name: next(numbers) for name in names}
+            self._measured.clear()
 
 
 def last_attempt(folder: Path) -> int:

@@ -1,7 +1,8 @@
 """Process group: the processes that share the tasks of a step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,34 @@ from torch.nn.parallel import DistributedDataParallel
 from raymeta.data import share
 
 CPU = torch.device("cpu")
+
+
+class Gathering(NamedTuple):
+    """Values of all ranks' tasks, on their way.
+
+    Attributes:
+        values: the tasks', then rank 0's flags, float64.
+        tasks: number of them.
+        work: what to wait for; None where they are there.
+    """
+
+    values: Tensor
+    tasks: int
+    work: Any
+
+    def result(self, *more: Tensor) -> tuple[Tensor, list[bool], list[float]]:
+        """Values, rank 0's flags, and numbers of this rank, in one look at the device.
+
+        Args:
+            more: numbers, shape ().
+        """
+        if self.work is not None:
+            self.work.wait()
+        own = [x.detach().to(self.values) for x in more]
+        everything = torch.cat([self.values, torch.stack(own)]).cpu()
+        losses, rest = everything[: self.tasks], everything[self.tasks :].tolist()
+        flags = len(rest) - len(more)
+        return losses, [x > 0 for x in rest[:flags]], rest[flags:]
 
 
 @dataclass(frozen=True)
@@ -46,6 +75,23 @@ class ProcessGroup:
         everyone = torch.zeros(*mine.shape[:-1], count, dtype=torch.float64)
         everyone[..., start:stop] = mine.detach()
         return self.total(everyone)
+
+    def gathering(self, mine: Tensor, count: int, flags: Sequence[bool]) -> Gathering:
+        """Begin to gather values of this rank's tasks (n,), and rank 0's flags.
+
+        On the device, and beside what is computed meanwhile: one collective.
+        """
+        start, stop = self.share(count)
+        values = torch.zeros(
+            count + len(flags), dtype=torch.float64, device=mine.device
+        )
+        values[start:stop] = mine.detach()
+        if self.rank == 0 and any(flags):
+            values[count:] = torch.tensor(flags, dtype=torch.float64)
+        if self.world == 1:
+            return Gathering(values, count, None)
+        work = dist.all_reduce(values, group=self.gradients, async_op=True)
+        return Gathering(values, count, work)
 
     def parallel(self, module: nn.Module) -> nn.Module:
         """The module, with gradients averaged over ranks."""

@@ -1,9 +1,10 @@
 """Meta-training run: its folder, its workers, its frame."""
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 import torch
@@ -26,7 +27,13 @@ from raymeta.train.process_group import ProcessGroup
 from raymeta.train.worker import work
 from raymeta.types import Tensors
 
+if TYPE_CHECKING:  # only who asks for workers pays for the import of Ray
+    from ray.train import Result, RunConfig, ScalingConfig
+
+    from raymeta.train.scaling import Cluster
+
 SAVE_EVERY_S = 5.0
+STORAGE = "results"
 
 
 class TrainResult(NamedTuple):
@@ -39,12 +46,15 @@ class TrainResult(NamedTuple):
         evaluation: the frame's rows of test tasks: seed, inner_steps, outer_loss, ci95
             and metrics.
         config: the run's settings.
+        ray_result: Ray Train's `Result`, where the run was given a `RunConfig` and had
+            not finished before; else None.
     """
 
     frame: pd.DataFrame
     theta: dict[int, Tensors]
     evaluation: pd.DataFrame
     config: TrainConfig
+    ray_result: "Result | None" = None
 
     def module(self, seed: int = 0) -> MetaModule:
         """The meta-module with the best θ of a seed, in evaluation mode.
@@ -68,10 +78,12 @@ def train(
     *,
     workers: int | tuple[int, int] | None = None,
     gpus: int = 0,
+    scaling: "ScalingConfig | None" = None,
+    run: "RunConfig | None" = None,
     name: str | None = None,
-    storage: str | Path = "results",
+    storage: str | Path = STORAGE,
     wait: float | None = None,
-    retries: int = 3,
+    retries: int | None = None,
     progress: bool | Callable[[str], None] = True,
 ) -> TrainResult:
     """Meta-train, on Ray Train's workers or in this process.
@@ -88,33 +100,74 @@ def train(
             this one, without Ray.
         gpus: GPUs of all workers together, as many for each; gradients travel by NCCL.
             With (least, most) workers, of the most.
+        scaling: Ray Train's `ScalingConfig`, in place of workers and gpus: CPUs, custom
+            resources and accelerator of a worker, placement, an elastic number.
+        run: Ray Train's `RunConfig`: callbacks, failures, checkpoints, logging, the
+            workers' environment. Its name and storage are those of the results. Ray
+            Train's own files are kept with it, and `TrainResult.ray_result`: the
+            metrics and checkpoint that were reported at most every 10 s and at the end.
         name: name of the folder of results; algorithm, family and time by default.
         storage: the folder that holds it, which all nodes of a cluster must see; or its
             address on an object store.
         wait: seconds to wait for CPUs and GPUs that the cluster does not have yet; 60
             by default, 1,200 where it launches nodes itself.
-        retries: number of times that it goes on from its checkpoint after workers died.
+        retries: number of times that it goes on from its checkpoint after workers died;
+            3 by default.
         progress: whether to print progress, or what takes its lines.
 
     Returns:
         The frame, as in `<storage>/<name>/frame.parquet`; the best θ; the evaluation.
 
     Raises:
-        ValueError: something is impossible, or missing on the cluster; the name belongs
-            to another run; too many outer steps in a row were not finite.
+        ValueError: something is impossible, or missing on the cluster; two arguments
+            say the same; the name belongs to another run; too many outer steps in a row
+            were not finite.
         KeyboardInterrupt: Ctrl-C; the frame and a checkpoint are in the folder.
     """
-    cluster = _cluster(config, workers, gpus, wait, retries)
-    device = _device(gpus) if cluster is None else None
+    if run is not None:
+        from raymeta.train.scaling import place_of
+
+        name, storage = place_of(run, name, storage, STORAGE)
+    cluster = _cluster(config, workers, gpus, scaling, run, wait, retries)
+    place = _device(gpus) if cluster is None else cluster
+    return trained(config, place, name, storage, progress)
+
+
+def trained(
+    config: TrainConfig,
+    place: "Cluster | torch.device",
+    name: str | None,
+    storage: str | Path,
+    progress: bool | Callable[[str], None],
+    *,
+    start: Path | None = None,
+    listen: Callable[[Event], None] = lambda event: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> TrainResult:
+    """A run at its place, see `train`.
+
+    Args:
+        config: settings of what is learnt, and how.
+        place: the workers, or the device of this process.
+        name: name of the folder of results.
+        storage: the folder that holds it.
+        progress: whether to print progress, or what takes its lines.
+        start: a folder with a seed's checkpoints, from which a new run goes on.
+        listen: takes every event.
+        stop: says whether to end as by Ctrl-C.
+    """
+    ray_result = None
     name = run_name(storage, name, [config.algorithm, config.family.name])
     display = Progress(progress)
-    display.print(_opening(config, workers, run_address(storage, name)))
+    display.print(_opening(config, place, run_address(storage, name)))
     code = source_code.code_of(config.learner, config.family, config.optimizer)
     theta = check(config)
     ranks_write = [EVENTS, "parts/*", "seed-*/pictures.npz", FAILED]
     with RunFolder.open(
         storage, name, "training", config.identity(), follow=ranks_write
     ) as home:
+        if start is not None and last_step(_seed(home, config.seeds[0])) is None:
+            shutil.copytree(start, _seed(home, config.seeds[0]), dirs_exist_ok=True)
         _require_fitting(config, home, theta)
         begun = any(last_step(_seed(home, seed)) is not None for seed in config.seeds)
         display.print(_differing(home, code) if begun else [])
@@ -126,57 +179,76 @@ def train(
             display.print(["it had finished before"])
         else:
             home.note(finished=None)
-            _Driver(config, home, display).go(cluster or device)
+            ray_result = _Driver(config, home, display, listen, stop).go(place)
             home.note(finished=config.goal())
         frame = home.read()
         best = {seed: _theta(config, home, seed, theta) for seed in config.seeds}
         display.print([f"finished in {clock(display.elapsed)}: {address(home.frame)}"])
     evaluation = frame[frame["split"] == "test"].reset_index(drop=True)
-    return TrainResult(frame, best, evaluation, config)
+    return TrainResult(frame, best, evaluation, config, ray_result)
 
 
 class _Driver:
     """The driver of a run: starts it, shows it, and keeps its frame."""
 
-    def __init__(self, config: TrainConfig, home: RunFolder, display: Progress) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        home: RunFolder,
+        display: Progress,
+        listen: Callable[[Event], None],
+        stop: Callable[[], bool],
+    ) -> None:
         self._config, self._home, self._display = config, home, display
+        self._listen, self._stop = listen, stop
         self._log = JsonLines(home.path / EVENTS)
         self._log.read_new()  # what earlier attempts reported
         self._text = ProgressText(config.outer_steps)
         self._tensorboard = TensorBoardWriter(home.path)
         self._due = time.monotonic() + SAVE_EVERY_S
 
-    def go(self, place: Any) -> None:
-        """Train to the end, on a `Cluster` or on a device of this process."""
+    def go(self, place: "Cluster | torch.device") -> "Result | None":
+        """Train to the end, on a `Cluster` or on a device of this process.
+
+        Returns:
+            What Ray Train says, where its files are kept.
+        """
         self._home.record_run()
         self._save()  # readable from now on
+        result = None
         try:
             if isinstance(place, torch.device):
                 self._here(place)
             else:
-                self._on_ray(place)
+                result = self._on_ray(place)
         finally:
             self._save()
         if self._text.failure is not None:
             raise ValueError(self._text.failure)
         if self._text.stopped:
             raise KeyboardInterrupt
+        return result
 
     def _here(self, device: torch.device) -> None:
         path, ranks = self._home.path, ProcessGroup(device=device)
         with Interrupt() as interrupt:
-            work(self._config, path, ranks, self._show, lambda: interrupt.requested)
 
-    def _on_ray(self, cluster: Any) -> None:
+            def asked() -> bool:
+                return interrupt.requested or self._stop()
+
+            work(self._config, path, ranks, self._show, asked)
+
+    def _on_ray(self, cluster: "Cluster") -> "Result | None":
         from raymeta.train.ray_launcher import run_on_ray
 
         self._display.print(["starting Ray"])
-        run_on_ray(
+        return run_on_ray(
             self._config,
             self._home.path,
             cluster,
             show=lambda line: self._display.print([line]),
             on_tick=self._read_along,
+            stop=self._stop,
         )
 
     def _read_along(self) -> None:
@@ -185,6 +257,7 @@ class _Driver:
 
     def _show(self, event: Event) -> None:
         """Show what rank 0 reports; save the frame now and then."""
+        self._listen(event)
         if lines := self._text.record(event):
             self._display.print(lines)
         elapsed = self._display.elapsed
@@ -207,20 +280,25 @@ def _cluster(
     config: TrainConfig,
     workers: int | tuple[int, int] | None,
     gpus: int,
+    scaling: "ScalingConfig | None",
+    run: "RunConfig | None",
     wait: float | None,
-    retries: int,
-) -> Any:
+    retries: int | None,
+) -> "Cluster | None":
     """What is asked of the cluster, or None for this process."""
-    if workers is None:
+    if workers is None and scaling is None:
+        if run is not None:
+            raise ValueError(
+                "a RunConfig is of a run on Ray Train, but without workers or scaling "
+                "the run is in this process: give one of them, or leave run out"
+            )
         return None
-    # Only who asks for workers pays for the import of Ray.
-    from raymeta.train.ray_launcher import Cluster
+    from raymeta.train.scaling import Cluster
 
-    least, most = workers if isinstance(workers, tuple) else (workers, workers)
-    cluster = Cluster(workers=least, most=most, gpus=gpus, wait=wait, retries=retries)
-    if most > min(config.tasks_per_step, config.val_tasks, config.test_tasks):
+    cluster = Cluster.of(workers, gpus, scaling, run, wait, retries)
+    if cluster.most > min(config.tasks_per_step, config.val_tasks, config.test_tasks):
         raise ValueError(
-            f"every worker needs a task, but got workers={most} for "
+            f"every worker needs a task, but got workers={cluster.most} for "
             f"tasks_per_step={config.tasks_per_step}, val_tasks={config.val_tasks}, "
             f"test_tasks={config.test_tasks}: give more tasks or fewer workers"
         )
@@ -238,14 +316,15 @@ def _device(gpus: int) -> torch.device:
 
 
 def _opening(
-    config: TrainConfig, workers: int | tuple[int, int] | None, where_to: str
+    config: TrainConfig, place: "Cluster | torch.device", where_to: str
 ) -> list[str]:
     """What will run, and where the results go."""
-    where = "this process"
-    if isinstance(workers, tuple) and workers[0] < workers[1]:
-        where = "{} to {} workers".format(*workers)
-    elif workers is not None:
-        where = count(workers[0] if isinstance(workers, tuple) else workers, "worker")
+    if isinstance(place, torch.device):
+        where = "this process"
+    elif place.least < place.most:
+        where = f"{place.least} to {place.most} workers"
+    else:
+        where = count(place.least, "worker")
     head = f"meta-training {config.algorithm} on {config.family.name}:"
     parts = [
         f"{config.outer_steps:,} outer steps",

@@ -27,6 +27,7 @@ from raymeta.train.evaluation import evaluate, interval
 from raymeta.train.events import Event, Throughput
 from raymeta.train.metrics_log import Rows
 from raymeta.train.process_group import ProcessGroup
+from raymeta.train.reports import Reports
 
 
 class Diverged(ValueError):
@@ -50,6 +51,7 @@ class Training:
         folder: the seed's own; a checkpoint in it is continued.
         rows: the log that the metrics go to.
         report: takes events; it is called on rank 0 only.
+        reports: those of Ray Train.
 
     Attributes:
         step: updates of θ so far, skipped ones included.
@@ -66,9 +68,11 @@ class Training:
         folder: Path,
         rows: Rows,
         report: Callable[[Event], None],
+        reports: Reports,
     ) -> None:
         self._config, self._seed, self._ranks = config, seed, ranks
         self._folder, self._rows, self._send = folder, rows, report
+        self._reports = reports
         torch.manual_seed(seed)
         learner = config.learner(seed)
         self._module = MetaModule(
@@ -79,6 +83,7 @@ class Training:
         self.step = 0
         self._skipped = self._in_a_row = 0
         self._best_val, self._wall_s = math.inf, 0.0
+        self._metrics: dict[str, float] = {}
         self._continue()
         # Last: it takes over the parameters that it finds.
         self._parallel = ranks.parallel(self._module)
@@ -132,13 +137,13 @@ class Training:
         self._seed_randomness()
         self._optimizer.zero_grad()
         output = self._parallel(episodes)
+        flags = [stop, self._reports.are_due()]
+        gathering = self._ranks.gathering(output.losses, count, flags)
         # The mean over ranks of these is the mean over all tasks.
         (output.losses.sum() * self._ranks.world / count).backward()
-        norm = self._clipped_norm()
-        losses = self._ranks.gathered(output.losses, count)
-        flags = torch.tensor([not torch.isfinite(norm), stop and self._ranks.rank == 0])
-        bad_norm, stopping = (self._ranks.total(flags) > 0).tolist()
-        skip = bad_norm or not bool(losses.isfinite().all())
+        norm = self._clipped_norm()  # of the mean over ranks: the same on all of them
+        losses, (stopping, told), (length,) = gathering.result(norm)
+        skip = not (math.isfinite(length) and bool(losses.isfinite().all()))
         if skip:
             self._skip(losses)
         else:
@@ -149,6 +154,8 @@ class Training:
         self._note(output, norm, skip, took)
         self.step += 1
         self._report_progress(losses)
+        if told:
+            self.publish()
         if self._in_a_row > self._config.max_skips:
             raise self._diverged()
         return stopping
@@ -188,14 +195,12 @@ class Training:
         """This rank's row of this step."""
         self._rows.add(
             self._row("train", self.step, self._module.learner.steps)
-            | {
-                "tasks": len(output.losses),
-                "outer_loss": float(output.loss.detach()),
-                **{name: float(value.mean()) for name, value in output.metrics.items()},
-                "grad_norm": float(norm),
-                "skipped": skipped,
-                "step_s": took,
-            }
+            | {"tasks": len(output.losses), "skipped": skipped, "step_s": took},
+            {
+                "outer_loss": output.losses.mean(),
+                **{name: value.mean() for name, value in output.metrics.items()},
+                "grad_norm": norm,
+            },
         )
         if self._live.flush_is_due():
             self._rows.flush()
@@ -216,7 +221,21 @@ class Training:
     def _report_progress(self, losses: Tensor) -> None:
         self._live.add(float(losses.mean()), len(losses))
         if self.step == self._config.outer_steps or self._live.is_due():
-            self._report(event="step", skipped=self._skipped, **self._live.take())
+            live = self._live.take()
+            self._metrics |= {"outer_loss": live["loss"]}
+            self._metrics |= {"tasks_per_s": live["tasks_per_s"]}
+            self._report(event="step", skipped=self._skipped, **live)
+
+    def publish(self) -> None:
+        """Tell Ray Train how this training stands; on all ranks at once."""
+        newest = None
+        if self._ranks.rank == 0:
+            self._checkpoints.wait()
+            last = last_step(self._folder)
+            newest = None if last is None else step_file(self._folder, last)
+        where = {"seed": self._seed, "outer_step": self.step}
+        shared = {"workers": self._ranks.world, "skipped": self._skipped}
+        self._reports.send(where | self._metrics | shared, newest)
 
     def _report(self, **event: Any) -> None:
         if self._ranks.rank == 0:
@@ -255,6 +274,9 @@ class Training:
         best = val_loss < self._best_val
         if best:
             self._best_val = val_loss
+        if validate:
+            told = {"val_loss": val_loss, "best_val_loss": self._best_val}
+            self._metrics |= told
         if self._ranks.rank > 0:
             return
         self._checkpoints.save(
@@ -291,7 +313,8 @@ class Training:
         steps = self._config.test_steps
         last = self._module.learner.steps if steps is None else steps
         for inner_steps in range(last + 1):
-            self._evaluate("test", self._config.test_tasks, inner_steps, step)
+            loss = self._evaluate("test", self._config.test_tasks, inner_steps, step)
+            self._metrics["test_loss"] = loss
         if self._ranks.rank == 0 and self._config.pictures is not None:
             self._module.eval()
             arrays: Any = self._config.pictures(

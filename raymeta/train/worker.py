@@ -10,6 +10,7 @@ from raymeta.train.config import DTYPES, TrainConfig
 from raymeta.train.events import Event
 from raymeta.train.metrics_log import Rows, last_attempt
 from raymeta.train.process_group import ProcessGroup
+from raymeta.train.reports import Reports, Send
 from raymeta.train.trainer import Diverged, Training
 
 
@@ -19,6 +20,7 @@ def work(
     ranks: ProcessGroup,
     report: Callable[[Event], None],
     should_stop: Callable[[], bool],
+    send: Send | None = None,
 ) -> None:
     """Train every seed, on this rank.
 
@@ -28,12 +30,13 @@ def work(
         ranks: this process among all.
         report: takes events, on rank 0.
         should_stop: is asked at every step; rank 0's answer counts.
+        send: tells Ray Train how the run stands; called on all ranks alike.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(DTYPES[config.dtype])
     try:
         with torch.random.fork_rng(devices=[]):
-            _train_all(config, path, ranks, report, should_stop)
+            _train_all(config, path, ranks, report, should_stop, Reports(send))
     finally:
         torch.set_default_dtype(before)
 
@@ -44,11 +47,13 @@ def _train_all(
     ranks: ProcessGroup,
     report: Callable[[Event], None],
     should_stop: Callable[[], bool],
+    reports: Reports,
 ) -> None:
     attempt, pids = _agree(path, ranks)
     rows = Rows(path / "parts", attempt, ranks.rank)
     for seed in config.seeds:
-        training = Training(config, seed, ranks, path / f"seed-{seed}", rows, report)
+        folder = path / f"seed-{seed}"
+        training = Training(config, seed, ranks, folder, rows, report, reports)
         if ranks.rank == 0:
             report(
                 {
@@ -71,7 +76,9 @@ def _train_all(
         if not finished:
             if ranks.rank == 0:
                 report({"event": "stopped", "seed": seed, "step": training.step})
+            training.publish()
             return
+    training.publish()
 
 
 def _agree(path: Path, ranks: ProcessGroup) -> tuple[int, list[int]]:

@@ -176,6 +176,8 @@ def test_report_computes_a_surface_and_writes_a_page(tmp_path, capsys):
         (["train", "--family", "sinusoids"], "unknown family 'sinusoids'"),
         (["train", "--workers", "0"], "needs workers >= 1, but got workers=0"),
         (["train", "--workers", "2", "--gpus", "3"], "got gpus=3 for workers=2"),
+        (["train", "--resources-per-worker", "x"], "NAME=NUMBER, as in special=1, but"),
+        (["train", "--cpus-per-worker", "-1"], "must be numbers >= 0, but got CPU=-1"),
         (["train", "--seeds", "0"], "--seeds must be 1 or more, but got 0"),
         (["train", "--engine", "lower"], "unknown engine 'lower'"),
         (["train", "--family", "omniglot", "--data", "nowhere"], "nowhere"),

@@ -1,5 +1,6 @@
 """A family and a learner whose every number is known in closed form."""
 
+import json
 import time
 from dataclasses import dataclass
 
@@ -73,3 +74,15 @@ def config(**changes):
         "max_skips": 2,
     }
     return TrainConfig(**settings | changes)
+
+
+def spy(path):
+    """A callback of Ray Train that writes what rank 0 reports into a file."""
+    from ray.train import UserCallback
+
+    class Spy(UserCallback):
+        def after_report(self, run_context, metrics, checkpoint):
+            with open(path, "a") as file:
+                file.write(json.dumps(metrics[0]) + "\n")
+
+    return Spy()

@@ -1,5 +1,6 @@
 """Runs on Ray Train: they must equal those in one process."""
 
+import json
 import os
 import signal
 import threading
@@ -10,8 +11,10 @@ import pytest
 import torch
 import train_toys
 from ray import cloudpickle
+from ray.train import RunConfig, ScalingConfig
 from train_toys import Points, config
 
+import raymeta
 from raymeta.results.jsonlines import JsonLines
 from raymeta.runtime.ray_session import ray
 from raymeta.train import train
@@ -74,6 +77,7 @@ def test_two_workers_one_killed_then_one_equal_an_undisturbed_run(
     # After the mistake every attempt would fail like that one: they are not all made.
     events = JsonLines(path / "events.jsonl").read()
     assert [e["attempt"] for e in events if e["event"] == "start"] == [1, 2]
+    assert not (path / ".ray").exists()
     left = pd.read_parquet(path / "frame.parquet")
     assert sorted(left["attempt"].unique()) == [1, 2]
     rows = left.query("split == 'train'")
@@ -82,8 +86,13 @@ def test_two_workers_one_killed_then_one_equal_an_undisturbed_run(
     assert set(zip(rows["rank"], rows["tasks"], strict=True)) == {(0, 2), (1, 3)}
 
     lines.clear()
-    mended = config(outer_steps=30)
-    last = train(mended, workers=1, name="x", storage=tmp_path, progress=lines.append)
+    mended, spy = config(outer_steps=30), train_toys.spy(str(tmp_path / "reported"))
+    last = raymeta.train(
+        mended,
+        scaling=ScalingConfig(num_workers=1, placement_strategy="SPREAD"),
+        run=RunConfig(name="x", storage_path=str(tmp_path), callbacks=[spy]),
+        progress=lines.append,
+    )
 
     assert "seed 0 goes on from outer step 20 on 1 process, cpu" in lines
     torch.testing.assert_close(
@@ -100,7 +109,15 @@ def test_two_workers_one_killed_then_one_equal_an_undisturbed_run(
         whole.evaluation["outer_loss"].tolist(), rel=1e-10
     )
     assert ray.is_initialized()  # it is not ours
-    assert not (path / ".ray").exists()
+
+    # Ray Train has heard of it, too.
+    told = last.ray_result.metrics
+    assert told["test_loss"] == last.evaluation["outer_loss"].iloc[-1]
+    assert told["val_loss"] == last.frame.query("split == 'val'")["outer_loss"].iloc[-1]
+    heard = (tmp_path / "reported").read_text().splitlines()
+    assert json.loads(heard[-1]) == told
+    kept = torch.load(f"{last.ray_result.checkpoint.path}/checkpoint.pt")
+    assert torch.equal(kept["theta"]["layer.w"], last_theta(path / "seed-0"))
 
 
 def test_what_the_cluster_lacks_is_said_and_waited_for_no_longer(cluster, tmp_path):
@@ -117,6 +134,10 @@ def test_what_the_cluster_lacks_is_said_and_waited_for_no_longer(cluster, tmp_pa
             progress=lines.append,
         )
     assert any(line.startswith("2 workers need 2 GPUs") for line in lines)
+    special = ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1, "tpm": 2})
+    match = "1 worker needs 2 tpms, but the cluster has 0"
+    with pytest.raises(ValueError, match=match):
+        train(config(), scaling=special, wait=0, storage=tmp_path, progress=False)
     match = "3 workers need 3 CPUs, but the cluster has 2"
     with pytest.raises(ValueError, match=match):
         train(config(), workers=3, wait=0, name="x", storage=tmp_path, progress=False)
