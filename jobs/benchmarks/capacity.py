@@ -187,7 +187,7 @@ def measure_training(algorithm: str, family: str, steps: int = 20) -> Training:
     """Some outer steps in this process."""
     config = recipe(algorithm, family)
     module = MetaModule(config.learner(0))
-    outer = config.optimizer(module.parameters(), config.outer_lr)
+    outer = config.make_optimizer(module.parameters(), config.outer_lr)
     seconds: list[float] = []
 
     def step(number: int) -> None:

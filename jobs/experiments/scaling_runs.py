@@ -74,7 +74,7 @@ def learn(
     with torch.no_grad():
         for name, first in config.learner(seed).meta.items():
             module.theta()[name].copy_(first)
-    optimizer = config.optimizer(module.parameters(), config.outer_lr)
+    optimizer = config.make_optimizer(module.parameters(), config.outer_lr)
     tasks = config.tasks_per_step
     for step in range(config.outer_steps):
         if step % every == 0:

@@ -39,7 +39,23 @@ class TrainSettings:
     )
     inner_steps: int | None = setting(None, "inner steps; automatic: the recipe's")
     outer_lr: float | None = setting(
-        None, "outer learning rate, of Adam; automatic: the recipe's"
+        None, "outer learning rate; automatic: the recipe's"
+    )
+    optimizer: str | None = setting(
+        None,
+        "outer optimizer: a class of torch.optim, as 'AdamW(weight_decay=0.01)'; "
+        "automatic: Adam",
+    )
+    scheduler: str | None = setting(
+        None,
+        "what changes the outer learning rate: a class of torch.optim.lr_scheduler, "
+        "as CosineAnnealingLR; automatic: nothing",
+    )
+    micro_tasks: int | None = setting(
+        None, "tasks that a worker adapts to at once, to save memory; automatic: all"
+    )
+    autocast: str | None = setting(
+        None, "dtype of matrix products: bfloat16; automatic: that of the run"
     )
     clip_norm: float | None = setting(
         None, "longest meta-gradient; automatic: no limit"

@@ -15,8 +15,16 @@ from raymeta.errors import unknown_name
 from raymeta.meta import Learner, MetaModule
 from raymeta.meta.module import ENGINES
 from raymeta.modules.user_functions import require_function
+from raymeta.train.outer_optimizers import (
+    MakeOptimizer,
+    MakeScheduler,
+    optimizer_named,
+    scheduler_named,
+)
 from raymeta.train.published import Published
 
+#: By name; float16 would need its gradients scaled.
+AUTOCAST = {"bfloat16": torch.bfloat16}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 #: (meta-module with the best θ, family, seed) -> arrays by name, for figures.
@@ -39,7 +47,14 @@ class TrainConfig:
         outer_steps: updates of θ.
         tasks_per_step: tasks of an outer step, of all workers together.
         outer_lr: learning rate of the outer optimizer.
-        optimizer: (parameters, learning rate) -> outer optimizer.
+        optimizer: (parameters, learning rate) -> outer optimizer; or a class of
+            `torch.optim` by name, as "AdamW(weight_decay=0.01)".
+        scheduler: outer optimizer -> what changes its learning rate after each update;
+            or a class of `torch.optim.lr_scheduler` by name, as "CosineAnnealingLR",
+            over all outer steps unless it says otherwise. None: constant.
+        micro_tasks: most tasks that a worker adapts to at once: their gradients are
+            summed, which is that of all its tasks of a step in less memory. None: all.
+        autocast: dtype of matrix products, under `torch.autocast`. None: dtype.
         clip_norm: longest meta-gradient; longer ones are scaled to it. None: no limit.
         seeds: one training for each, one after the other.
         knobs: whatever else makes this run what it is, JSON values; a run is continued
@@ -68,7 +83,10 @@ class TrainConfig:
     outer_steps: int
     tasks_per_step: int
     outer_lr: float = 1e-3
-    optimizer: Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer] = adam
+    optimizer: MakeOptimizer | str = adam
+    scheduler: MakeScheduler | str | None = None
+    micro_tasks: int | None = None
+    autocast: Literal["bfloat16"] | None = None
     clip_norm: float | None = None
     seeds: tuple[int, ...] = (0,)
     knobs: Mapping[str, Any] = field(default_factory=dict)
@@ -104,6 +122,11 @@ class TrainConfig:
         _require("outer_lr", self.outer_lr, 0 < self.outer_lr < math.inf, "> 0")
         if self.clip_norm is not None:
             _require("clip_norm", self.clip_norm, self.clip_norm > 0, "> 0")
+        if self.micro_tasks is not None:
+            _require("micro_tasks", self.micro_tasks, self.micro_tasks >= 1, ">= 1")
+        if self.autocast is not None:
+            self._check_autocast()
+        self.make_optimizer, self.make_scheduler  # noqa: B018  # raise for names
         if self.test_steps is not None:
             _require("test_steps", self.test_steps, self.test_steps >= 0, ">= 0")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -112,12 +135,37 @@ class TrainConfig:
                 "example, (0, 1, 2)"
             )
 
+    def _check_autocast(self) -> None:
+        if self.autocast not in AUTOCAST:
+            raise unknown_name("autocast", str(self.autocast), AUTOCAST)
+        if self.dtype != "float32":
+            raise ValueError(
+                f"autocast takes float32 to {self.autocast}, but got dtype="
+                f"{self.dtype}: leave one of them out"
+            )
+
+    @property
+    def make_optimizer(self) -> MakeOptimizer:
+        """What makes the outer optimizer."""
+        own = self.optimizer
+        return optimizer_named(own) if isinstance(own, str) else own
+
+    @property
+    def make_scheduler(self) -> MakeScheduler | None:
+        """What makes the scheduler of its learning rate."""
+        own = self.scheduler
+        if isinstance(own, str):
+            return scheduler_named(own, self.outer_steps, self.outer_lr)
+        return own
+
     def identity(self) -> dict[str, Any]:
         """What must be the same to continue a run; JSON values.
 
         More outer steps, other seeds, another number of workers or of held-out tasks
         continue it.
         """
+        named = ("optimizer", "scheduler", "autocast")
+        said = {k: x for k in named if isinstance(x := getattr(self, k), str)}
         return {
             "algorithm": self.algorithm,
             "family": self.family.name,
@@ -125,7 +173,7 @@ class TrainConfig:
             "outer_lr": self.outer_lr,
             "clip_norm": self.clip_norm,
             "dtype": self.dtype,
-            "knobs": dict(self.knobs),
+            "knobs": dict(self.knobs) | said,
         }
 
     def goal(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 
 from raymeta._tree import detach, tree_leaves
 from raymeta.data.episodes import Episode, require_episode
+from raymeta.errors import one_line
 from raymeta.meta import MetaModule
 from raymeta.train.config import DTYPES, TrainConfig
 from raymeta.types import Tensors
@@ -21,7 +22,8 @@ def check(config: TrainConfig) -> Tensors:
     Raises:
         ValueError: a meta-parameter has no influence on the loss, so that workers would
             wait for its gradient; a family whose task is another when asked again; and
-            whatever the learner or the family raises.
+            whatever the learner or the family raises; an outer optimizer or a scheduler
+            that cannot be made.
     """
     seed = config.seeds[0]
     with _as_in_run(config, seed):
@@ -35,6 +37,7 @@ def check(config: TrainConfig) -> Tensors:
         require_episode(episodes)
         _require_same(episodes, again)
         module(episodes).loss.backward()
+        _require_outer_optimizer(config, module)
     theta = module.theta()
     idle = [name for name, value in theta.items() if value.grad is None]
     if idle:
@@ -43,6 +46,19 @@ def check(config: TrainConfig) -> Tensors:
             f"{', '.join(idle)}: leave them out of the learner's meta"
         )
     return detach(theta)
+
+
+def _require_outer_optimizer(config: TrainConfig, module: MetaModule) -> None:
+    """Raise ValueError unless optimizer and scheduler can be made."""
+    try:
+        optimizer = config.make_optimizer(module.parameters(), config.outer_lr)
+        if config.make_scheduler is not None:
+            config.make_scheduler(optimizer)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "the outer optimizer and the scheduler of its learning rate must be made "
+            f"of θ and outer_lr, but {one_line(error)}"
+        ) from error
 
 
 def new_module(config: TrainConfig, seed: int) -> MetaModule:

@@ -1,6 +1,7 @@
 """Process group: the processes that share the tasks of a step."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -92,6 +93,10 @@ class ProcessGroup:
             return Gathering(values, count, None)
         work = dist.all_reduce(values, group=self.gradients, async_op=True)
         return Gathering(values, count, work)
+
+    def apart(self, module: Any) -> AbstractContextManager[None]:
+        """A context in which ranks keep their own gradients of the module."""
+        return nullcontext() if self.world == 1 else module.no_sync()
 
     def parallel(self, module: nn.Module) -> nn.Module:
         """The module, with gradients averaged over ranks."""

@@ -4,6 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from raymeta.train.checkpoints import (
     load,
     step_file,
 )
-from raymeta.train.config import TrainConfig
+from raymeta.train.config import AUTOCAST, TrainConfig
 from raymeta.train.evaluation import evaluate, interval
 from raymeta.train.events import Event, Throughput
 from raymeta.train.metrics_log import Rows
-from raymeta.train.process_group import ProcessGroup
+from raymeta.train.micro_tasks import joined, split_tasks
+from raymeta.train.process_group import Gathering, ProcessGroup
 from raymeta.train.reports import Reports
 
 
@@ -79,7 +81,10 @@ class Training:
             learner, engine=config.engine, compile=config.compile
         ).to(ranks.device)
         self._checkpoints = Checkpoints(folder, config.keep)
-        self._optimizer = config.optimizer(self._module.parameters(), config.outer_lr)
+        parameters = self._module.parameters()
+        self._optimizer = config.make_optimizer(parameters, config.outer_lr)
+        schedule = config.make_scheduler
+        self._scheduler = schedule(self._optimizer) if schedule else None
         self.step = 0
         self._skipped = self._in_a_row = 0
         self._best_val, self._wall_s = math.inf, 0.0
@@ -133,14 +138,10 @@ class Training:
 
     def _outer_step(self, episodes: Episode, stop: bool) -> bool:
         """θ_{t+1} from θ_t; returns whether all ranks are to stop."""
-        count, begun = self._config.tasks_per_step, time.perf_counter()
+        begun = time.perf_counter()
         self._seed_randomness()
         self._optimizer.zero_grad()
-        output = self._parallel(episodes)
-        flags = [stop, self._reports.are_due()]
-        gathering = self._ranks.gathering(output.losses, count, flags)
-        # The mean over ranks of these is the mean over all tasks.
-        (output.losses.sum() * self._ranks.world / count).backward()
+        output, gathering = self._back_propagate(episodes, stop)
         norm = self._clipped_norm()  # of the mean over ranks: the same on all of them
         losses, (stopping, told), (length,) = gathering.result(norm)
         skip = not (math.isfinite(length) and bool(losses.isfinite().all()))
@@ -148,6 +149,8 @@ class Training:
             self._skip(losses)
         else:
             self._optimizer.step()
+            if self._scheduler is not None:
+                self._scheduler.step()
             self._in_a_row = 0
         took = time.perf_counter() - begun
         self._wall_s += took
@@ -159,6 +162,33 @@ class Training:
         if self._in_a_row > self._config.max_skips:
             raise self._diverged()
         return stopping
+
+    def _back_propagate(
+        self, episodes: Episode, stop: bool
+    ) -> tuple[MetaOutput, Gathering]:
+        """The gradient of all tasks, of so many at once as there may be."""
+        count, ranks = self._config.tasks_per_step, self._ranks
+        parts = split_tasks(episodes, self._config.micro_tasks)
+        outputs: list[MetaOutput] = []
+        for part in parts:
+            last = len(outputs) == len(parts) - 1
+            # Ranks meet once, at the last of their parts.
+            with nullcontext() if last else ranks.apart(self._parallel):
+                with self._autocast():
+                    outputs.append(self._parallel(part))
+                if last:
+                    output = joined(outputs)
+                    flags = [stop, self._reports.are_due()]
+                    gathering = ranks.gathering(output.losses, count, flags)
+                # The mean over ranks of these is the mean over all tasks.
+                (outputs[-1].losses.sum() * ranks.world / count).backward()
+        return output, gathering
+
+    def _autocast(self) -> Any:
+        name = self._config.autocast
+        if name is None:
+            return nullcontext()
+        return torch.autocast(self._ranks.device.type, AUTOCAST[name])
 
     def _seed_randomness(self) -> None:
         """What inner steps draw depends on where we are, not on what was before."""
@@ -197,7 +227,7 @@ class Training:
             self._row("train", self.step, self._module.learner.steps)
             | {"tasks": len(output.losses), "skipped": skipped, "step_s": took},
             {
-                "outer_loss": output.losses.mean(),
+                "outer_loss": output.loss,
                 **{name: value.mean() for name, value in output.metrics.items()},
                 "grad_norm": norm,
             },
@@ -232,7 +262,8 @@ class Training:
         if self._ranks.rank == 0:
             self._checkpoints.wait()
             last = last_step(self._folder)
-            newest = None if last is None else step_file(self._folder, last)
+            file = None if last is None else step_file(self._folder, last)
+            newest = file and download(file)
         where = {"seed": self._seed, "outer_step": self.step}
         shared = {"workers": self._ranks.world, "skipped": self._skipped}
         self._reports.send(where | self._metrics | shared, newest)
@@ -252,11 +283,24 @@ class Training:
         path = step_file(self._folder, step)
         checkpoint = self._load(path)
         self._optimizer.load_state_dict(checkpoint["optimizer"])
+        if self._scheduler is not None and checkpoint.get("scheduler") is not None:
+            self._scheduler.load_state_dict(checkpoint["scheduler"])
+        self._take_own_lr(checkpoint.get("outer_lr", self._config.outer_lr))
         self.step = checkpoint["step"]
         self._skipped = checkpoint["skipped"]
         self._in_a_row = checkpoint["skipped_in_a_row"]
         self._best_val = checkpoint["best_val_loss"]
         self._wall_s = checkpoint["wall_s"]
+
+    def _take_own_lr(self, theirs: float) -> None:
+        """Go on at this run's learning rate where the checkpoint's had another."""
+        factor = self._config.outer_lr / theirs
+        for group in self._optimizer.param_groups:
+            group["lr"] *= factor
+            if "initial_lr" in group:
+                group["initial_lr"] *= factor
+        if self._scheduler is not None:
+            self._scheduler.base_lrs = [x * factor for x in self._scheduler.base_lrs]
 
     def _load(self, path: Path) -> Checkpoint:
         """Read a checkpoint and take over its θ."""
@@ -287,6 +331,8 @@ class Training:
                 "step": self.step,
                 "theta": self._module.theta(),
                 "optimizer": self._optimizer.state_dict(),
+                "scheduler": self._scheduler and self._scheduler.state_dict(),
+                "outer_lr": self._config.outer_lr,
                 "val_loss": val_loss,
                 "best_val_loss": self._best_val,
                 "skipped": self._skipped,
@@ -326,17 +372,19 @@ class Training:
         """The mean outer loss of θ after `step` updates; a row on rank 0."""
         config = self._config
         self._seed_randomness()
-        values = evaluate(
-            self._module,
-            config.family,
-            self._ranks,
-            split=split,
-            count=count,
-            # As in training: a compiled step is one for a number of tasks.
-            at_once=math.ceil(config.tasks_per_step / self._ranks.world),
-            seed=self._seed,
-            steps=inner_steps,
-        )
+        # As in training: a compiled step is one for a number of tasks.
+        at_once = math.ceil(config.tasks_per_step / self._ranks.world)
+        with self._autocast():
+            values = evaluate(
+                self._module,
+                config.family,
+                self._ranks,
+                split=split,
+                count=count,
+                at_once=min(at_once, config.micro_tasks or at_once),
+                seed=self._seed,
+                steps=inner_steps,
+            )
         means = {name: float(value.mean()) for name, value in values.items()}
         losses = values.pop("outer_loss")
         if self._ranks.rank == 0:

@@ -13,7 +13,7 @@ import torch
 from train_toys import SHRINK, Points, config, learner
 
 from raymeta.data import Episode
-from raymeta.train import train
+from raymeta.train import recipe, train
 from raymeta.train.checkpoints import Checkpoints, last_step
 from raymeta.train.evaluation import interval
 
@@ -71,6 +71,42 @@ def test_every_step_is_that_of_a_plain_loop(here, tmp_path, clip):
             assert set(rows[column]) == {value}
         assert not rows["skipped"].any()
         assert rows["wall_s"].iloc[-1] == pytest.approx(rows["step_s"].sum())
+
+
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_the_gradients_of_micro_tasks_sum_to_that_of_all(here, most):
+    whole, parts = here("whole"), here("parts", micro_tasks=most)
+    pd.testing.assert_frame_equal(
+        parts.frame.drop(columns=NOISE),
+        whole.frame.drop(columns=NOISE),
+        rtol=1e-12,
+        atol=1e-12,
+    )
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_named_optimizer_and_schedule_are_those_of_a_plain_loop(here, tmp_path):
+    named = {
+        "optimizer": "SGD(momentum=0.9)",
+        "scheduler": "CosineAnnealingLR(eta_min=0.01)",
+    }
+    result = here(**named)
+
+    w = learner(0).meta["layer.w"].requires_grad_()
+    optimizer = torch.optim.SGD([w], lr=0.1, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12, eta_min=0.01)
+    for step in range(12):
+        c, q = Points().episodes(step, 5, 0, 5, seed=0, split="train")
+        (w.grad,) = torch.autograd.grad((adapted(w, c) - q).square().sum(1).mean(), [w])
+        optimizer.step()
+        schedule.step()
+    torch.testing.assert_close(last_theta(tmp_path / "x" / "seed-0"), w.detach())
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        here("cut", family=Broken(), **named)
+    same(here("cut", **named).frame, result.frame)  # the schedule goes on, too
+    with pytest.raises(ValueError, match=r"SGD\(momentum=0.9\) then, none now"):
+        here("x")
 
 
 @pytest.mark.usefixtures("float64")
@@ -295,6 +331,26 @@ def test_a_checkpoint_that_cannot_be_read_is_named_and_the_one_before_goes_on(
     assert "seed 0 goes on from outer step 8 on 1 process, cpu" in lines
 
 
+def test_an_optimizer_that_cannot_be_made_is_refused_before(here):
+    with pytest.raises(ValueError, match=r"must be made of .* Invalid weight_decay"):
+        here(optimizer="AdamW(weight_decay=-1)")
+    with pytest.raises(ValueError, match=r"must be made of .* 'step_size'"):
+        here(scheduler="StepLR")
+
+
+def test_autocast_takes_matrix_products_to_bfloat16(tmp_path):
+    def losses(**changes):
+        sizes = {"outer_steps": 2, "tasks_per_step": 3, "val_tasks": 1, "test_tasks": 1}
+        settings = recipe("maml", "sinusoid", test_steps=0, **sizes, **changes)
+        result = train(settings, name="-".join(["x", *changes]), progress=False,
+                       storage=tmp_path)  # fmt: skip
+        return result.frame.query("split == 'train'")["outer_loss"].tolist()
+
+    exact, rounded = losses(), losses(autocast="bfloat16")
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=1e-2)
+
+
 def test_what_workers_would_stumble_on_is_refused_before(here, tmp_path):
     with pytest.raises(
         ValueError, match="depend on every meta-parameter, but does not on idle"
@@ -337,6 +393,14 @@ class Unasked(Points):
         ({"outer_steps": 0}, "needs outer_steps >= 1, but got 0"),
         ({"outer_lr": math.nan}, "needs outer_lr > 0, but got nan"),
         ({"clip_norm": 0.0}, "needs clip_norm > 0, but got 0.0"),
+        ({"optimizer": "Adamm"}, "unknown outer optimizer 'Adamm': did you mean 'Adam"),
+        ({"optimizer": "Adam(beta=1)"}, "unknown option of Adam 'beta'"),
+        ({"optimizer": "Adam(lr=1.0)"}, "learning rate is outer_lr, but got"),
+        ({"optimizer": "Adam(0.1)"}, r"given as Name or Name\(option=number\), as"),
+        ({"scheduler": "LambdaLR"}, "unknown scheduler 'LambdaLR'"),
+        ({"micro_tasks": 0}, "needs micro_tasks >= 1, but got 0"),
+        ({"autocast": "float16"}, "unknown autocast 'float16'"),
+        ({"autocast": "bfloat16"}, "takes float32 to bfloat16, but got dtype=float64"),
         ({"max_skips": -1}, "needs max_skips >= 0, but got -1"),
         ({"seeds": ()}, r"needs seeds, each once, but got \[\]"),
         ({"seeds": (1, 1)}, r"needs seeds, each once, but got \[1, 1\]"),
