@@ -8,6 +8,7 @@ def run(arguments: argparse.Namespace) -> None:
     from raymeta import tasks
     from raymeta.hypergrad.registry import ESTIMATORS
     from raymeta.search.methods import METHODS, missing
+    from raymeta.tasks import loading
     from raymeta.train import ALGORITHMS, KIND_OF
 
     print("tasks")
@@ -36,3 +37,6 @@ def run(arguments: argparse.Namespace) -> None:
             family for family, kind in KIND_OF.items() if kind in algorithm.inner
         ]
         print(f"  {name:<16} {' '.join(families)}")
+    for kind in (loading.LEARNER, loading.FAMILY):
+        for name, point in loading.entry_points(kind).items():
+            print(f"  {name:<16} {kind.noun} of {point.value}")

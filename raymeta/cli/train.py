@@ -13,8 +13,12 @@ from raymeta.cli.settings import resumable, setting
 class TrainSettings:
     """Settings of `raymeta train`."""
 
-    algorithm: str = setting("maml", "meta-learning algorithm, by name")
-    family: str = setting("sinusoid", "family of tasks, by name")
+    algorithm: str = setting(
+        "maml", "meta-learning algorithm by name, or your own learner: path.py:Name"
+    )
+    family: str = setting(
+        "sinusoid", "family of tasks by name, or your own: path.py:Name"
+    )
     data: str | None = setting(None, "path of your own data, for omniglot")
     workers: int = setting(2, "processes that share the tasks of a step")
     max_workers: int | None = setting(

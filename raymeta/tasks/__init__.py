@@ -67,10 +67,8 @@ def get(name: str) -> Task:
     """
     if name in _TASKS:
         return _TASKS[name]()
-    if loading.is_file(name):
-        return loading.from_file(name)
-    if point := loading.entry_points().get(name):
-        return loading.from_package(point)
+    if (task := loading.own(name, loading.TASK)) is not None:
+        return task
     raise unknown_name("task", name, names())
 
 

@@ -1,19 +1,44 @@
-"""Tasks of users: in a Python file, or in an installed package."""
+"""Things of users, tasks among them: in a Python file, or in an installed package."""
 
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
+from raymeta.data import check_family
 from raymeta.errors import one_line, unknown_name
-from raymeta.tasks.base import Task, check_task, offered
+from raymeta.modules.user_functions import require_function
+from raymeta.tasks.base import check_task, offered
 
-#: Under which packages name their tasks, in `[project.entry-points."raymeta.tasks"]`.
-GROUP = "raymeta.tasks"
+
+class Kind(NamedTuple):
+    """A kind of thing that users name.
+
+    Attributes:
+        noun: what it is.
+        group: where packages name theirs, in `[project.entry-points."<group>"]`.
+        check: raises ValueError unless a thing is one.
+        offers: what an object of it has besides a name; "" where it is a function.
+    """
+
+    noun: str
+    group: str
+    check: Callable[[Any], None]
+    offers: str
+
+
+def _check_learner(learner: Any) -> None:
+    require_function("learner", learner, ("seed",))
+
+
+TASK = Kind("task", "raymeta.tasks", check_task, "sample")
+FAMILY = Kind("family", "raymeta.families", check_family, "episodes")
+#: seed -> `raymeta.meta.Learner`.
+LEARNER = Kind("learner", "raymeta.learners", _check_learner, "")
 
 _files: dict[Path, ModuleType] = {}
 _beside: list[ModuleType] = []
@@ -31,59 +56,73 @@ def sources(names: Iterable[str]) -> dict[str, str]:
 
 
 def is_file(name: str) -> bool:
-    """Whether this names a task in a file: `path.py:Name`."""
+    """Whether this names a thing in a file: `path.py:Name`."""
     return ".py:" in name or name.endswith(".py")
 
 
-def from_file(name: str) -> Task:
-    """The task at `path.py:Name`: an object, a class, or a function that makes one.
+def from_file(name: str, kind: Kind = TASK) -> Any:
+    """The thing at `path.py:Name`: an object, a class, or a function that makes one.
 
     The file is run once in a process, with its folder on the path, as a script is.
 
     Raises:
         ValueError: the file is missing or raises, or has nothing of that name, or that
-            is not a task.
+            is not of this kind.
     """
     file, _, attribute = name.partition(".py:")
     path = Path(file if not attribute else f"{file}.py")
-    module = _load(path)
+    module = _load(path, kind)
     found = vars(module)
     if attribute not in found:
-        known = [key for key, value in found.items() if _may_be_task(value, module)]
-        raise unknown_name(f"task in {path}:", attribute, known)
-    task = _made(found[attribute], name)
-    _sources[task.name] = f"{path.resolve()}:{attribute}"
-    return task
+        known = [k for k, value in found.items() if _may_be_one(value, module, kind)]
+        raise unknown_name(f"{kind.noun} in {path}:", attribute, known)
+    thing = _made(found[attribute], name, kind)
+    if kind is TASK:
+        _sources[thing.name] = f"{path.resolve()}:{attribute}"
+    return thing
 
 
-def entry_points() -> dict[str, metadata.EntryPoint]:
-    """The tasks of installed packages by name."""
-    return {point.name: point for point in metadata.entry_points(group=GROUP)}
+def entry_points(kind: Kind = TASK) -> dict[str, metadata.EntryPoint]:
+    """The things of installed packages by name."""
+    return {point.name: point for point in metadata.entry_points(group=kind.group)}
 
 
-def from_package(point: metadata.EntryPoint) -> Task:
-    """The task that an installed package names.
+def from_package(point: metadata.EntryPoint, kind: Kind = TASK) -> Any:
+    """The thing that an installed package names.
 
     Raises:
-        ValueError: it cannot be imported, or is not a task.
+        ValueError: it cannot be imported, or is not of this kind.
     """
     try:
         thing = point.load()
     except Exception as error:
         raise ValueError(
-            f"task {point.name!r} must be importable, but {point.value} raises "
+            f"{kind.noun} {point.name!r} must be importable, but {point.value} raises "
             f"{one_line(error)}: repair or remove its package"
         ) from error
-    return _made(thing, point.value)
+    return _made(thing, point.value, kind)
 
 
-def _load(path: Path) -> ModuleType:
+def own(name: str, kind: Kind) -> Any | None:
+    """The thing of this name that is a user's; None where none is.
+
+    Raises:
+        ValueError: see `from_file`, `from_package`.
+    """
+    if is_file(name):
+        return from_file(name, kind)
+    point = entry_points(kind).get(name)
+    return None if point is None else from_package(point, kind)
+
+
+def _load(path: Path, kind: Kind) -> ModuleType:
     place = path.resolve()
     if place in _files:
         return _files[place]
     if not place.is_file():
         raise ValueError(
-            f"a task in a file is given as path.py:Name, but there is no file {path}"
+            f"a {kind.noun} in a file is given as path.py:Name, but there is no file "
+            f"{path}"
         )
     names = {module.__name__ for module in _files.values()}
     name = f"task_file_{place.stem}"
@@ -113,11 +152,11 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
-def _may_be_task(value: Any, module: ModuleType) -> bool:
-    """A class or function of the module, or an object of any that samples."""
+def _may_be_one(value: Any, module: ModuleType, kind: Kind) -> bool:
+    """A class or function of the module, or an object that offers what is asked."""
     if isinstance(value, type | FunctionType):
         return value.__module__ == module.__name__
-    return offered(value, "sample") is not None
+    return bool(kind.offers) and offered(value, kind.offers) is not None
 
 
 def _lies_in(module: ModuleType, folder: Path) -> bool:
@@ -125,23 +164,23 @@ def _lies_in(module: ModuleType, folder: Path) -> bool:
     return file is not None and Path(file).resolve().parent == folder
 
 
-def _made(thing: Any, name: str) -> Task:
-    """The task: what is given, or what it makes."""
+def _made(thing: Any, name: str, kind: Kind) -> Any:
+    """What is given, or what it makes."""
     makes = isinstance(thing, type) or (
         callable(thing) and offered(thing, "name") is None
     )
     try:
-        task = thing() if makes else thing
+        made = thing() if makes and kind.offers else thing
     except Exception as error:
         raise ValueError(
-            f"{name} must make a task without arguments, but it raises "
+            f"{name} must make a {kind.noun} without arguments, but it raises "
             f"{one_line(error)}"
         ) from error
     try:
-        check_task(task)
+        kind.check(made)
     except ValueError as error:
-        raise ValueError(f"{name} is no task: {error}") from None
-    return task
+        raise ValueError(f"{name} is no {kind.noun}: {error}") from None
+    return made
 
 
 def _line(error: Exception, path: Path) -> int:

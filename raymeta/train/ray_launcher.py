@@ -19,6 +19,7 @@ from raymeta.runtime import ray_session
 from raymeta.runtime.cluster import require_shared
 from raymeta.runtime.interrupt import Interrupt
 from raymeta.runtime.serialization import REMEDY, Payload, pack
+from raymeta.tasks import loading
 from raymeta.train.config import TrainConfig
 from raymeta.train.events import EVENTS, FAILED, STOP, Event
 from raymeta.train.process_group import ProcessGroup
@@ -65,7 +66,7 @@ def run_on_ray(
             a worker raises; workers died or failed too often.
         KeyboardInterrupt: Ctrl-C, before the training began or a second time.
     """
-    payload = pack(config, "a learner and its family")
+    payload = pack(config, "a learner and its family", loading.modules())
     stops, failed, scratch = (path / name for name in (STOP, FAILED, SCRATCH))
     for left in (stops, failed):
         left.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -14,12 +14,11 @@ from torch.nn import functional as F
 
 from raymeta import meta
 from raymeta.data import Family, FewShot
-from raymeta.data import family as family_by_name
 from raymeta.data.images import PhotographFunctions
 from raymeta.errors import unknown_name
 from raymeta.meta import Learner
 from raymeta.optim import sgd
-from raymeta.train import figure_data
+from raymeta.train import figure_data, own
 from raymeta.train.config import TrainConfig
 from raymeta.train.published import published
 from raymeta.train.task_kinds import (
@@ -251,8 +250,9 @@ def recipe(
     """A run of an algorithm on a family, with the papers' settings unless others.
 
     Args:
-        algorithm: one of `ALGORITHMS`.
-        family: one of `KIND_OF`.
+        algorithm: one of `ALGORITHMS`; or a learner of one's own, a function of the
+            seed, by `path.py:Name` or the entry point of an installed package.
+        family: one of `KIND_OF`; or one's own, likewise, with a learner of one's own.
         data: path of the family's data, where it is the user's own.
         ways: classes of a task; the family's own number by default, as the next two.
         shots: support examples, of each class in classification.
@@ -267,11 +267,31 @@ def recipe(
             a number that the family or the algorithm does not have; and see
             `TrainConfig`.
     """
+    learner = None
     if algorithm not in ALGORITHMS:
-        raise unknown_name("algorithm", algorithm, ALGORITHMS)
+        learner = own.learner(algorithm, ALGORITHMS)
+    _require_settings(settings)
+    given = {name: value for name, value in settings.items() if value is not None}
     every = {"ways": ways, "shots": shots, "queries": queries}
     sizes = {name: size for name, size in every.items() if size is not None}
-    tasks = family_by_name(family, data, **sizes)
+    tasks = own.family(family, data, sizes)
+    if learner is not None:
+        own.require_left_out(
+            "a learner of your own has its inner loop itself",
+            {"inner_lr": inner_lr, "inner_steps": inner_steps, "context": context},
+        )
+        return TrainConfig(
+            algorithm=own.name_of(algorithm),
+            learner=learner,
+            family=tasks,
+            knobs=sizes,
+            **{**KINDS[KIND_OF.get(family, "few-shot")].outer, **given},
+        )
+    if family not in KIND_OF:
+        raise ValueError(
+            f"{algorithm} has networks for families that ship, but got {family!r}: "
+            "give a learner of your own as well, by path.py:Name"
+        )
     kind = KIND_OF[family]
     learns = ALGORITHMS[algorithm].inner
     if kind not in learns:
@@ -294,13 +314,6 @@ def recipe(
         inner.context if context is None else context,
     )
     _require_possible(inner, algorithm)
-    fields = {field.name for field in dataclasses.fields(TrainConfig)}
-    free = fields - {"algorithm", "learner", "family", "knobs", "pictures", "published"}
-    for name in settings:
-        if name not in free:
-            own = set(signature(recipe).parameters) - {"settings"}
-            raise unknown_name("setting of a recipe", name, free | own)
-    given = {name: value for name, value in settings.items() if value is not None}
     return TrainConfig(
         algorithm=algorithm,
         learner=partial(_learner, algorithm, domain, inner),
@@ -316,6 +329,16 @@ def recipe(
         ),
         **{**outer, **given},
     )
+
+
+def _require_settings(settings: Iterable[str]) -> None:
+    """Raise ValueError for what is no field of a run that a recipe leaves free."""
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    free = fields - {"algorithm", "learner", "family", "knobs", "pictures", "published"}
+    for name in settings:
+        if name not in free:
+            mine = set(signature(recipe).parameters) - {"settings"}
+            raise unknown_name("setting of a recipe", name, free | mine)
 
 
 def _require_possible(inner: Inner, algorithm: str) -> None:

@@ -124,8 +124,8 @@ def installed(file, monkeypatch):
     """A package with two tasks, one of which cannot be imported."""
     monkeypatch.syspath_prepend(file.parent)
     points = [
-        EntryPoint("theirs", "my_file:Mine", loading.GROUP),
-        EntryPoint("torn", "nowhere_at_all:Task", loading.GROUP),
+        EntryPoint("theirs", "my_file:Mine", loading.TASK.group),
+        EntryPoint("torn", "nowhere_at_all:Task", loading.TASK.group),
     ]
     monkeypatch.setattr(loading.metadata, "entry_points", lambda group: points)
     yield
