@@ -7,6 +7,7 @@ What Ray reads from the environment is set around the imports and the calls that
 import importlib
 import logging
 import os
+import re
 import secrets
 import socket
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ def prepared() -> Iterator[None]:
 
 with prepared():
     import ray
+    from ray._private.ray_logging import stdout_deduplicator
     from ray._raylet import (  # type: ignore[attr-defined]
         AuthenticationTokenLoader,
         Config,
@@ -54,6 +56,8 @@ with prepared():
     # Ray brings it along, on a path of its own, and asks for it late.
     importlib.import_module("psutil")
 
+#: How the paragraph begins that a raylet sends to every driver.
+DEATH = "A worker died or was killed while executing a task"
 CONNECT_S = 10.0
 OBJECT_STORE_BYTES = 80 << 20  # of an embedded Ray: tasks and methods, nothing large
 
@@ -75,7 +79,7 @@ def running(slots: int | None) -> Iterator[int]:
         ValueError: the cluster has no CPU; none answers at `RAY_ADDRESS`, or it has
             other versions or another token.
     """
-    with prepared():
+    with prepared(), quiet_deaths():
         if ray.is_initialized():
             yield slots or _cpus()
             return
@@ -86,6 +90,18 @@ def running(slots: int | None) -> Iterator[int]:
             finally:
                 with uninterrupted():
                     ray.shutdown()
+
+
+@contextmanager
+def quiet_deaths() -> Iterator[None]:
+    """Keep Ray's paragraphs about dead workers off the screen: runs say so."""
+    before = stdout_deduplicator.skip_re
+    others = [] if before is None else [before.pattern]
+    stdout_deduplicator.skip_re = re.compile("|".join([*others, DEATH]))
+    try:
+        yield
+    finally:
+        stdout_deduplicator.skip_re = before
 
 
 @contextmanager

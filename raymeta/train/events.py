@@ -84,6 +84,9 @@ class ProgressText:
         if kind == "skip":
             where = f"seed {event['seed']}, outer step {event['step']}"
             return [f"{where}: {event['reason']}; the update is skipped"]
+        if kind == "preempted":
+            where = f"seed {event['seed']}, outer step {event['step']}"
+            return [f"{where}: a node is about to go; a checkpoint is written"]
         if kind == "failed":
             self.failure = event["reason"]
         self.stopped = kind == "stopped"

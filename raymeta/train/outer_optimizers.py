@@ -70,6 +70,17 @@ def scheduler_named(text: str, outer_steps: int, outer_lr: float) -> MakeSchedul
     return partial(kind, **{k: x for k, x in ours.items() if k in known} | options)
 
 
+def scale_lr(
+    optimizer: Optimizer, scheduler: LRScheduler | None, factor: float
+) -> None:
+    """Go on with a learning rate that is so much higher, wherever a schedule stands."""
+    for group in optimizer.param_groups:
+        for name in {"lr", "initial_lr"} & set(group):
+            group[name] *= factor
+    if scheduler is not None:
+        scheduler.base_lrs = [x * factor for x in scheduler.base_lrs]
+
+
 def _optimizer(
     kind: Any, options: dict[str, Any], parameters: Iterable[nn.Parameter], lr: float
 ) -> Optimizer:

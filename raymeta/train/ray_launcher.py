@@ -1,17 +1,20 @@
 """Launcher of a meta-training run on Ray Train's workers."""
 
+import secrets
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed as dist
 
+from raymeta.errors import one_line
 from raymeta.results import mirror
 from raymeta.results.atomic import atomic_write
 from raymeta.results.jsonlines import JsonLines
@@ -20,6 +23,7 @@ from raymeta.runtime.cluster import require_shared
 from raymeta.runtime.interrupt import Interrupt
 from raymeta.runtime.serialization import REMEDY, Payload, pack
 from raymeta.tasks import loading
+from raymeta.train.checkpoints import last_step
 from raymeta.train.config import TrainConfig
 from raymeta.train.events import EVENTS, FAILED, STOP, Event
 from raymeta.train.process_group import ProcessGroup
@@ -28,7 +32,13 @@ from raymeta.train.worker import work
 
 with ray_session.prepared():
     import ray
-    from ray.train import Checkpoint, Result, TrainingFailedError, get_context
+    from ray.train import (
+        Checkpoint,
+        Result,
+        TrainingFailedError,
+        get_context,
+        get_preemption_info,
+    )
     from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 #: What Ray Train writes.
@@ -81,7 +91,7 @@ def run_on_ray(
             wait_for(cluster, show, asked, growing=growing)
             if not mirror.is_remote(mirror.address(path)):
                 require_shared(path)
-            result = _fit(payload, path, config.keep, cluster, asked, on_tick)
+            result = _fit(payload, config, path, cluster, asked, on_tick)
         except (TrainingFailedError, ray.exceptions.RayError) as error:
             if not failed.exists():
                 raise ValueError(_ended(error)) from error
@@ -98,8 +108,8 @@ def run_on_ray(
 
 def _fit(
     payload: Payload,
+    config: TrainConfig,
     path: Path,
-    keep: int,
     cluster: Cluster,
     asked: Callable[[], bool],
     on_tick: Callable[[], None],
@@ -111,11 +121,14 @@ def _fit(
             "payload": payload,
             "path": place,
             "on_gpu": cluster.on_gpu,
+            "seeds": config.seeds,
+            "launch": secrets.token_hex(8),
+            "retries": cluster.counted_retries,
         },
         # Gloo carries losses and flags; gradients on GPUs have a group of their own.
         torch_config=TorchConfig(backend="gloo"),
         scaling_config=cluster.scaling,
-        run_config=cluster.run_config(f"{place}/{SCRATCH}", keep),
+        run_config=cluster.run_config(f"{place}/{SCRATCH}", config.keep),
     )
     fit = _Background(trainer.fit)
     since = None
@@ -156,8 +169,10 @@ def _rank(arguments: dict[str, Any]) -> None:
             log.append({"time": time.time(), **event})
 
         try:
+            if rank == 0 and arguments["retries"] is not None:
+                _require_progress(path, arguments, report)
             config = arguments["payload"].open()
-            work(config, path, ranks, report, stop.exists, _send)
+            work(config, path, ranks, report, stop.exists, _send, _preempted)
         except ValueError as error:
             _note_failure(path, str(error))
             raise
@@ -165,6 +180,40 @@ def _rank(arguments: dict[str, Any]) -> None:
             rule = "workers must be able to load a learner and its family"
             _note_failure(path, f"{rule}, but {error}: {REMEDY}")
             raise
+        except Exception as error:
+            if rank == 0:  # which alone writes the log
+                report({"event": "error", "reason": one_line(error)})
+            raise
+
+
+def _require_progress(
+    path: Path, arguments: dict[str, Any], report: Callable[[Event], None]
+) -> None:
+    """Raise ValueError after too many attempts in a row without a new checkpoint.
+
+    Those that came after progress are not counted: a long run on spot instances loses
+    workers often.
+    """
+    steps = [last_step(path / f"seed-{seed}") for seed in arguments["seeds"]]
+    done = [-1 if step is None else step for step in steps]
+    launch, retries = arguments["launch"], arguments["retries"]
+    report({"event": "attempt", "launch": launch, "done": done})
+    events = JsonLines(path / EVENTS).read()
+    before = [e["done"] for e in events if e.get("launch") == launch]
+    idle = sum(1 for _ in takewhile(lambda each: each == done, reversed(before)))
+    if idle <= retries + 1:
+        return
+    said = [e["reason"] for e in events if e["event"] == "error"]
+    last = f"; the last one said: {said[-1]}" if said else ""
+    raise ValueError(
+        f"workers died or failed {retries + 1} times without a checkpoint between, and "
+        f"retries={retries}{last}; the same name goes on from the last checkpoint"
+    )
+
+
+def _preempted() -> bool:
+    """Whether a worker's node is about to be taken away."""
+    return get_preemption_info() is not None
 
 
 def _ended(error: Exception) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 Send = Callable[[dict[str, Any], Path | None], None]
 
 REPORT_EVERY_S = 10.0
+#: Asking whether a node is about to go is a meeting of all ranks.
+ASK_EVERY_S = 2.0
 
 
 class Reports:
@@ -20,16 +22,34 @@ class Reports:
 
     Args:
         send: tells it, on every rank at the same outer step; None: nobody listens.
+        preempted: says whether a worker's node is about to be taken away, on every rank
+            at the same outer step; None: nobody knows.
     """
 
-    def __init__(self, send: Send | None) -> None:
-        self._send, self._told = send, time.monotonic()
+    def __init__(
+        self, send: Send | None = None, preempted: Callable[[], bool] | None = None
+    ) -> None:
+        self._send, self._preempted = send, preempted
+        self._told = self._asked = time.monotonic()
         self._sent: Path | None = None
+        self._warned = False
 
     def are_due(self) -> bool:
         """Whether it is time for one; rank 0's answer counts."""
         waited = time.monotonic() - self._told
         return self._send is not None and waited >= REPORT_EVERY_S
+
+    def asks(self) -> bool:
+        """Whether it is time to ask for a preemption; rank 0's answer counts."""
+        waited = time.monotonic() - self._asked
+        knows = self._preempted is not None and not self._warned
+        return knows and waited >= ASK_EVERY_S
+
+    def is_preempted(self) -> bool:
+        """Whether a node is about to go, once; all ranks ask."""
+        assert self._preempted is not None
+        self._asked, self._warned = time.monotonic(), self._preempted()
+        return self._warned
 
     def send(self, metrics: dict[str, Any], newest: Path | None) -> None:
         """Tell it, as all ranks do.

@@ -111,8 +111,8 @@ def train(
             address on an object store.
         wait: seconds to wait for CPUs and GPUs that the cluster does not have yet; 60
             by default, 1,200 where it launches nodes itself.
-        retries: number of times that it goes on from its checkpoint after workers died;
-            3 by default.
+        retries: number of times that it goes on after workers died without a new
+            checkpoint between; 3 by default.
         progress: whether to print progress, or what takes its lines.
 
     Returns:

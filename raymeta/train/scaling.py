@@ -82,7 +82,8 @@ class Cluster:
         run: callbacks, failures, checkpoints and logging of Ray Train.
         wait: seconds to wait for what is missing; None: `WAIT_S`, or `LAUNCH_S` where
             the cluster launches nodes itself.
-        retries: number of times that the run goes on after workers died.
+        retries: number of times that the run goes on after workers died without a new
+            checkpoint between.
         kept: whether Ray Train's own files are kept beside ours.
     """
 
@@ -156,6 +157,11 @@ class Cluster:
         """CPUs of an embedded Ray in which all workers have room."""
         return max(1, math.ceil(self.least * self.bundle.get("CPU", 0)))
 
+    @property
+    def counted_retries(self) -> int | None:
+        """Retries that workers count themselves; None where a `FailureConfig` does."""
+        return self.retries if self.run.failure_config == FailureConfig() else None
+
     def run_config(self, folder: str, keep: int) -> RunConfig:
         """The `RunConfig`, with Ray Train's own files in a folder of the run.
 
@@ -163,9 +169,10 @@ class Cluster:
             folder: address of the folder.
             keep: checkpoints that stay there, unless the user's own says how many.
         """
-        own, failures = self.run, self.run.failure_config
-        if failures is None or failures == FailureConfig():
-            failures = FailureConfig(max_failures=self.retries)
+        own: Any = self.run
+        failures = own.failure_config
+        if self.counted_retries is not None:
+            failures = FailureConfig(max_failures=-1)
         checkpoints = own.checkpoint_config
         if checkpoints is None or checkpoints.num_to_keep is None:
             given = checkpoints or CheckpointConfig()

@@ -28,6 +28,7 @@ from raymeta.train.evaluation import evaluate, interval
 from raymeta.train.events import Event, Throughput
 from raymeta.train.metrics_log import Rows
 from raymeta.train.micro_tasks import joined, split_tasks
+from raymeta.train.outer_optimizers import scale_lr
 from raymeta.train.process_group import Gathering, ProcessGroup
 from raymeta.train.reports import Reports
 
@@ -143,7 +144,7 @@ class Training:
         self._optimizer.zero_grad()
         output, gathering = self._back_propagate(episodes, stop)
         norm = self._clipped_norm()  # of the mean over ranks: the same on all of them
-        losses, (stopping, told), (length,) = gathering.result(norm)
+        losses, (stopping, told, asked), (length,) = gathering.result(norm)
         skip = not (math.isfinite(length) and bool(losses.isfinite().all()))
         if skip:
             self._skip(losses)
@@ -157,6 +158,9 @@ class Training:
         self._note(output, norm, skip, took)
         self.step += 1
         self._report_progress(losses)
+        if asked and self._reports.is_preempted():
+            self._checkpoint(validate=False)  # while there is time
+            self._report(event="preempted")
         if told:
             self.publish()
         if self._in_a_row > self._config.max_skips:
@@ -178,7 +182,8 @@ class Training:
                     outputs.append(self._parallel(part))
                 if last:
                     output = joined(outputs)
-                    flags = [stop, self._reports.are_due()]
+                    reports = self._reports
+                    flags = [stop, reports.are_due(), reports.asks()]
                     gathering = ranks.gathering(output.losses, count, flags)
                 # The mean over ranks of these is the mean over all tasks.
                 (outputs[-1].losses.sum() * ranks.world / count).backward()
@@ -285,22 +290,14 @@ class Training:
         self._optimizer.load_state_dict(checkpoint["optimizer"])
         if self._scheduler is not None and checkpoint.get("scheduler") is not None:
             self._scheduler.load_state_dict(checkpoint["scheduler"])
-        self._take_own_lr(checkpoint.get("outer_lr", self._config.outer_lr))
+        own = self._config.outer_lr  # of a trial that took over another's checkpoint
+        factor = own / checkpoint.get("outer_lr", own)
+        scale_lr(self._optimizer, self._scheduler, factor)
         self.step = checkpoint["step"]
         self._skipped = checkpoint["skipped"]
         self._in_a_row = checkpoint["skipped_in_a_row"]
         self._best_val = checkpoint["best_val_loss"]
         self._wall_s = checkpoint["wall_s"]
-
-    def _take_own_lr(self, theirs: float) -> None:
-        """Go on at this run's learning rate where the checkpoint's had another."""
-        factor = self._config.outer_lr / theirs
-        for group in self._optimizer.param_groups:
-            group["lr"] *= factor
-            if "initial_lr" in group:
-                group["initial_lr"] *= factor
-        if self._scheduler is not None:
-            self._scheduler.base_lrs = [x * factor for x in self._scheduler.base_lrs]
 
     def _load(self, path: Path) -> Checkpoint:
         """Read a checkpoint and take over its θ."""

@@ -21,6 +21,7 @@ def work(
     report: Callable[[Event], None],
     should_stop: Callable[[], bool],
     send: Send | None = None,
+    preempted: Callable[[], bool] | None = None,
 ) -> None:
     """Train every seed, on this rank.
 
@@ -31,12 +32,14 @@ def work(
         report: takes events, on rank 0.
         should_stop: is asked at every step; rank 0's answer counts.
         send: tells Ray Train how the run stands; called on all ranks alike.
+        preempted: says whether a worker's node is about to go; likewise.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(DTYPES[config.dtype])
     try:
         with torch.random.fork_rng(devices=[]):
-            _train_all(config, path, ranks, report, should_stop, Reports(send))
+            reports = Reports(send, preempted)
+            _train_all(config, path, ranks, report, should_stop, reports)
     finally:
         torch.set_default_dtype(before)
 

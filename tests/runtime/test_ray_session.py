@@ -72,3 +72,16 @@ def test_the_first_signal_asks_and_the_second_stops(number):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(number) == before
+
+
+def test_paragraphs_about_dead_workers_stay_off_the_screen_meanwhile():
+    death = "A worker died or was killed while executing a task by an unexpected …"
+    batch = {"lines": [death, "hello"], "pid": "raylet", "is_err": False}
+
+    def shown():
+        (said, *_) = ray_session.stdout_deduplicator.deduplicate(batch)
+        return said["lines"]
+
+    with ray_session.quiet_deaths():
+        assert shown() == ["hello"]
+    assert death in shown()

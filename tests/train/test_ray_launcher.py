@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import closing
 
 import pandas as pd
 import pytest
@@ -17,7 +18,7 @@ from train_toys import Points, config
 import raymeta
 from raymeta.results.jsonlines import JsonLines
 from raymeta.runtime.ray_session import ray
-from raymeta.train import train
+from raymeta.train import ray_launcher, train
 from raymeta.train.checkpoints import last_step
 
 pytestmark = pytest.mark.ray
@@ -152,3 +153,32 @@ def test_what_cannot_be_sent_to_workers_is_refused(cluster, tmp_path):
 
     with pytest.raises(ValueError, match=r"hence must be picklable, but .*lock"):
         train(config(learner=learner), workers=1, storage=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("done", "refused"),
+    [
+        ([-1, -1, -1], False),  # the first, and two that it goes on
+        ([-1, -1, -1, -1], True),
+        ([-1, -1, 4, 4, 4, 8], False),  # progress counts anew
+        ([-1, 4, 4, 4, 4], True),
+    ],
+)
+def test_only_attempts_without_progress_use_up_retries(tmp_path, done, refused):
+    events = [{"event": "attempt", "launch": "other", "done": [-1]}] * 5
+    *before, now = done
+    events += [{"event": "attempt", "launch": "x", "done": [step]} for step in before]
+    events.append({"event": "error", "reason": "OSError: the disk is gone"})
+    if now >= 0:
+        (tmp_path / "seed-0").mkdir()
+        (tmp_path / "seed-0" / f"step-{now:08}.pt").touch()
+    with closing(JsonLines(tmp_path / "events.jsonl")) as log:
+        for event in events:
+            log.append(event)
+        arguments = {"seeds": (0,), "launch": "x", "retries": 2}
+        if not refused:
+            ray_launcher._require_progress(tmp_path, arguments, log.append)
+            return
+        match = "3 times without a checkpoint .* the last one said: OSError: the disk"
+        with pytest.raises(ValueError, match=match):
+            ray_launcher._require_progress(tmp_path, arguments, log.append)

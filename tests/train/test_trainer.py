@@ -13,9 +13,12 @@ import torch
 from train_toys import SHRINK, Points, config, learner
 
 from raymeta.data import Episode
-from raymeta.train import recipe, train
+from raymeta.train import recipe, reports, train
 from raymeta.train.checkpoints import Checkpoints, last_step
 from raymeta.train.evaluation import interval
+from raymeta.train.events import ProgressText
+from raymeta.train.process_group import ProcessGroup
+from raymeta.train.worker import work
 
 NOISE = ["attempt", "step_s", "wall_s"]
 
@@ -450,3 +453,21 @@ def test_what_a_killed_attempt_was_writing_is_removed(tmp_path):
     checkpoints.save({"step": 1}, best=False)
     checkpoints.close()
     assert os.listdir(tmp_path) == ["step-00000001.pt"]
+
+
+def test_a_node_that_is_about_to_go_gets_a_checkpoint_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(reports, "ASK_EVERY_S", 0.0)
+    answers, events = iter([False, True]), []
+    work(
+        config(outer_steps=10, checkpoint_every=100),
+        tmp_path,
+        ProcessGroup(),
+        events.append,
+        lambda: False,
+        preempted=lambda: next(answers),  # nobody asks a third time
+    )
+    written = [e["step"] for e in events if e["event"] == "checkpoint"]
+    assert written == [0, 2, 10]
+    (told,) = (e for e in events if e["event"] == "preempted")
+    said = "seed 0, outer step 2: a node is about to go; a checkpoint is written"
+    assert ProgressText(10).record(told) == [said]
