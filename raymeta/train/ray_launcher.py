@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def _rank(arguments: dict[str, Any]) -> None:
 
         try:
             if rank == 0 and arguments["retries"] is not None:
-                _require_progress(path, arguments, report)
+                _require_progress(path, world, arguments, report)
             config = arguments["payload"].open()
             work(config, path, ranks, report, stop.exists, _send, _preempted)
         except ValueError as error:
@@ -187,7 +187,10 @@ def _rank(arguments: dict[str, Any]) -> None:
 
 
 def _require_progress(
-    path: Path, arguments: dict[str, Any], report: Callable[[Event], None]
+    path: Path,
+    workers: int,
+    arguments: dict[str, Any],
+    report: Callable[[Event], None],
 ) -> None:
     """Raise ValueError after too many attempts in a row without a new checkpoint.
 
@@ -197,16 +200,19 @@ def _require_progress(
     steps = [last_step(path / f"seed-{seed}") for seed in arguments["seeds"]]
     done = [-1 if step is None else step for step in steps]
     launch, retries = arguments["launch"], arguments["retries"]
-    report({"event": "attempt", "launch": launch, "done": done})
+    now = {"launch": launch, "done": done, "workers": workers}
+    report({"event": "attempt", **now})
     events = JsonLines(path / EVENTS).read()
-    before = [e["done"] for e in events if e.get("launch") == launch]
-    idle = sum(1 for _ in takewhile(lambda each: each == done, reversed(before)))
-    if idle <= retries + 1:
+    attempts = [e for e in events if e.get("launch") == launch]
+    idle = list(takewhile(lambda e: e["done"] == done, reversed(attempts)))
+    # Where there are more workers than before, none has died: some have come.
+    used = sum(new["workers"] <= old["workers"] for new, old in pairwise(idle))
+    if used <= retries:
         return
     said = [e["reason"] for e in events if e["event"] == "error"]
     last = f"; the last one said: {said[-1]}" if said else ""
     raise ValueError(
-        f"workers died or failed {retries + 1} times without a checkpoint between, and "
+        f"workers died or failed {used} times without a checkpoint between, and "
         f"retries={retries}{last}; the same name goes on from the last checkpoint"
     )
 

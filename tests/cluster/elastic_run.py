@@ -12,9 +12,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import train_toys
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
+from ray.train import ScalingConfig
 
 from raymeta.runtime.ray_session import ray
-from raymeta.train import ray_launcher, train
+from raymeta.train import train
 
 STORE = {"object_store_memory": 80 << 20}
 SETTINGS = {"outer_steps": 400, "checkpoint_every": 20}
@@ -22,7 +23,6 @@ SETTINGS = {"outer_steps": 400, "checkpoint_every": 20}
 
 def main(folder):
     cloudpickle.register_pickle_by_value(train_toys)
-    ray_launcher.RESIZE_S = 3.0
     slow = train_toys.config(**SETTINGS, family=train_toys.Points(step_s=0.05))
     lines = []
 
@@ -36,7 +36,8 @@ def main(folder):
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **STORE})
     ray.init(cluster.address, log_to_driver=False)
-    place = {"name": "far", "storage": folder, "workers": (1, 2), "progress": say}
+    often = ScalingConfig(num_workers=(1, 2), elastic_resize_monitor_interval_s=3)
+    place = {"name": "far", "storage": folder, "scaling": often, "progress": say}
     run = threading.Thread(target=train, args=[slow], kwargs=place)
     run.start()
     wait_for("begins on 1 process")

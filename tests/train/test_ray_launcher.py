@@ -156,29 +156,33 @@ def test_what_cannot_be_sent_to_workers_is_refused(cluster, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("done", "refused"),
+    ("attempts", "refused"),
     [
-        ([-1, -1, -1], False),  # the first, and two that it goes on
-        ([-1, -1, -1, -1], True),
-        ([-1, -1, 4, 4, 4, 8], False),  # progress counts anew
-        ([-1, 4, 4, 4, 4], True),
+        ([(-1, 2), (-1, 2), (-1, 2)], False),  # the first, and two that it goes on
+        ([(-1, 2), (-1, 2), (-1, 2), (-1, 2)], True),
+        ([(-1, 2), (-1, 2), (4, 2), (4, 2), (4, 2), (8, 2)], False),  # progress
+        ([(-1, 2), (4, 2), (4, 2), (4, 1), (4, 1)], True),
+        ([(4, 1), (4, 1), (4, 2), (4, 2)], False),  # a worker has come meanwhile
     ],
 )
-def test_only_attempts_without_progress_use_up_retries(tmp_path, done, refused):
-    events = [{"event": "attempt", "launch": "other", "done": [-1]}] * 5
-    *before, now = done
-    events += [{"event": "attempt", "launch": "x", "done": [step]} for step in before]
+def test_only_attempts_without_progress_use_up_retries(tmp_path, attempts, refused):
+    *before, (step, workers) = attempts
+    events = [{"event": "attempt", "launch": "other", "done": [-1], "workers": 2}] * 5
+    events += [
+        {"event": "attempt", "launch": "x", "done": [done], "workers": each}
+        for done, each in before
+    ]
     events.append({"event": "error", "reason": "OSError: the disk is gone"})
-    if now >= 0:
+    if step >= 0:
         (tmp_path / "seed-0").mkdir()
-        (tmp_path / "seed-0" / f"step-{now:08}.pt").touch()
+        (tmp_path / "seed-0" / f"step-{step:08}.pt").touch()
+    arguments = {"seeds": (0,), "launch": "x", "retries": 2}
     with closing(JsonLines(tmp_path / "events.jsonl")) as log:
         for event in events:
             log.append(event)
-        arguments = {"seeds": (0,), "launch": "x", "retries": 2}
         if not refused:
-            ray_launcher._require_progress(tmp_path, arguments, log.append)
+            ray_launcher._require_progress(tmp_path, workers, arguments, log.append)
             return
         match = "3 times without a checkpoint .* the last one said: OSError: the disk"
         with pytest.raises(ValueError, match=match):
-            ray_launcher._require_progress(tmp_path, arguments, log.append)
+            ray_launcher._require_progress(tmp_path, workers, arguments, log.append)
