@@ -95,7 +95,9 @@ class TrainSettings:
         "seconds to wait for CPUs and GPUs that are missing; automatic: 60, or 1,200 "
         "where the cluster launches nodes",
     )
-    retries: int = setting(3, "how often to go on after workers died")
+    retries: int = setting(
+        3, "how often to go on after workers died without a new checkpoint between"
+    )
     name: str | None = setting(
         None,
         "folder of the results; the same name resumes, on any number of workers; "
