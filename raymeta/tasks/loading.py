@@ -39,6 +39,7 @@ TASK = Kind("task", "raymeta.tasks", check_task, "sample")
 FAMILY = Kind("family", "raymeta.families", check_family, "episodes")
 #: seed -> `raymeta.meta.Learner`.
 LEARNER = Kind("learner", "raymeta.learners", _check_learner, "")
+KINDS = (TASK, FAMILY, LEARNER)
 
 _files: dict[Path, ModuleType] = {}
 _beside: list[ModuleType] = []
