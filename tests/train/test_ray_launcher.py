@@ -30,7 +30,7 @@ cloudpickle.register_pickle_by_value(train_toys)
 def kill_when_under_way(path, step):
     """Kill -9 the process of rank 1 once the run is past a step."""
     log, pids = JsonLines(path / "events.jsonl"), []
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline:
         for event in log.read_new():
             pids = event.get("pids", pids)
