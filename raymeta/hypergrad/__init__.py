@@ -9,6 +9,7 @@ from raymeta.hypergrad.base import (
     require_estimator,
 )
 from raymeta.hypergrad.checkpointed import Checkpointed
+from raymeta.hypergrad.combined import Combined
 from raymeta.hypergrad.es import ES
 from raymeta.hypergrad.forward import Forward
 from raymeta.hypergrad.implicit import Implicit
@@ -17,6 +18,7 @@ from raymeta.hypergrad.pes import PES
 from raymeta.hypergrad.reverse import Reverse
 from raymeta.hypergrad.reversible import Reversible
 from raymeta.hypergrad.short_term import ShortTerm
+from raymeta.hypergrad.smoothed import Smoothed
 from raymeta.hypergrad.tower import TowerState, tower
 from raymeta.hypergrad.truncated import Truncated
 from raymeta.hypergrad.used_hparams import named_in, require_names, unread
@@ -27,6 +29,7 @@ __all__ = [
     "ES",
     "PES",
     "Checkpointed",
+    "Combined",
     "ConjugateGradient",
     "Estimator",
     "FixedPoint",
@@ -38,6 +41,7 @@ __all__ = [
     "Reversible",
     "Rollout",
     "ShortTerm",
+    "Smoothed",
     "TowerState",
     "Truncated",
     "hypergradient",

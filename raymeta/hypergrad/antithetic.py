@@ -20,11 +20,13 @@ from raymeta.types import Batch, Hparams, State, Tensors
 Sigma = float | Mapping[str, float]
 
 
-def require_sampling(estimator: str, sigma: Sigma, pairs: int) -> None:
-    """Raise ValueError unless both are positive."""
+def require_sampling(
+    estimator: str, sigma: Sigma, pairs: int, name: str = "sigma"
+) -> None:
+    """Raise ValueError unless both are positive; `name` is that of σ."""
     sigmas = sigma.values() if isinstance(sigma, Mapping) else [sigma]
     if not all(s > 0 for s in sigmas):
-        raise ValueError(f"{estimator} needs sigma > 0, but got sigma={sigma}")
+        raise ValueError(f"{estimator} needs {name} > 0, but got {name}={sigma}")
     if pairs < 1:
         raise ValueError(f"{estimator} needs pairs >= 1, but got pairs={pairs}")
 
@@ -45,7 +47,7 @@ def noise(hparams: Hparams, sigma: Sigma, pairs: int, seed: int, t: int) -> Tens
         shape = (pairs, *leaf.shape)
         return torch.randn(shape, generator=generator, dtype=leaf.dtype).to(leaf.device)
 
-    sigmas = _by_name(sigma, leaves)
+    sigmas = by_name(sigma, leaves)
     return {name: sigmas[name] * draw(leaf) for name, leaf in leaves.items()}
 
 
@@ -59,7 +61,7 @@ def antithetic_gradient(sums: Tensors, losses: Tensor, sigma: Sigma) -> Tensors:
     """
     plus, minus = losses.chunk(2)
     difference = (plus - minus).detach()
-    sigmas = _by_name(sigma, sums)
+    sigmas = by_name(sigma, sums)
     return {
         name: torch.tensordot(difference.to(xi.dtype), xi, dims=1)
         / (2 * len(xi) * sigmas[name] ** 2)
@@ -67,7 +69,12 @@ def antithetic_gradient(sums: Tensors, losses: Tensor, sigma: Sigma) -> Tensors:
     }
 
 
-def _by_name(sigma: Sigma, leaves: Tensors) -> Mapping[str, float]:
+def by_name(sigma: Sigma, leaves: Tensors) -> Mapping[str, float]:
+    """σ of each hyperparameter.
+
+    Raises:
+        ValueError: it is given by name, and one is missing.
+    """
     if not isinstance(sigma, Mapping):
         return dict.fromkeys(leaves, sigma)
     if missing := sorted(set(leaves) - set(sigma)):

@@ -86,11 +86,19 @@ SomeEstimator = TypeVar("SomeEstimator", bound=Estimator)
 #: Metadata of a field that counts some of an estimator's steps: `with_steps` cuts it to
 #: their number.
 AMONG_STEPS = {"among_steps": True}
+#: Metadata of a field with the estimator, or several, that do an estimator's steps.
+INNER = {"inner": True}
 
 
 def with_steps(estimator: SomeEstimator, steps: int) -> SomeEstimator:
     """The same estimator over another number of steps."""
     knobs = cast(Any, estimator)
+    for field in fields(knobs):
+        if field.metadata.get("inner"):
+            inner = getattr(knobs, field.name)
+            several = isinstance(inner, list | tuple)
+            cut = [with_steps(one, steps) for one in (inner if several else [inner])]
+            return replace(knobs, **{field.name: tuple(cut) if several else cut[0]})
     shorter = {
         field.name: min(getattr(knobs, field.name), steps)
         for field in fields(knobs)

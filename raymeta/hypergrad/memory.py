@@ -11,6 +11,10 @@ from raymeta.hypergrad.preflight import ordinary, recording
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams
 
+#: The share of a device's memory that the graph of a whole run may take; beyond it, a
+#: run is checkpointed.
+ROOM = 0.25
+
 
 def device_memory(device: torch.device) -> float:
     """Bytes of a device, of the machine for the CPU; ∞ where it does not say."""

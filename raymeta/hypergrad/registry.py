@@ -5,11 +5,13 @@ from collections.abc import Callable
 from raymeta.errors import unknown_name
 from raymeta.hypergrad.base import Estimator
 from raymeta.hypergrad.checkpointed import Checkpointed
+from raymeta.hypergrad.combined import Combined
 from raymeta.hypergrad.forward import Forward
 from raymeta.hypergrad.implicit import Implicit
 from raymeta.hypergrad.reverse import Reverse
 from raymeta.hypergrad.reversible import Reversible
 from raymeta.hypergrad.short_term import ShortTerm
+from raymeta.hypergrad.smoothed import Smoothed
 from raymeta.hypergrad.truncated import Truncated
 
 #: What an estimate on the way looks at: validation examples for as much as its steps.
@@ -25,6 +27,10 @@ ESTIMATORS: dict[str, Callable[[int], Estimator]] = {
     "forward": Forward,
     "forward_online": lambda horizon: Forward(
         max(1, horizon // 20), val_share=VAL_SHARE
+    ),
+    "smoothed": lambda horizon: Smoothed(Reverse(horizon)),
+    "combined": lambda horizon: Combined(
+        (Truncated(horizon, window=max(1, horizon // 4)), Reverse(horizon))
     ),
 }
 

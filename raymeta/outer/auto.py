@@ -1,35 +1,37 @@
 """The descent that needs no choice: by the task's size, and the device's memory."""
 
-import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from raymeta.hypergrad import Checkpointed, Estimator, Reverse
-from raymeta.hypergrad.memory import device_memory, step_graph_bytes
+from raymeta.hypergrad.memory import ROOM, device_memory, step_graph_bytes
 from raymeta.outer.base import HyperDescent
+from raymeta.outer.coordinates import Coordinates
+from raymeta.outer.mixed_coordinates import MixedCoordinates
 from raymeta.outer.offline import OfflineDescent
+from raymeta.outer.options_first import OptionsFirstDescent
 from raymeta.outer.surrogate import SurrogateDescent
 from raymeta.problem import BilevelProblem
-from raymeta.tasks.base import Task
+from raymeta.tasks.base import Task, choice_key, sample_problem
 from raymeta.types import Hparams
-
-_log = logging.getLogger(__name__)
 
 #: Its name.
 AUTO = "auto"
-#: Up to so many scalars a Gaussian process sees more than single steps do.
+#: Up to so many scalars and choices a Gaussian process sees more than single steps do.
 FEW = 20
-#: Part of the device's memory that the graph of a whole run may take.
-MEMORY = 0.25
+#: Problems at other options than the initial ones that are kept.
+KEPT = 8
 
 
 @dataclass(frozen=True)
 class Auto:
     """Choice of an estimator and of a descent, by the task.
 
-    Up to 20 scalar hyperparameters: `SurrogateDescent`, which weighs hypergradients by
-    what values say of them, and goes on without where they mislead or are refused.
-    Beyond: `OfflineDescent`. Hypergradients are those of `Reverse`, or of
+    Up to 20 scalar hyperparameters and choices: `SurrogateDescent`, which weighs
+    hypergradients by what values say of them, goes on without where they mislead or are
+    refused, and searches options as well. Beyond: `OfflineDescent`, or, where there are
+    choices, `OptionsFirstDescent`. Hypergradients are those of `Reverse`, or of
     `Checkpointed` where the graph of a whole run would take more than a quarter of the
     device's memory.
     """
@@ -39,29 +41,70 @@ class Auto:
 
         Args:
             task: gives the space and the horizon.
-            settings: arguments of a `HyperDescent`, but for the estimator.
+            settings: arguments of a `HyperDescent`, but for the estimator and the
+                coordinates.
 
         Raises:
             ValueError: many hyperparameters, and a problem that refuses hypergradients.
         """
         problem: BilevelProblem = settings["problem"]
         hparams = task.space.trim(task.space.initial(device=problem.device))
-        few = settings["coordinates"].start().numel() <= FEW
+        mixed = MixedCoordinates(task.space, problem.device)
+        few = mixed.dimensions <= FEW
+        estimator: Estimator = Reverse(task.horizon)
+        refusal = ""
         try:
             estimator = affordable(problem, hparams, task.horizon)
             estimator.init(problem, hparams)
-        except ValueError as refusal:
+        except ValueError as error:
             if not few:
                 raise
-            _log.warning(
-                "auto searches %r by values alone, for hypergradients are refused: %s",
-                task.name,
-                refusal,
+            refusal = f"hypergradients of {task.name!r} are refused: {error}"
+        problem_of = problems_of(task, settings["seed"], problem)
+        if few:
+            return SurrogateDescent(
+                estimator=estimator,
+                coordinates=mixed,
+                problem_of=problem_of,
+                refusal=refusal,
+                **settings,
             )
-            reverse = Reverse(task.horizon)
-            return SurrogateDescent(estimator=reverse, differentiable=False, **settings)
-        make = SurrogateDescent if few else OfflineDescent
-        return make(estimator=estimator, **settings)
+        if mixed.choices:
+            return OptionsFirstDescent(
+                estimator=estimator,
+                coordinates=mixed,
+                space=task.space,
+                problem_of=problem_of,
+                **settings,
+            )
+        coordinates = Coordinates(task.space, problem.device)
+        return OfflineDescent(estimator=estimator, coordinates=coordinates, **settings)
+
+
+def problems_of(
+    task: Task, seed: int, problem: BilevelProblem
+) -> Callable[[Hparams], BilevelProblem]:
+    """The problem at the options of λ; the latest are kept.
+
+    Args:
+        task: what is trained.
+        seed: see `Task.sample`.
+        problem: the one at the initial options.
+    """
+    first = choice_key(task, task.space.initial())
+    known: dict[tuple[int, ...], BilevelProblem] = {}
+
+    def at(hparams: Hparams) -> BilevelProblem:
+        key = choice_key(task, hparams)
+        if key == first:
+            return problem
+        if key not in known:
+            while len(known) >= KEPT:
+                del known[next(iter(known))]  # the oldest
+            known[key] = sample_problem(task, seed, hparams)
+        return known[key]
+
+    return at
 
 
 def affordable(problem: BilevelProblem, hparams: Hparams, horizon: int) -> Estimator:
@@ -71,6 +114,6 @@ def affordable(problem: BilevelProblem, hparams: Hparams, horizon: int) -> Estim
         ValueError: a step cannot be taken with a graph.
     """
     needed = horizon * step_graph_bytes(problem, hparams)
-    if needed > MEMORY * device_memory(problem.device):
+    if needed > ROOM * device_memory(problem.device):
         return Checkpointed(horizon)
     return Reverse(horizon)

@@ -14,10 +14,11 @@ from raymeta.hypergrad.base import plain_cost
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.evaluator import DIRECT, Evaluator
+from raymeta.outer.mixed_coordinates import MixedCoordinates
 from raymeta.outer.report import Report
 from raymeta.outer.trust import Evaluated, TrustRecord
 from raymeta.problem import BilevelProblem
-from raymeta.types import State
+from raymeta.types import Hparams, State
 
 #: Standard deviation of a trial near the best point; the next is nearer, to the least.
 NEARBY, NEARER, NEAREST = 0.3, 0.9, 0.1
@@ -65,7 +66,7 @@ class HyperDescent(ABC):
     looks_beside: ClassVar[bool] = True
 
     problem: BilevelProblem
-    coordinates: Coordinates
+    coordinates: Coordinates | MixedCoordinates
     estimator: Estimator
     horizon: int
     budget: float
@@ -119,7 +120,7 @@ class HyperDescent(ABC):
         best, sides = self._best, []
         for offset in (-BESIDE, BESIDE):
             x = self._offset(best.x, offset)
-            if bool((x != best.x).any()):  # within the bounds
+            if bool((x != best.x).any()) and self._affords(x):  # within the bounds
                 sides.append((yield from self._plain(x, self.horizon, offset)))
         least = min(sides, default=-math.inf)
         rivals = self._confirmed(least, best) if least > best.value else []
@@ -127,17 +128,21 @@ class HyperDescent(ABC):
             rival = min(rivals, key=lambda point: point.value)
             hparams = self.coordinates.hparams(rival.x)
             # For the state, so it is not charged: E is known.
-            state, value = self.evaluator.plain_run(self.problem, hparams, self.horizon)
+            problem = self._problem_at(hparams)
+            state, value = self.evaluator.plain_run(problem, hparams, self.horizon)
             report = self._at_constant(rival.x, value, self.horizon, state)
             yield report._replace(returned=True)
 
     def _offset(self, centre: Tensor, offset: float) -> Tensor:
         """A point so far uphill from another, in the coordinate where E is steepest."""
         slope = self._record.nearest_slope(centre)
-        way = centre - self.coordinates.start() if slope is None else slope
+        way = self._from_start(centre) if slope is None else slope
         largest = float(way.abs().max())
         way = way / largest if largest else torch.ones_like(way)
         return self.coordinates.project(centre + offset * way)
+
+    def _from_start(self, x: Tensor) -> Tensor:
+        return x - self.coordinates.start()
 
     def _confirmed(self, value: float, best: Evaluated) -> list[Evaluated]:
         """Points elsewhere that are below this value, and nearby was another one.
@@ -189,8 +194,9 @@ class HyperDescent(ABC):
     ) -> Generator[Report, None, float]:
         """E over a horizon, without gradient; ∞ where the run diverged."""
         hparams = self.coordinates.hparams(x)
-        state, value = self.evaluator.plain_run(self.problem, hparams, horizon)
-        self._meter.charge(self._plain_cost(horizon))
+        problem = self._problem_at(hparams)
+        state, value = self.evaluator.plain_run(problem, hparams, horizon)
+        self._meter.charge(plain_cost(problem, horizon))
         found = self._recorded(x, value, horizon)
         yield self._at_constant(x, value, horizon, state)._replace(offset=offset)
         return found
@@ -224,7 +230,18 @@ class HyperDescent(ABC):
         """A report, with how far slopes have been confirmed until then."""
         return report._replace(**self._record.trust._asdict())
 
-    def _plain_cost(self, horizon: int) -> float:
+    def _problem_at(self, hparams: Hparams) -> BilevelProblem:
+        """What is trained at the options of λ."""
+        return self.problem
+
+    def _affords(self, x: Tensor) -> bool:
+        """Whether a plain run there is covered, whatever its options cost."""
+        return self._meter.covers(self._plain_cost(self.horizon, x))
+
+    def _plain_cost(self, horizon: int, x: Tensor | None = None) -> float:
+        """Charge for a plain run, at the initial options unless at those of x."""
+        if x is not None:
+            return plain_cost(self._problem_at(self.coordinates.hparams(x)), horizon)
         return plain_cost(self.problem, horizon)
 
 

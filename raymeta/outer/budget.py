@@ -14,11 +14,14 @@ class BudgetMeter:
     Args:
         budget: what may be spent.
         spent: what is spent already.
+
+    Attributes:
+        reports: how many were made.
     """
 
     def __init__(self, budget: float, spent: float = 0.0) -> None:
         self.budget, self.spent = budget, spent
-        self._reports = 0
+        self.reports = 0
 
     def covers(self, cost: float) -> bool:
         """Whether this much is left, up to rounding errors of sums."""
@@ -43,9 +46,9 @@ class BudgetMeter:
         schedule: Schedule | None = None,
     ) -> Report:
         """The next report."""
-        self._reports += 1
+        self.reports += 1
         return Report(
-            outer_step=self._reports,
+            outer_step=self.reports,
             inner_steps=inner_steps,
             gradient_evals=self.spent,
             outer_loss=outer_loss,

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from raymeta.outer.batched_problem import stack, unstack
+from raymeta.hypergrad.batched_problem import stack, unstack
 from raymeta.space import Point, Real, Space, Unit
 from raymeta.space.continuous import Continuous
 from raymeta.types import Hparams, Tensors

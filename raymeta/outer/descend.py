@@ -102,7 +102,7 @@ def descend(
     Raises:
         ValueError: the budget does not cover one complete run; the estimator restarts
             training but does not cover the horizon, or does not look at the outer loss;
-            the space is all discrete.
+            the space is all discrete, and the estimator not `Auto`.
     """
     require_hyper_lr(hyper_lr)
     descent = _descent(task, problem, estimator, seed, budget, hyper_lr, evaluator)
@@ -176,7 +176,6 @@ def _descent(
 ) -> HyperDescent:
     settings: dict[str, Any] = {
         "problem": problem,
-        "coordinates": Coordinates(task.space, problem.device),
         "horizon": task.horizon,
         "budget": budget,
         "seed": seed,
@@ -197,4 +196,6 @@ def _descent(
             "descend scores a run by its outer loss, but ShortTerm("
             f"loss={estimator.loss!r}) sees that of a minibatch: use loss='outer'"
         )
-    return (OfflineDescent if whole else OnlineDescent)(estimator=estimator, **settings)
+    kind = OfflineDescent if whole else OnlineDescent
+    coordinates = Coordinates(task.space, problem.device)
+    return kind(estimator=estimator, coordinates=coordinates, **settings)

@@ -7,7 +7,7 @@ import torch
 from raymeta import tasks
 from raymeta._tree import detach
 from raymeta.errors import one_line
-from raymeta.hypergrad.memory import device_memory, step_graph_bytes
+from raymeta.hypergrad.memory import ROOM, device_memory, step_graph_bytes
 from raymeta.modules.non_smooth import (
     NonSmooth,
     NonSmoothFunctions,
@@ -22,9 +22,6 @@ from raymeta.results.overfitting import EXAMPLES
 from raymeta.runtime.progress import count
 from raymeta.tasks.base import Task
 from raymeta.types import Hparams
-
-#: The share of the machine's memory that a graph of the whole run may take.
-ROOM = 0.5
 
 UNSEEDED = (
     "a step is another one each time it is taken: seed what it draws by batch.index"

@@ -46,7 +46,7 @@ class Observations(NamedTuple):
         x: where values were seen, shape (n, d).
         y: the values, shape (n,).
         gradient_x: where gradients were seen, shape (m, d).
-        gradients: the gradients, shape (m, d).
+        gradients: the gradients, shape (m, d); NaN where an entry was not seen.
     """
 
     x: Tensor
@@ -76,7 +76,9 @@ class GaussianProcess:
     def __init__(self, seen: Observations, log_scales: Tensor | None = None) -> None:
         self._seen = seen
         self._n, self._d = seen.x.shape
-        self._observed = torch.cat([seen.y, seen.gradients.reshape(-1)])
+        observed = torch.cat([seen.y, seen.gradients.reshape(-1)])
+        self._there = (~observed.isnan()).nonzero()[:, 0]
+        self._observed = observed[self._there]
         self._ones = torch.zeros_like(self._observed)
         self._ones[: self._n] = 1.0
         lengths = torch.full((self._d,), LENGTH + 0.5 * math.log(self._d))
@@ -105,6 +107,7 @@ class GaussianProcess:
         """Belief of f at z of shape (n, d); differentiable."""
         seen, none = self._seen, z.new_zeros((0, self._d))
         k = self._kernel((z, none), (seen.x, seen.gradient_x), self.log_scales)
+        k = k[:, self._there]
         mean = self._mean + k @ self._weights
         explained = torch.linalg.solve_triangular(self._factor, k.T, upper=False)
         prior = (2 * self.log_scales[self._d]).exp()
@@ -165,7 +168,8 @@ class GaussianProcess:
             value_noise.expand(self._n),
             (gradient_noise * slope).repeat(len(self._seen.gradient_x)),
         ]
-        return self._kernel(seen, seen, scales) + torch.diag(torch.cat(noise) + JITTER)
+        noisy = self._kernel(seen, seen, scales) + torch.diag(torch.cat(noise) + JITTER)
+        return noisy[self._there][:, self._there]
 
     def _kernel(
         self, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], scales: Tensor

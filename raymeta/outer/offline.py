@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator
 
 from torch import Tensor
 
+from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.report import Report
 from raymeta.outer.steps.lbfgs import LBFGS
 from raymeta.outer.steps.line_search import LineSearch
@@ -50,6 +51,8 @@ class OfflineDescent(WholeRunDescent):
     A problem with outer loss $a E + b$, $a > 0$, is descended by the same path. A run
     that diverges is followed by shorter ones, until one has a gradient that leads away.
     """
+
+    coordinates: Coordinates
 
     def __post_init__(self) -> None:
         """Begin with steps of the first length."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from raymeta.outer.base import HyperDescent
+from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.online_run import OnlineRun, OnlineState, OnlineStep
 from raymeta.outer.report import Report, Schedule
 from raymeta.outer.steps.adam import HYPER_LR, ClippedAdam
@@ -41,6 +42,8 @@ class OnlineDescent(HyperDescent):
 
     # What lies beside a run along which λ changes is no run at a constant λ.
     looks_beside: ClassVar[bool] = False
+
+    coordinates: Coordinates
 
     def __post_init__(self) -> None:
         """Know nothing better than the start."""

@@ -62,7 +62,7 @@ class OnlineRun:
         adam: how λ steps.
 
     Several runs are one where x has a row for each, shape (N, n), and the problem is
-    `batched_problem.stacked`: they end together, diverged or not.
+    `raymeta.hypergrad.batched_problem.stacked`: they end together, diverged or not.
 
     Source: Franceschi et al. 2017 (RTHO); Baydin et al. 2018.
     """

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from raymeta.hypergrad.base import advance
-from raymeta.outer.batched_problem import (
+from raymeta.hypergrad.batched_problem import (
     outer_losses,
     stack,
     stackable,

@@ -27,14 +27,14 @@ class WholeRunDescent(HyperDescent):
     ) -> Generator[Report, None, tuple[float, Tensor]]:
         """E and dE/dx over a horizon; ∞ and zero where the run diverged."""
         hparams = self.coordinates.hparams(x)
-        estimator = self._at(horizon)
-        rollout = estimator.init(self.problem, hparams)
+        estimator, problem = self._at(horizon), self._problem_at(hparams)
+        rollout = estimator.init(problem, hparams)
         try:
             hyper, rollout = self.evaluator.estimate(
-                estimator, self.problem, hparams, rollout
+                estimator, problem, hparams, rollout
             )
         except OverflowError:  # arithmetic without ∞ (Reversible): the run diverged
-            self._meter.charge(estimator.cost(self.problem, hparams))
+            self._meter.charge(estimator.cost(problem, hparams))
             found = self._recorded(x, math.inf, horizon)
             yield self._at_constant(x, math.inf, horizon, rollout.state)
             return found, torch.zeros_like(x)
@@ -49,13 +49,14 @@ class WholeRunDescent(HyperDescent):
         self, hyper: Hypergradient, hparams: Hparams, rollout: Rollout
     ) -> float:
         """E over all validation examples, whatever the estimate looked at."""
-        charge, value = whole_loss_cost(self.problem), float(hyper.outer_loss)
+        problem = self._problem_at(hparams)
+        charge, value = whole_loss_cost(problem), float(hyper.outer_loss)
         if not charge or not math.isfinite(value):
             return value
 
         def evaluate() -> Trained:
             state = rollout.state
-            return state, [outer_value(self.problem, state, hparams)]
+            return state, [outer_value(problem, state, hparams)]
 
         _, (value,) = self.evaluator.run(hparams, rollout.step, evaluate, rollout)
         self._meter.charge(charge)
@@ -64,7 +65,9 @@ class WholeRunDescent(HyperDescent):
     def _at(self, horizon: int) -> Estimator:
         return with_steps(self.estimator, horizon)
 
-    def _cost(self, horizon: int) -> float:
-        hparams = self.coordinates.hparams(self.coordinates.start())
-        cost = self._at(horizon).cost(self.problem, hparams)
-        return cost + whole_loss_cost(self.problem)
+    def _cost(self, horizon: int, x: Tensor | None = None) -> float:
+        """Charge for an estimate, at the start unless at another point."""
+        at = self.coordinates.start() if x is None else x
+        hparams = self.coordinates.hparams(at)
+        problem = self._problem_at(hparams)
+        return self._at(horizon).cost(problem, hparams) + whole_loss_cost(problem)

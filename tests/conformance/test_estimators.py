@@ -5,10 +5,12 @@ import torch
 
 from raymeta.hypergrad import (
     Checkpointed,
+    Combined,
     Forward,
     Reverse,
     Reversible,
     ShortTerm,
+    Smoothed,
     Truncated,
     hypergradient,
 )
@@ -46,6 +48,21 @@ class TestWholeRuns(WholeRunConformance):
     @pytest.fixture
     def refused_at_zero(self, name):
         return ("momentum", "weight_decay") if name == "reverse-higher" else ()
+
+
+#: Estimators of a smoothed outer loss, over so little that it is the loss itself.
+SMOOTHED = {
+    "smoothed": lambda steps: Smoothed(Reverse(steps), radius=1e-8),
+    "combined": lambda steps: Combined(
+        (Checkpointed(steps), Reverse(steps)), radius=1e-8
+    ),
+}
+
+
+class TestSmoothedRuns(WholeRunConformance):
+    @pytest.fixture(params=SMOOTHED)
+    def make(self, request):
+        return SMOOTHED[request.param]
 
 
 class TestShortTerm(EstimatorConformance):

@@ -9,12 +9,11 @@ from raymeta import optimize
 from raymeta.hypergrad import Checkpointed, Reverse
 from raymeta.outer import auto
 from raymeta.outer.auto import Auto
-from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.evaluator import DIRECT
 from raymeta.outer.offline import OfflineDescent
 from raymeta.outer.surrogate import SurrogateDescent
 from raymeta.problem import BilevelProblem, no_data
-from raymeta.space import Positive, Space
+from raymeta.space import Choice, Positive, Real, Space
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -66,7 +65,6 @@ def chosen(task):
         task,
         {
             "problem": problem,
-            "coordinates": Coordinates(task.space),
             "horizon": task.horizon,
             "budget": task.budget,
             "seed": 0,
@@ -94,10 +92,9 @@ def test_a_graph_without_room_is_recomputed(monkeypatch):
 def test_what_cannot_be_differentiated_twice_is_searched_by_values(caplog):
     task = Decay(2, once=True)
     with caplog.at_level(logging.WARNING):
-        descent = chosen(task)
-    assert not descent.differentiable
-    assert "by values alone" in caplog.text
-    result = optimize(task, progress=False)
+        result = optimize(task, progress=False)
+    assert caplog.text.count("by values alone") == 1
+    assert "once_differentiable" in caplog.text
     assert result.outer_loss < 1e-3 * result.start_loss
 
 
@@ -113,3 +110,67 @@ def test_it_is_what_optimize_does_and_has_a_name():
     assert default.frame["outer_loss"].equals(named.frame["outer_loss"])
     with pytest.raises(ValueError, match="auto"):
         optimize(Decay(3), "aut")
+
+
+class Valleys:
+    """E = |x - c|²/2 + d, where c and d depend on options, and y counts in one only."""
+
+    name, horizon, budget = "valleys", 4, 4 * 30.0
+    CENTRES = {"left": (-2.0, 1.0), "right": (2.0, 0.0), "middle": (0.0, 4.0)}  # noqa: RUF012
+
+    space = Space(
+        x=Real(0.5, low=-4.0, high=4.0, shape=(2,)),
+        y=Real(1.5, low=0.0, high=2.0),
+        side=Choice(tuple(CENTRES)),
+        half=Choice((2, 4)),
+    )
+
+    def sample(self, seed):
+        return self.sample_for(seed, {"side": "left", "half": 2})
+
+    def sample_for(self, seed, choices):
+        centre, depth = self.CENTRES[choices["side"]]
+
+        def outer_loss(x, h):
+            more = (h["y"] - 1).square() if choices["side"] == "right" else 0.0
+            return (x - centre).square().sum() / h["half"] + depth + more
+
+        return BilevelProblem(
+            init=lambda h: torch.zeros(2),
+            step=lambda x, h, batch: x + h["x"] / self.horizon,
+            outer_loss=outer_loss,
+            batch=no_data,
+            outer_cost=1.0,
+        )
+
+
+def test_options_are_searched_and_what_they_use_is_learnt():
+    """The least E of the options is 1, 0 and 4, of which the last is best at first."""
+    result = optimize(Valleys(), progress=False, seed=3)
+    assert result.start_loss == pytest.approx(2.5**2 + 1)
+    assert result.hparams["side"] == "right"
+    assert result.outer_loss < 0.3
+    assert result.reports[-1].gradient_evals <= Valleys.budget
+    unused = [r for r in result.reports if r.hparams["side"] != "right"]
+    assert unused
+    assert not any("y" in r.hparams for r in unused)
+
+
+def test_options_alone_are_searched_until_all_were_seen():
+    class Options(Valleys):
+        space = Space(side=Choice(("left", "right", "middle")), half=Choice((2, 4)))
+
+        def sample_for(self, seed, choices):
+            value = self.CENTRES[choices["side"]][1] + 1 / choices["half"]
+            return BilevelProblem(
+                init=lambda h: torch.zeros(()),
+                step=lambda x, h, batch: x,
+                outer_loss=lambda x, h: x + value,
+                batch=no_data,
+            )
+
+    result = optimize(Options(), progress=False)
+    assert result.hparams == {"side": "right", "half": 4}
+    assert result.outer_loss == pytest.approx(0.25)
+    kinds = {tuple(r.hparams.items()) for r in result.reports}
+    assert len(kinds) == 6

@@ -121,6 +121,25 @@ def test_gradients_that_values_contradict_are_noise():
     assert float(off.mean()) < 0.2
 
 
+def test_entries_of_gradients_that_were_not_seen_are_left_out():
+    x, gradient_x = 3 * drawn(6, 2), 3 * drawn(3, 2, seed=1)
+    seen = observed(smooth, x, gradient_x)
+    gradients = seen.gradients.clone()
+    gradients[1] = math.nan
+    some = GaussianProcess(seen._replace(gradients=gradients))
+    kept = torch.tensor([0, 2])
+    less = seen._replace(gradient_x=gradient_x[kept], gradients=seen.gradients[kept])
+    fewer = GaussianProcess(less)
+    z = 3 * drawn(20, 2, seed=4)
+    torch.testing.assert_close(some.log_scales, fewer.log_scales)
+    torch.testing.assert_close(some.posterior(z).mean, fewer.posterior(z).mean)
+    assert some.log_density == pytest.approx(fewer.log_density)
+    # One entry of it is worth something, and less than both.
+    gradients[1, 0] = seen.gradients[1, 0]
+    one = GaussianProcess(seen._replace(gradients=gradients), some.log_scales)
+    assert bool((one.posterior(z).mean != some.posterior(z).mean).any())
+
+
 def test_one_observation_is_enough():
     none = torch.zeros((0, 3), dtype=torch.float64)
     at = torch.zeros((1, 3), dtype=torch.float64)

@@ -12,6 +12,7 @@ from raymeta.hypergrad import Reverse
 from raymeta.hypergrad.base import plain_cost
 from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.evaluator import Evaluator
+from raymeta.outer.mixed_coordinates import MixedCoordinates
 from raymeta.outer.surrogate import SurrogateDescent
 from raymeta.problem import BilevelProblem, no_data
 from raymeta.space import Positive, Real, Space, Unit
@@ -79,7 +80,7 @@ def descent(task, runs=30.0, **settings):
     problem = task.sample(0)
     given = {
         "problem": problem,
-        "coordinates": Coordinates(task.space),
+        "coordinates": MixedCoordinates(task.space),
         "estimator": Reverse(task.horizon),
         "horizon": task.horizon,
         "budget": runs * plain_cost(problem, task.horizon),
@@ -104,7 +105,7 @@ def slopes(reports, problem):
 def test_with_slopes_thirty_runs_find_the_minimum_of_four_coordinates():
     task = Bowl()
     reports = list(descent(task).reports())
-    alone = list(descent(task, differentiable=False).reports())
+    alone = list(descent(task, refusal="values alone").reports())
     gap, without = (min(losses(r)) - task.least for r in (reports, alone))
     assert 0 <= gap < 0.02
     assert slopes(reports, task.sample(0)) >= 2
@@ -127,7 +128,7 @@ class Refusing(Evaluator):
 
 def test_where_an_estimate_is_refused_it_goes_on_by_values(caplog):
     reports = list(descent(Bowl(), evaluator=Refusing()).reports())
-    alone = list(descent(Bowl(), differentiable=False).reports())
+    alone = list(descent(Bowl(), refusal="values alone").reports())
     assert losses(reports) == losses(alone)
     assert "by values alone from here: E does not depend on 'x'" in caplog.text
 
@@ -179,7 +180,7 @@ def test_the_same_seed_is_the_same_descent_and_another_is_not():
 def test_hyper_lr_is_half_the_width_of_the_first_region():
     """The first proposal, after the start and a design: around the best of them."""
     width = 0.2
-    reports = list(descent(Bowl(), hyper_lr=width, differentiable=False).reports())
+    reports = list(descent(Bowl(), hyper_lr=width, refusal="values alone").reports())
     best = min(reports[:9], key=lambda report: report.outer_loss)
     moves = [abs(reports[9].hparams[k] - best.hparams[k]) for k in best.hparams]
     # A coordinate's share of it follows its length, from .3 to 3 times; x is λ here.

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raymeta.hypergrad import Reverse, ShortTerm
-from raymeta.outer.batched_problem import stack, stacked
+from raymeta.hypergrad.batched_problem import stack, stacked
 from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.online_run import OnlineRun
 from raymeta.outer.report import plain_run

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from raymeta.hypergrad import ES, PES, Hypergradient, Rollout
+from raymeta.hypergrad.batched_problem import stackable
 from raymeta.outer import descend
-from raymeta.outer.batched_problem import stackable
 from raymeta.outer.coordinates import unit_of
 from raymeta.outer.evaluator import DIRECT, Evaluator
 from raymeta.outer.report import Report
