@@ -30,7 +30,13 @@ from raymeta.problem import BilevelProblem
 from raymeta.results.overfitting import Overfitting
 from raymeta.runtime.progress import Progress, clock
 from raymeta.space import Space
-from raymeta.tasks.base import Task, budget_of, sampled
+from raymeta.tasks.base import (
+    Task,
+    budget_of,
+    sample_problem,
+    sampled,
+    samples_by_choice,
+)
 from raymeta.types import Hparams, State
 
 
@@ -149,6 +155,8 @@ def descended(
             f"no run of {task.name!r} ended with a finite outer loss in {len(reports)} "
             "estimates: start from other hyperparameters or narrow the space"
         )
+    if samples_by_choice(task):
+        problem = sample_problem(task, seed, best.hparams)
     state = best.state
     if state is None:
         state = evaluator.kept(partial(_s_0, task, problem, best))
