@@ -56,8 +56,9 @@ def optimize(
     What is found is never worse than training at the start, `Result.start_loss`, which
     is looked at first; a budget too small for that is warned of, and so is a validation
     set that was overfitted (`Result.overfitting`). Ctrl-C ends the
-    descent: the result is what was found until then. Hyperparameters that the initial
-    options do not use are left out of it.
+    descent: the result is what was found until then. By default options are searched as
+    well, another estimator keeps the initial ones. Hyperparameters that the options
+    found do not use are left out of it.
 
     Args:
         task: what to tune: an object, a name, or `path.py:Name`.
