@@ -17,6 +17,7 @@ from raymeta.hypergrad.base import (
     plain_cost,
     require_estimator,
     start,
+    whole_loss_cost,
 )
 from raymeta.hypergrad.batched_problem import outer_losses, stack, stackable, stacked
 from raymeta.hypergrad.checkpointed import Checkpointed
@@ -134,7 +135,9 @@ class Beside(NamedTuple):
             for sign in (1, -1)
             for i in range(count)
         ]
-        if _vectorizes(estimator) and _is_stackable(problem, runs):
+        # Each looks at a batch of validation examples of its own, where it does.
+        whole = not whole_loss_cost(problem) and _vectorizes(estimator)
+        if whole and _is_stackable(problem, runs):
             return cls._together(estimator, problem, stack(runs))
         found = [
             estimator.estimate(problem, h, estimator.init(problem, h))[0] for h in runs
