@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from raymeta.outer.batched_problem import stack, stacked
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -23,7 +24,6 @@ from raymeta.hypergrad import (
 )
 from raymeta.hypergrad.registry import ESTIMATORS
 from raymeta.hypergrad.tower import tower
-from raymeta.outer.batched_problem import stack, stacked
 from raymeta.outer.report import held_out, plain_run
 from raymeta.problem import ValidationLoss
 from tests.support.module_cases import VAL, data, mlp, problem_of
