@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from contextlib import ExitStack
+from functools import partial
 from types import SimpleNamespace
 
 import pandas as pd
@@ -14,6 +15,7 @@ import torch
 from counting import counted
 from search_toys import Bowl
 
+from raymeta import optimize
 from raymeta.cli import main
 from raymeta.results import lease, whole_file
 from raymeta.results import mirror as storage
@@ -309,6 +311,23 @@ def test_a_killed_descent_goes_on_from_its_log(bucket, monkeypatch):
     TrialStore(f"{bucket}/.states").clear()
     with at(f"{bucket}/.states") as place:
         assert not list(place.rglob("*"))
+
+
+def test_a_killed_optimization_goes_on_by_its_name(bucket, monkeypatch):
+    monkeypatch.setattr(evaluation_log, "SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(evaluation_log, "SAVE_SHARE", 0)
+    run = partial(optimize, "quadratic", "reverse", budget=200, progress=False)
+    computed = Computed(monkeypatch)
+    undisturbed, needed = run().frame, computed.count
+    computed.count, computed.allowed = 0, 3
+    with pytest.raises(Killed):
+        run(name="x", storage=bucket)
+    computed.count, computed.allowed = 0, math.inf
+    found = run(name="x", storage=bucket).frame
+    assert computed.count == needed - 3
+    pd.testing.assert_frame_equal(
+        *(frame.drop(columns="wall_s") for frame in (found, undisturbed))
+    )
 
 
 def test_a_store_that_is_away_costs_a_descent_nothing_but_its_log(bucket):
