@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from raymeta._tree import flatten, tree_leaves, unflatten
+from raymeta._tree import flatten, named_leaves, tree_leaves, unflatten
 
 
 def collated(
@@ -90,12 +90,13 @@ def _tensor(name: str, leaf: Any, dtype: torch.dtype | None) -> Tensor:
 
 def _refusal(name: str, items: list[Any], error: Exception | None) -> ValueError:
     for item in items:
-        for leaf in tree_leaves(plain(item)):
+        for path, leaf in named_leaves(plain(item)).items():
             if not isinstance(leaf, Tensor | np.ndarray | np.generic | Number):
+                where = f" at {path}" if isinstance(item, Mapping) else ""
                 return ValueError(
                     "module_problem needs examples of tensors, arrays and numbers, "
-                    f"but one of {name} contains a {type(leaf).__name__}: turn it into "
-                    "a tensor in __getitem__"
+                    f"but one of {name} contains a {type(leaf).__name__}{where}: turn "
+                    "it into a tensor in __getitem__, or leave it out by collate="
                 )
     shapes = Counter(
         tuple(np.shape(leaf)) for item in items for leaf in tree_leaves(item)[:1]

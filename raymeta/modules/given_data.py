@@ -1,5 +1,6 @@
 """The data given to `module_problem`: which examples a step and an estimate see."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -115,7 +116,8 @@ def _order(train: Loading, size: Any, seed: int) -> tuple[Order, bool]:
             f"batch_size={size}, len(train)={count}"
         )
     order = Permuted(count, size, seed)
-    say_left_out("train", order.left_out(), count)
+    # Others each time: of less weight than what a loader leaves out.
+    say_left_out("train", order.left_out(), count, logging.INFO)
     return order, size == count
 
 

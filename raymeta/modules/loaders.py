@@ -296,11 +296,13 @@ def _parts(sampler: Any, depth: int = 3) -> Iterator[Any]:
 
 
 @lru_cache
-def say_left_out(name: str, left_out: int, count: int) -> None:
+def say_left_out(
+    name: str, left_out: int, count: int, level: int = logging.WARNING
+) -> None:
     """Say once what an epoch leaves out."""
     if left_out:
-        logging.getLogger(__name__).warning(
-            "an epoch of %s leaves out %d of %d examples", name, left_out, count
+        logging.getLogger(__name__).log(
+            level, "an epoch of %s leaves out %d of %d examples", name, left_out, count
         )
 
 
