@@ -289,8 +289,12 @@ def _live(tree: Any) -> bool:
 
 
 def _is_collective(func: Any) -> bool:
-    """Whether it writes what other ranks sent into the very tensor that it gets."""
-    return getattr(func, "__module__", "").startswith("torch.distributed")
+    """Whether it sends to other ranks: it must get the very tensor, and be waited for.
+
+    It writes into that, or what waits for its result must see this and no copy of it.
+    """
+    home = getattr(func, "__module__", None) or ""
+    return home.startswith(("torch.distributed", "torch._ops._c10d_functional"))
 
 
 def _apart(func: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
