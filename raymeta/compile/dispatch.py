@@ -1,6 +1,7 @@
 """Dispatch modes: the operators that a call runs, seen below autograd."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,6 +41,30 @@ def in_place_collective(name: str) -> ValueError:
         f" needs collectives that return a new tensor, but {name} writes into its own, "
         "of which a trace sees nothing: use torch.distributed._functional_collectives"
     )
+
+
+class _Dtypes(TorchDispatchMode):
+    """Notes of which dtypes the results of operators are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[torch.dtype] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: Any = None
+    ) -> Any:
+        results = func(*args, **(kwargs or {}))
+        self.found.update(
+            x.dtype for x in tree_leaves(results) if isinstance(x, Tensor)
+        )
+        return results
+
+
+@contextmanager
+def dtypes_in() -> Iterator[set[torch.dtype]]:
+    """The dtypes of what operators give here."""
+    with _Dtypes() as mode:
+        yield mode.found
 
 
 class _Complex(TorchDispatchMode):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules import batchnorm
 
+from raymeta.modules.share import current
 from raymeta.types import Tensors
 
 
@@ -61,9 +62,14 @@ def apply_policy(module: nn.Module, policy: Policy) -> set[str]:
         )
     kept: set[str] = set()
     for name, layer in module.named_modules():
-        if not (isinstance(layer, batchnorm._NormBase) and layer.track_running_stats):
+        if not isinstance(layer, batchnorm._NormBase):
             continue
-        if type(layer).forward is not batchnorm._BatchNorm.forward:
+        plain = type(layer).forward is batchnorm._BatchNorm.forward
+        if not layer.track_running_stats:
+            if plain:
+                layer.forward = partial(_own, layer)
+            continue
+        if not plain:
             raise ValueError(
                 "raymeta cannot differentiate the running statistics of "
                 f"{type(layer).__name__}: use nn.BatchNorm1d, 2d or 3d, or "
@@ -71,6 +77,7 @@ def apply_policy(module: nn.Module, policy: Policy) -> set[str]:
             )
         if policy == "batch":
             _forget(layer)
+            layer.forward = partial(_own, layer)
             continue
         if isinstance(policy, PerStep):
             layer.num_batches_tracked = torch.zeros_like(
@@ -135,6 +142,11 @@ def _running(layer: Any, x: Tensor) -> Tensor:
     return y
 
 
+def _own(layer: Any, x: Tensor) -> Tensor:
+    """Training and evaluation by the batch."""
+    return _by_batch(layer, x, layer.weight, layer.bias)[0]
+
+
 def _frozen(layer: Any, x: Tensor) -> Tensor:
     """Training and evaluation by the statistics as they stand."""
     layer._check_input_dim(x)
@@ -171,24 +183,39 @@ def _at(row: Tensor, tensor: Tensor | None) -> Tensor | None:
 
 def _by_batch(
     layer: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Any, Any]:
     r"""Normalize x, shape (batch, channels, ...), by its own statistics.
 
     $$ y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta $$
 
+    Of a share of a batch they are those of the whole batch.
+
     Returns:
-        y, and the mean and the unbiased variance of each channel, shape (channels,).
+        y, and the mean and the unbiased variance of each channel, shape (channels,);
+        None where a layer keeps none.
 
     Source: Ioffe & Szegedy 2015, Algorithm 1; running statistics as in `torch.nn`.
     """
     layer._check_input_dim(x)
-    if x.numel() == x.shape[1]:
+    share, count = current(), x.numel() // x.shape[1]
+    count = count if share is None else count * share.total // share.count
+    if count == 1:
         raise ValueError(
             "batch normalization needs more than one value per channel for "
             f"training, but got inputs of shape {tuple(x.shape)}: raise batch_size"
         )
-    y = F.batch_norm(x, None, None, weight, bias, training=True, eps=layer.eps)
     axes = [0, *range(2, x.ndim)]
+    if share is not None:
+        along = (-1, *[1] * (x.ndim - 2))
+        kept = x if layer.running_mean is None else layer.running_mean
+        wide = x.to(torch.promote_types(kept.dtype, torch.float32))
+        mean = share.mean(wide.mean(axes))
+        var = share.mean((wide - mean.view(along)).square().mean(axes))
+        y = _affine(x, mean, var, layer.eps, weight, bias)
+        return y, mean, var * (count / (count - 1))
+    y = F.batch_norm(x, None, None, weight, bias, training=True, eps=layer.eps)
+    if layer.running_mean is None:
+        return y, None, None
     var, mean = torch.var_mean(x.to(layer.running_mean.dtype), axes)
     return y, mean, var
 

@@ -14,8 +14,8 @@ from raymeta.modules.counter_rng import Noise
 
 def integers(noise: Noise, shape: Any, low: int, high: int) -> Tensor:
     """Uniform integers of low … high - 1, int64; the bias is (high - low) 2^-63."""
-    bits = noise.bits(math.prod(shape)).bitwise_and_((1 << 63) - 1)
-    return (low + bits % (high - low)).view(tuple(shape))
+    bits = noise.bits(shape).bitwise_and_((1 << 63) - 1)
+    return low + bits % (high - low)
 
 
 def randperm(noise: Noise, n: int, *, dtype: Any = None, **where: Any) -> Tensor:
