@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from raymeta import (
         analysis,
         data,
+        distributed,
         hypergrad,
         meta,
         modules,
@@ -50,6 +51,7 @@ __all__ = [
     "data",
     "descent",
     "diagnose",
+    "distributed",
     "hypergrad",
     "hypergradient",
     "meta",

@@ -96,6 +96,16 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
+def three_ranks():
+    """Three processes of one group, which import torch once."""
+    from raymeta.testing.ranks import Ranks
+
+    ranks = Ranks(3)
+    yield ranks
+    ranks.close()
+
+
+@pytest.fixture(scope="session")
 def cluster_environment() -> dict[str, str]:
     """What the workers of `cluster` find in their environment besides."""
     return {}

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from raymeta.distributed.sharded import full
 from raymeta.hypergrad.base import disconnected
 from raymeta.types import Tensors
 
@@ -56,4 +57,4 @@ class Adjoint:
         missing = [name for name, g in found.items() if g is None]
         if missing:
             raise disconnected(missing)
-        return {name: g for name, g in found.items() if g is not None}
+        return {name: full(g) for name, g in found.items() if g is not None}

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.func import vmap
 
 from raymeta._tree import detach, tree_leaves, tree_map
 from raymeta.compile.recurrence import Recurrence
+from raymeta.distributed.shares import Part, gathered, own_part
 from raymeta.hypergrad.base import differentiable
 from raymeta.hypergrad.compiled import Compiled
 from raymeta.problem import BilevelProblem
@@ -67,6 +69,18 @@ def antithetic_gradient(sums: Tensors, losses: Tensor, sigma: Sigma) -> Tensors:
         / (2 * len(xi) * sigmas[name] ** 2)
         for name, xi in sums.items()
     }
+
+
+def own_pairs(noise: Tensors, group: ProcessGroup | None) -> tuple[Part, Tensors]:
+    """Which pairs are this rank's, and their noise; all of them without a group."""
+    pairs = len(next(iter(noise.values())))
+    mine = own_part(pairs, group, "pairs of perturbations")
+    return mine, {name: epsilon[mine.rows] for name, epsilon in noise.items()}
+
+
+def losses_of_all(losses: Tensor, mine: Part, group: ProcessGroup | None) -> Tensor:
+    """E⁺ and then E⁻ of a rank's n pairs, shape (2 n,), of all N: (2 N,)."""
+    return gathered(torch.stack(losses.chunk(2), dim=1), mine, group).T.flatten()
 
 
 def by_name(sigma: Sigma, leaves: Tensors) -> Mapping[str, float]:

@@ -12,6 +12,7 @@ from raymeta._tree import detach, is_differentiable
 from raymeta.autograd.double_backward import (
     require_twice_differentiable as require_twice_differentiable,
 )
+from raymeta.distributed.sharded import full
 from raymeta.hypergrad.compiled import Compiled
 from raymeta.hypergrad.preflight import recording
 from raymeta.optim import Optimizer
@@ -317,7 +318,7 @@ def pull_back(outer_loss: Tensor, leaves: Tensors, hint: str = "") -> Tensors:
     missing = [name for name, g in zip(leaves, grads, strict=True) if g is None]
     if missing:
         raise disconnected(missing, hint)
-    return dict(zip(leaves, grads, strict=True))
+    return dict(zip(leaves, map(full, grads), strict=True))
 
 
 def disconnected(names: list[str], hint: str = "") -> ValueError:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from raymeta._tree import detach, partition
+from raymeta.distributed.collectives import require_functional
 from raymeta.hypergrad.adjoint import Adjoint
 from raymeta.hypergrad.base import (
     AMONG_STEPS,
@@ -25,7 +26,6 @@ from raymeta.hypergrad.checkpoint_schedules import (
     even,
     repeated_steps,
 )
-from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.preflight import differentiating, require_sound
 from raymeta.problem import BilevelProblem

@@ -1,14 +1,23 @@
 """Evolution strategies over whole runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from torch.distributed import ProcessGroup
+
 from raymeta._tree import detach
+from raymeta.distributed.collectives import require_functional
+from raymeta.distributed.conjugate import default_group
+from raymeta.distributed.preflight import require_same_start
+from raymeta.distributed.sharded import require_unsharded
+from raymeta.distributed.shares import own_part
 from raymeta.hypergrad.antithetic import (
     Population,
     Sigma,
     antithetic_gradient,
+    losses_of_all,
     noise,
+    own_pairs,
     require_sampling,
 )
 from raymeta.hypergrad.base import (
@@ -20,7 +29,6 @@ from raymeta.hypergrad.base import (
     require_steps,
     start,
 )
-from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.preflight import differentiating, require_real, require_sound
 from raymeta.problem import BilevelProblem
@@ -48,6 +56,7 @@ class ES:
         vectorized: run all perturbations at once by `torch.func.vmap`; False for a step
             that it refuses (`.item()`, control flow that depends on data).
         compile: run the steps as machine code; see `compiled`.
+        group: ranks that share the pairs, see `split`; None for this process alone.
 
     Source: Salimans et al. 2017, Algorithm 1, with mirrored sampling.
     """
@@ -58,20 +67,41 @@ class ES:
     seed: int = 0
     vectorized: bool = True
     compile: bool = False
+    group: ProcessGroup | None = field(default=None, repr=False, compare=False)
     continues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_steps("ES", self.steps)
         require_sampling("ES", self.sigma, self.pairs)
 
+    def split(self, group: ProcessGroup | None = None) -> "ES":
+        """The same, its N pairs shared out among W ranks: N/W each.
+
+        Every rank computes the run at λ itself. Charges stay those of one process;
+        time falls.
+
+        Args:
+            group: the ranks; all by default. Each has the same problem and λ.
+
+        Raises:
+            ValueError: this process is in no group. From `init`: there are fewer pairs
+                than ranks; ranks have other hyperparameters, weights or data.
+        """
+        return replace(self, group=default_group(group, "ES.split"))
+
     @differentiating
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
         """Training stands at s_0(λ)."""
         require_real("ES", hparams)
         require_sound(problem, hparams, derivatives=False)
+        require_unsharded(problem, "perturbed runs")
         if self.vectorized or self.compile:
             require_functional(problem)
-        return start(problem, hparams)
+        rollout = start(problem, hparams)
+        if self.group is not None:
+            own_part(self.pairs, self.group, "pairs of perturbations")
+            require_same_start(self.group, hparams, rollout.state, problem.batch(0))
+        return rollout
 
     @differentiating
     def estimate(
@@ -80,9 +110,11 @@ class ES:
         """The estimate from runs of T steps from s_0, whatever the rollout."""
         problem = compiled(problem, self.compile)
         epsilon = noise(hparams, self.sigma, self.pairs, self.seed, 0)
-        runs = Population.around(problem, hparams, epsilon, self.vectorized)
+        mine, own = own_pairs(epsilon, self.group)
+        runs = Population.around(problem, hparams, own, self.vectorized)
         look = outer_loss_at(problem, hparams)
         losses = runs.losses(runs.advance(runs.start(), 0, self.steps), look)
+        losses = losses_of_all(losses, mine, self.group)
         grads = antithetic_gradient(epsilon, losses, self.sigma)
         state = detach(problem.init(hparams))
         state = advance(problem, hparams, state, 0, self.steps)

@@ -1,15 +1,20 @@
 """Forward mode: dual numbers threaded through back-propagation."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from raymeta._tree import detach, partition
 from raymeta.compile.recurrence import Recurrence
 from raymeta.compile.trace import Untraceable
+from raymeta.distributed.collectives import require_functional
+from raymeta.distributed.conjugate import default_group
+from raymeta.distributed.preflight import require_same_start
+from raymeta.distributed.shares import Part, gathered, own_part
 from raymeta.hypergrad import dual_numbers
 from raymeta.hypergrad.base import (
     Hypergradient,
@@ -22,7 +27,6 @@ from raymeta.hypergrad.base import (
     require_steps,
     validation_batch,
 )
-from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.dot_product_test import require_agreement
 from raymeta.hypergrad.preflight import differentiating, require_real, require_sound
 from raymeta.optim.base import as_real
@@ -51,6 +55,7 @@ class Forward:
             one more plain pass per chunk.
         compile: translate the step of dual numbers to machine code.
         val_share: see `ShortTerm.val_share`.
+        group: ranks that share the tangents, see `split`; None for this process alone.
 
     Source: Franceschi et al. 2017, Algorithm 2 (Forward-HG) and section 3.3 (RTHO).
     """
@@ -59,6 +64,7 @@ class Forward:
     chunk: int | None = None
     compile: bool = False
     val_share: float | None = None
+    group: ProcessGroup | None = field(default=None, repr=False, compare=False)
     continues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -69,6 +75,23 @@ class Forward:
                 f"Forward needs chunk >= 1, but got chunk={self.chunk}: leave it out "
                 "for all tangents at once"
             )
+
+    def split(self, group: ProcessGroup | None = None) -> "Forward":
+        """The same, its K tangents shared out among W ranks: K/W each.
+
+        Every rank computes the run itself and carries its own tangents; one sum over
+        ranks at the end of an estimate puts dE/dλ together. Charges stay those of one
+        process; time falls.
+
+        Args:
+            group: the ranks; all by default. Each has the same problem and λ.
+
+        Raises:
+            ValueError: this process is in no group. From `init`: there are fewer
+                scalar hyperparameters than ranks; ranks have other hyperparameters,
+                weights or data.
+        """
+        return replace(self, group=default_group(group, "Forward.split"))
 
     @differentiating
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
@@ -84,7 +107,13 @@ class Forward:
         dual_numbers.require_room(state, leaves)
         require_sound(problem, hparams)
         require_functional(problem)
-        rollout = Rollout(state, 0, dual_numbers.start(problem, hparams, leaves))
+        if self.group is not None:
+            require_same_start(self.group, hparams, state, problem.batch(0))
+        mine, tangents = (
+            self._part(hparams),
+            dual_numbers.start(problem, hparams, leaves),
+        )
+        rollout = Rollout(state, 0, [z[mine.rows] for z in tangents])
         self._prepare(problem, detach(hparams), rollout)
         traced = problem.traced["push", self.compile]
         push = traced.function if isinstance(traced, Recurrence) else traced
@@ -105,8 +134,9 @@ class Forward:
         hparams = detach(hparams)
         self._prepare(problem, hparams, rollout)
         directions = dual_numbers.basis(differentiable(hparams))
-        chunk = self.chunk or _tangents(hparams)
-        splits = [z.split(chunk) for z in (*rollout.carry, *directions.values())]
+        mine = self._part(hparams)
+        own = [z[mine.rows] for z in directions.values()]
+        splits = [z.split(self.chunk or mine.size) for z in (*rollout.carry, *own)]
         parts = []
         for part in zip(*splits, strict=True):
             z, along = part[: len(rollout.carry)], part[len(rollout.carry) :]
@@ -117,7 +147,7 @@ class Forward:
         carry = [torch.cat(z) for z in zip(*parts, strict=True)]
         count = validation_batch(problem, self.val_share, self._steps_cost(hparams))
         look = outer_loss_of(problem, count, rollout.step // self.steps)
-        outer_loss, grads = _contract(look, hparams, state, carry)
+        outer_loss, grads = self._contract(look, hparams, state, carry)
         cost = self.cost(problem, hparams)
         return (
             Hypergradient(outer_loss, grads, cost),
@@ -154,6 +184,38 @@ class Forward:
             push = dual_numbers.push(problem, moves)
             problem.traced[kind] = Recurrence(push, compiled=self.compile)
 
+    def _part(self, hparams: Hparams) -> Part:
+        """Which of the tangents are this rank's."""
+        return own_part(_tangents(hparams), self.group, "scalar hyperparameters")
+
+    def _contract(
+        self,
+        loss: Callable[[State, Hparams], Tensor],
+        hparams: Hparams,
+        state: State,
+        carry: list[Tensor],
+    ) -> tuple[Tensor, Tensors]:
+        """E and ∇E Z + ∂E/∂λ, one number per scalar of λ."""
+        values, rest, merge = partition(state)
+        values = [value.detach().requires_grad_() for value in values]
+        leaves = differentiable(hparams)
+        outer_loss = loss(merge(values, rest), {**hparams, **leaves})
+        inputs = [*values, *leaves.values()]
+        grads = torch.autograd.grad(outer_loss, inputs, materialize_grads=True)
+        along = sum(
+            as_real(z).reshape(len(z), -1) @ as_real(g).flatten()
+            for g, z in zip(grads[: len(values)], carry, strict=True)
+        )
+        assert isinstance(along, Tensor)
+        through_state = gathered(along, self._part(hparams), self.group)
+        sizes = [leaf.numel() for leaf in leaves.values()]
+        parts = through_state.split(sizes)
+        direct = grads[len(values) :]
+        return outer_loss.detach(), {
+            name: part.reshape(leaf.shape).to(leaf.dtype) + g
+            for (name, leaf), part, g in zip(leaves.items(), parts, direct, strict=True)
+        }
+
     def _advance(
         self,
         problem: BilevelProblem,
@@ -178,33 +240,6 @@ class Forward:
 
 def _tangents(hparams: Hparams) -> int:
     return sum(leaf.numel() for leaf in differentiable(hparams).values())
-
-
-def _contract(
-    loss: Callable[[State, Hparams], Tensor],
-    hparams: Hparams,
-    state: State,
-    carry: list[Tensor],
-) -> tuple[Tensor, Tensors]:
-    """E and ∇E Z + ∂E/∂λ, one number per scalar of λ."""
-    values, rest, merge = partition(state)
-    values = [value.detach().requires_grad_() for value in values]
-    leaves = differentiable(hparams)
-    outer_loss = loss(merge(values, rest), {**hparams, **leaves})
-    inputs = [*values, *leaves.values()]
-    grads = torch.autograd.grad(outer_loss, inputs, materialize_grads=True)
-    through_state = sum(
-        as_real(z).reshape(len(z), -1) @ as_real(g).flatten()
-        for g, z in zip(grads[: len(values)], carry, strict=True)
-    )
-    assert isinstance(through_state, Tensor)
-    sizes = [leaf.numel() for leaf in leaves.values()]
-    parts = through_state.split(sizes)
-    direct = grads[len(values) :]
-    return outer_loss.detach(), {
-        name: part.reshape(leaf.shape).to(leaf.dtype) + g
-        for (name, leaf), part, g in zip(leaves.items(), parts, direct, strict=True)
-    }
 
 
 def _require_connected(problem: BilevelProblem, hparams: Hparams, steps: int) -> None:

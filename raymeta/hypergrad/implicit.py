@@ -9,6 +9,8 @@ from torch import Tensor
 from raymeta._tree import detach
 from raymeta.autograd.double_backward import marked_backward_passes
 from raymeta.autograd.stop_gradient import inner_gradient
+from raymeta.distributed.collectives import require_functional
+from raymeta.distributed.sharded import require_unsharded
 from raymeta.hypergrad.base import (
     Hypergradient,
     Rollout,
@@ -20,7 +22,6 @@ from raymeta.hypergrad.base import (
     require_steps,
     start,
 )
-from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.linear_solvers import ConjugateGradient, Solver
 from raymeta.hypergrad.preflight import (
@@ -72,6 +73,7 @@ class Implicit:
                 inner nor the outer loss depends on a hyperparameter.
         """
         require_sound(problem, hparams)
+        require_unsharded(problem, "linear solvers")
         if self.compile:
             require_functional(problem)
         rollout = start(problem, hparams)

@@ -1,14 +1,23 @@
 """Persistent evolution strategies: while training goes on, without truncation bias."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
+from torch.distributed import ProcessGroup
+
 from raymeta._tree import detach
+from raymeta.distributed.collectives import require_functional
+from raymeta.distributed.conjugate import default_group
+from raymeta.distributed.preflight import require_same_start
+from raymeta.distributed.sharded import require_unsharded
+from raymeta.distributed.shares import own_part
 from raymeta.hypergrad.antithetic import (
     Population,
     Sigma,
     antithetic_gradient,
+    losses_of_all,
     noise,
+    own_pairs,
     require_sampling,
 )
 from raymeta.hypergrad.base import (
@@ -21,7 +30,6 @@ from raymeta.hypergrad.base import (
     start,
     validation_batch,
 )
-from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.preflight import differentiating, require_real, require_sound
 from raymeta.problem import BilevelProblem
@@ -32,7 +40,8 @@ class Particles(NamedTuple):
     """Perturbed runs that go on from window to window.
 
     Attributes:
-        states: s of the runs at + and then at -; leading dimension 2 N.
+        states: s of the runs at + and then at -; leading dimension 2 N, of a rank's
+            own pairs where they are split.
         sums: ξ, all perturbations of a + run so far: name -> shape (N, *shape). A -
             run has -ξ.
     """
@@ -73,20 +82,41 @@ class PES:
     seed: int = 0
     vectorized: bool = True
     compile: bool = False
+    group: ProcessGroup | None = field(default=None, repr=False, compare=False)
     continues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_steps("PES", self.steps)
         require_sampling("PES", self.sigma, self.pairs)
 
+    def split(self, group: ProcessGroup | None = None) -> "PES":
+        """The same, its N pairs shared out among W ranks: N/W each.
+
+        Every rank computes the run at λ itself. Charges stay those of one process;
+        time falls.
+
+        Args:
+            group: the ranks; all by default. Each has the same problem and λ.
+
+        Raises:
+            ValueError: this process is in no group. From `init`: there are fewer pairs
+                than ranks; ranks have other hyperparameters, weights or data.
+        """
+        return replace(self, group=default_group(group, "PES.split"))
+
     @differentiating
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
         """Training stands at s_0(λ); the first window perturbs the start as well."""
         require_real("PES", hparams)
         require_sound(problem, hparams, derivatives=False)
+        require_unsharded(problem, "perturbed runs")
         if self.vectorized or self.compile:
             require_functional(problem)
-        return start(problem, hparams)
+        rollout = start(problem, hparams)
+        if self.group is not None:
+            own_part(self.pairs, self.group, "pairs of perturbations")
+            require_same_start(self.group, hparams, rollout.state, problem.batch(0))
+        return rollout
 
     @differentiating
     def estimate(
@@ -96,7 +126,8 @@ class PES:
         t, particles = rollout.step, rollout.carry
         problem = compiled(problem, self.compile)
         epsilon = noise(hparams, self.sigma, self.pairs, self.seed, t)
-        runs = Population.around(problem, hparams, epsilon, self.vectorized)
+        mine, own = own_pairs(epsilon, self.group)
+        runs = Population.around(problem, hparams, own, self.vectorized)
         if particles is None:
             states, sums = runs.start(), epsilon
         else:
@@ -104,7 +135,8 @@ class PES:
             sums = {name: xi + epsilon[name] for name, xi in particles.sums.items()}
         states = runs.advance(states, t, self.steps)
         look = outer_loss_of(problem, validation_batch(problem), t // self.steps)
-        grads = antithetic_gradient(sums, runs.losses(states, look), self.sigma)
+        losses = losses_of_all(runs.losses(states, look), mine, self.group)
+        grads = antithetic_gradient(sums, losses, self.sigma)
         state = advance(problem, hparams, rollout.state, t, self.steps)
         outer_loss = look(state, detach(hparams)).detach()
         cost = self.cost(problem, hparams)

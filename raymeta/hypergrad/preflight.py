@@ -27,7 +27,9 @@ from raymeta.autograd.surrogate_gradients import (
     users_own,
     warn_of_surrogates,
 )
-from raymeta.hypergrad.collectives import collectives_in, require_no_lost_derivative
+from raymeta.distributed.agreement import telling_lost_ranks
+from raymeta.distributed.collectives import collectives_in, require_no_lost_derivative
+from raymeta.distributed.sharded import note_sharded, require_full
 from raymeta.problem import (
     BilevelProblem,
     Descent,
@@ -57,7 +59,7 @@ def differentiating(method: Method) -> Method:
 
     @wraps(method)
     def run(self: Any, problem: BilevelProblem, hparams: Hparams, *rest: Any) -> Any:
-        with recording():
+        with recording(), telling_lost_ranks():
             return method(self, problem, ordinary(hparams), *rest)
 
     return cast(Method, run)
@@ -121,6 +123,7 @@ def _ask(problem: BilevelProblem, hparams: Hparams, through: Through) -> None:
     leaves = {name: _leaf(x) for name, x in hparams.items() if is_differentiable(x)}
     live = known({**hparams, **leaves})
     s_0 = detach(problem.init(live))
+    note_sharded(problem, s_0)
     _require_outside_inference("init(λ)", s_0)
     batch = _require_batch(problem)
     s_1 = _ask_step(problem, live, s_0, batch, through)
@@ -130,6 +133,7 @@ def _ask(problem: BilevelProblem, hparams: Hparams, through: Through) -> None:
             require_scalar("inner_loss", problem.inner_loss(state, live, batch))
         outer_loss = _first_pass(problem)(state, live)
         require_scalar("outer_loss", outer_loss)
+        require_full("outer_loss", outer_loss)
         if outer_loss.requires_grad:
             inputs = [*values, *leaves.values()]
             require_twice_differentiable(outer_loss, inputs=inputs)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from raymeta._tree import detach
+from raymeta.distributed.collectives import require_functional
+from raymeta.distributed.sharded import require_unsharded
 from raymeta.errors import unknown_name
 from raymeta.hypergrad.base import (
     Hypergradient,
@@ -17,7 +19,6 @@ from raymeta.hypergrad.base import (
     start,
     unroll,
 )
-from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.higher_engine import require_truth, unroll_with_higher
 from raymeta.hypergrad.preflight import differentiating, require_sound
@@ -94,6 +95,8 @@ class Reverse:
             live = {**hparams, **differentiable(hparams)}
             require_truth(problem, live, problem.init(live))
         require_sound(problem, hparams, through="state")
+        if self.engine == "higher":
+            require_unsharded(problem, "steps of `higher`")
         if self.compile:
             require_functional(problem)
         return start(problem, hparams)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from raymeta._tree import detach
+from raymeta.distributed.collectives import require_functional
+from raymeta.distributed.sharded import require_unsharded
 from raymeta.hypergrad.adjoint import Adjoint
 from raymeta.hypergrad.base import (
     Hypergradient,
@@ -14,7 +16,6 @@ from raymeta.hypergrad.base import (
     require_steps,
     start,
 )
-from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.fixed_precision import MAGNITUDE_BITS
 from raymeta.hypergrad.preflight import differentiating, require_sound
@@ -81,6 +82,7 @@ class Reversible:
         require_inverse(problem, hparams)
         require_real_weights(problem.init(hparams).params)
         require_sound(problem, hparams, through="state")
+        require_unsharded(problem, "steps that are undone")
         if self.compile:
             require_functional(problem)
         return start(problem, hparams)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from raymeta._tree import detach, tree_leaves
+from raymeta.distributed.collectives import require_functional
+from raymeta.distributed.sharded import full
 from raymeta.hypergrad.base import (
     Hypergradient,
     Rollout,
@@ -22,7 +24,6 @@ from raymeta.hypergrad.base import (
     unroll,
     validation_batch,
 )
-from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.preflight import Through, differentiating, require_sound
 from raymeta.problem import BilevelProblem, Descent, TrainState
@@ -253,7 +254,7 @@ def _pull_back(params: Tensors, slope: Tensors, leaves: Tensors) -> Tensors:
             [slope[name] for name in moved],
             allow_unused=True,
         )
-    found = dict(zip(leaves, grads, strict=True))
+    found = dict(zip(leaves, map(full, grads), strict=True))
     missing = [name for name, grad in found.items() if grad is None]
     if missing:
         raise disconnected(missing, HINT)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from raymeta._tree import detach
+from raymeta.distributed.collectives import require_functional
 from raymeta.hypergrad.base import (
     AMONG_STEPS,
     Hypergradient,
@@ -18,7 +19,6 @@ from raymeta.hypergrad.base import (
     start,
     unroll,
 )
-from raymeta.hypergrad.collectives import require_functional
 from raymeta.hypergrad.compiled import compiled
 from raymeta.hypergrad.preflight import differentiating, require_sound
 from raymeta.problem import BilevelProblem

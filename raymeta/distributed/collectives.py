@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch.distributed as dist
 
 from raymeta.compile.dispatch import Collectives, in_place_collective
+from raymeta.distributed.sharded import require_unsharded
 from raymeta.problem import BilevelProblem
 
 
@@ -44,3 +45,4 @@ def require_functional(problem: BilevelProblem) -> None:
     """
     for name in problem.traced.get("collectives", {}):
         raise in_place_collective(name)
+    require_unsharded(problem, "traced, compiled and vectorized steps")

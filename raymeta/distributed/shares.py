@@ -1,0 +1,160 @@
+"""Shares of ranks: which examples, tangents or perturbations are whose."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.distributed import ProcessGroup
+
+from raymeta._tree import tree_leaves, tree_map
+from raymeta.distributed.conjugate import replicated, summed
+from raymeta.modules.share import Axes, Share
+from raymeta.types import Batch
+
+
+class Part(NamedTuple):
+    """Some of what is counted, one after the other: first … first + size - 1."""
+
+    first: int
+    size: int
+    total: int
+
+    @property
+    def rows(self) -> slice:
+        """Where they are."""
+        return slice(self.first, self.first + self.size)
+
+
+def part_of(total: int, group: ProcessGroup) -> Part:
+    """This rank's part: sizes differ by one at most, the larger ones come first."""
+    rank, world = dist.get_rank(group), dist.get_world_size(group)
+    least, larger = divmod(total, world)
+    first = rank * least + min(rank, larger)
+    return Part(first, least + (rank < larger), total)
+
+
+def own_part(total: int, group: ProcessGroup | None, what: str) -> Part:
+    """This rank's part of what there must be enough of; all of it without a group.
+
+    Args:
+        total: how many.
+        group: the ranks.
+        what: they are, in the plural.
+
+    Raises:
+        ValueError: there are fewer of them than ranks.
+    """
+    if group is None:
+        return Part(0, total, total)
+    if total < dist.get_world_size(group):
+        raise ValueError(
+            f"a split over {dist.get_world_size(group)} ranks needs as many {what}, "
+            f"but there are {total}: take {total} ranks, or share out the data "
+            "(data_parallel)"
+        )
+    return part_of(total, group)
+
+
+class Examples(NamedTuple):
+    """A rank's share of a batch, the `data` of its `Batch`.
+
+    Attributes:
+        data: with the rank's examples in the rows of its tensors.
+        part: which ones they are.
+    """
+
+    data: Any
+    part: Part
+
+
+class Ranks:
+    """The ranks of a problem, and where its random tensors have the examples.
+
+    Args:
+        group: the ranks.
+
+    Attributes:
+        group: the ranks.
+        training: where random tensors of the inner loss have them (see `Share`); None
+            before it is known.
+        evaluation: the same of the outer loss.
+        checked: whether they are known to compute what one process does.
+    """
+
+    def __init__(self, group: ProcessGroup) -> None:
+        self.group, self.checked = group, False
+        self.training: Axes | None = None
+        self.evaluation: Axes | None = None
+
+    @property
+    def world(self) -> int:
+        """How many."""
+        return dist.get_world_size(self.group)
+
+    def part(self, total: int) -> Part:
+        """This rank's part."""
+        return part_of(total, self.group)
+
+    def share(self, part: Part, axes: Axes | None) -> Share:
+        """What a part of a batch is to those who draw and normalize."""
+        return Share(*part, self._total, axes)
+
+    def _total(self, x: Tensor) -> Tensor:
+        return replicated(summed(x, self.group), self.group)
+
+
+def shared_out(batch: Batch, ranks: Ranks) -> Batch:
+    """A rank's share of a batch.
+
+    Raises:
+        ValueError: there are too few examples, or tensors of other numbers of rows.
+    """
+    total = rows_of(batch.data)
+    if total < ranks.world:
+        raise ValueError(
+            f"data_parallel needs an example for each of {ranks.world} ranks, but the "
+            f"batch of step {int(batch.index)} has {total}: raise batch_size, or take "
+            "fewer ranks"
+        )
+    mine = ranks.part(total)
+    return batch._replace(data=Examples(rows(batch.data, mine), mine))
+
+
+def rows_of(data: Any) -> int:
+    """How many examples a batch has.
+
+    Raises:
+        ValueError: there is no telling.
+    """
+    tensors = [x for x in tree_leaves(data) if isinstance(x, Tensor) and x.ndim]
+    counts = sorted({len(x) for x in tensors})
+    if len(counts) != 1:
+        seen = f"{counts} rows" if counts else "no tensors"
+        raise ValueError(
+            "data_parallel needs batches with examples in the rows of their tensors, "
+            f"but got {seen}: give the examples by batch=, and let the losses close "
+            "over what is no example"
+        )
+    return counts[0]
+
+
+def rows(data: Any, part: Part) -> Any:
+    """The examples of a part."""
+
+    def some(x: Any) -> Any:
+        return x[part.rows] if isinstance(x, Tensor) and x.ndim else x
+
+    return tree_map(some, data)
+
+
+def gathered(mine: Tensor, part: Part, group: ProcessGroup | None) -> Tensor:
+    """Of a rank's part, shape (size, ...) -> of all of them, (total, ...)."""
+    if group is None:
+        return mine
+    everyone = torch.zeros(part.total, *mine.shape[1:], dtype=mine.dtype).to(
+        mine.device
+    )
+    everyone[part.rows] = mine.detach()
+    dist.all_reduce(everyone, group=group)
+    return everyone
