@@ -54,6 +54,7 @@ class TestOnRanks(DistributedConformance):
     def examples(self, name):
         if name == "implicit":  # wants a minimum
             return (convex,)
-        if name.startswith("reversible"):  # cannot undo a batch norm
+        # The one cannot undo a batch norm, to trace the other again takes long.
+        if name.startswith("reversible") or name == "forward_online":
             return (weighted,)
         return weighted, random_network
