@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from raymeta.outer.batched_problem import stack, stacked
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -22,6 +21,7 @@ from raymeta.hypergrad import (
     Truncated,
     hypergradient,
 )
+from raymeta.hypergrad.batched_problem import stack, stacked
 from raymeta.hypergrad.registry import ESTIMATORS
 from raymeta.hypergrad.tower import tower
 from raymeta.outer.report import held_out, plain_run
