@@ -30,7 +30,9 @@ class HybridMethod(SearchMethod):
     A trial is one training run. What the searcher suggests is where its continuous
     hyperparameters start; from there they descend by hypergradients while training goes
     on (`OnlineRun`). Its choices stay as suggested. Before the first trial, the
-    comparison trains at the space's initial values without descending.
+    comparison trains at the space's initial values without descending; after half of
+    the budget, runs begin where the best one ended (`WarmRestarts`), and where a better
+    one ends is trained at as a constant.
 
     Attributes:
         hyper_steps: estimates and hyper-steps of a run, at most: `ShortTerm` looks

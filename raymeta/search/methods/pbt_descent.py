@@ -22,7 +22,7 @@ class PbtDescent(HybridMethod):
     hyper-optimizer. A copy goes on with the hyper learning rate times 1.2 or 0.8. λ
     itself is never perturbed: hypergradients move it. Choices stay with the training
     state. A member that diverges leaves. When a population has ended, another one
-    begins elsewhere, as large as the budget still allows.
+    begins elsewhere, as large as the budget still allows, unless half of it is spent.
 
     Attributes:
         hyper_steps: see `HybridMethod`.

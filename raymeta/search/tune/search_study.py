@@ -15,9 +15,11 @@ from ray.tune.search import Searcher
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.report import Report, non_finite
 from raymeta.search.methods import SearchMethod
+from raymeta.search.methods.hybrid import HYPER_LR_FACTOR
 from raymeta.search.spec import Segment, StudySpec, TrialSpec
 from raymeta.search.study.study import DescentStudy, Study
 from raymeta.search.study.sums import Sums
+from raymeta.search.study.warm_restarts import WarmRestarts
 from raymeta.search.tune.controller import (
     RUNNING,
     CheckpointAdapter,
@@ -27,6 +29,9 @@ from raymeta.search.tune.controller import (
 from raymeta.search.tune.isolated_rng import IsolatedGlobalRNG
 from raymeta.search.tune.space import to_tune
 from raymeta.space import Point
+
+#: How much of the budget of a hybrid goes to what its searcher suggests.
+SHARE = 0.5
 
 
 def study_of(spec: StudySpec) -> Study:
@@ -45,7 +50,9 @@ class SearchStudy(Study):
 
     Those of a hybrid come after a plain run at the space's initial values, of which
     neither the searcher nor the scheduler hears: what is found is never worse than it.
-    What the budget then has left goes to a plain run at λ where the best one ended.
+    After half of the budget no trial of a hybrid is suggested any more: runs begin
+    where the best one ended (`WarmRestarts`), and λ where a better one ends is trained
+    at as a constant, too.
     A trial starts, or goes on after a pause, only while what remains of the budget
     covers the rest of a full run; one that ends early gives the rest back.
     """
@@ -72,6 +79,8 @@ class SearchStudy(Study):
         self._dropped: set[int] = set()
         self._joined: set[int] = set()  # whose last segment goes on the one before
         self._way: tuple[Segment, ...] = ()
+        self._warm: WarmRestarts | None = None
+        self._restarts: set[int] = set()  # the numbers of its runs
         self._constant = False  # whether the best run is a plain one of a hybrid
         self._constant_asked = False  # whether λ of the best one was trained at
         self._exhausted = False
@@ -126,6 +135,8 @@ class SearchStudy(Study):
             return None
         if self._constant_due():
             return self._at_constant(self.best[1])
+        if not self.spec.is_black_box and self._covers(0):
+            return self._restart(*self.best)
         self._final_asked = True
         return TrialSpec(
             study=self.spec.key,
@@ -146,6 +157,21 @@ class SearchStudy(Study):
         """Whether λ where a hybrid's best run ended is still to be trained at."""
         due = not (self.spec.is_black_box or self._constant or self._constant_asked)
         return due and self._meter().covers(self.spec.plain_run)
+
+    def _restart(self, value: float, point: Point) -> TrialSpec:
+        """A run of a hybrid that begins where one has ended."""
+        self._warm = self._warm or WarmRestarts(point, value)
+        config = self.spec.task.space.parse(self._warm.next)
+        if HYPER_LR_FACTOR not in self.spec.task.space:
+            config[HYPER_LR_FACTOR] = self._warm.factor
+        self._restarts.add(self._suggested)
+        self._suggested += 1
+        return TrialSpec(
+            study=self.spec.key,
+            number=self._suggested - 1,
+            kind="search",
+            hparams=config,
+        )
 
     def _at_constant(self, point: Point) -> TrialSpec:
         """A plain run, as a trial of its own."""
@@ -221,7 +247,10 @@ class SearchStudy(Study):
         waits = (
             bool(self._controller.trials) if together else self._controller.pending()
         )
-        return not self._exhausted and not waits and self._covers(0)
+        if self._exhausted or waits or not self._covers(0):
+            return False
+        half = BudgetMeter(SHARE * self.spec.budget, self.spent)
+        return self.spec.is_black_box or self.best is None or half.covers(0.0)
 
     def _grow(self) -> None:
         """Let the searcher suggest the next trial, or the next batch."""
@@ -272,12 +301,27 @@ class SearchStudy(Study):
                 self._way = (Segment(report.inner_steps, run.hparams),)
                 self._constant = True
             return True
+        if run.number in self._restarts:
+            return self._on_restart_report(run, report)
         trial = self._controller.trials[run.number]
         if report.kind == "report":
             return self._on_result(run, trial, report)
         with self._rng:
             self._controller.fail(trial)
         return True
+
+    def _on_restart_report(self, run: TrialSpec, report: Report) -> bool:
+        assert self._warm is not None
+        assert run.hparams is not None
+        if report.kind == "failed":
+            self._warm.add(math.inf, run.hparams)
+            return True
+        if report.complete:
+            if self._improve(report):
+                self._way = (Segment(report.inner_steps, run.hparams),)
+                self._constant = self._constant_asked = False
+            self._warm.add(report.outer_loss, report.hparams)
+        return report.complete
 
     def _on_result(self, run: TrialSpec, trial: TrialAdapter, report: Report) -> bool:
         """Show a result to the scheduler and the searcher; whether the trial ends."""
