@@ -56,7 +56,10 @@ def draw_trajectories(
     paths, bands = hparam_paths(frame, task, choices), hparam_bands(frame, task)
     rows = frame[frame["task"] == task]
     named = methods_to_label(studies(rows))
-    paths, bands = (t[t["method"].isin(named)] for t in (paths, bands))
+    # Tuning-free runs have no λ of their own.
+    paths, bands = (
+        t[t["method"].isin(named) & t["family"].isin(NOTES)] for t in (paths, bands)
+    )
     single = list(dict.fromkeys(paths["hyperparameter"]))
     many = list(dict.fromkeys(bands["hyperparameter"]))
     end = rows["gradient_evals"].max()

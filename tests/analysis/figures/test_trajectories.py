@@ -135,3 +135,16 @@ def test_hyperparameters_of_other_tasks_have_no_panel(frame):
     other = frame.assign(task="other").rename(columns={"hp/lr": "hp/weight"})
     figure = draw_trajectories(pd.concat([frame, other]), "other")
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["weight"]
+
+
+def test_tuning_free_runs_have_no_trajectory(report):
+    frame = pd.DataFrame(
+        [
+            report("tpe", 0, 100, 0.4, **{"hp/lr": 0.1}),
+            report("adamw_wsd", 0, 60, 0.5, family="tuning-free", **{"hp/lr": 0.2}),
+        ]
+    )
+    figure = draw_trajectories(frame, frame["task"].iloc[0])
+    said = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "tpe" in said
+    assert "adamw_wsd" not in said
