@@ -1,0 +1,100 @@
+"""What an online optimizer refuses, each in one line."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raymeta.errors import said, unknown_name
+
+PER = ("model", "group", "tensor", "weight")
+
+
+def require_sound(group: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the group's own settings make sense."""
+    per, learn = group["per"], group["learn"]
+    if per not in PER:
+        raise unknown_name("per", str(per), PER)
+    for name, high in (("trace", 1.0), ("hyper_lr", math.inf)):
+        value = group[name]
+        if not isinstance(value, int | float) or not 0 <= value < high:
+            raise ValueError(
+                f"{name} needs a number in [0, {high:g}), but got {said(value)}"
+            )
+    if per == "weight" and not set(learn) <= {"lr", "weight_decay"}:
+        raise ValueError(
+            f"per='weight' learns lr and weight_decay, but got learn={learn}: momenta "
+            "and betas have values per='tensor' at most"
+        )
+    if learn and group.get("differentiable"):
+        raise ValueError(
+            "differentiable=True needs learn=(): for derivatives through many steps "
+            "there is raymeta.hypergradient"
+        )
+
+
+def require_gradients(groups: Sequence[Mapping[str, Any]], *, warned: bool) -> bool:
+    """Check what is about to be descended along; say once what has no gradient.
+
+    Returns:
+        Whether something had none.
+
+    Raises:
+        ValueError: nothing has a gradient; a sparse one.
+    """
+    missing, found = [], False
+    for g, group in enumerate(groups):
+        for i, p in enumerate(group["params"]):
+            if p.grad is None:
+                missing += [_name(group, g, i)] if p.requires_grad else []
+                continue
+            found = True
+            if p.grad.is_sparse and group["learn"]:
+                raise ValueError(
+                    f"{_name(group, g, i)} has a sparse gradient, which hypergradients "
+                    "do not take: use sparse=False in its embedding, or give it a group "
+                    "with learn=()"
+                )
+    if not found:
+        raise ValueError(
+            f"step needs gradients, but none of {len(missing)} parameters has one: call "
+            "loss.backward() first"
+        )
+    if missing and not warned:
+        warnings.warn(
+            f"no gradient for {said(missing)}: they stay as they are, and nothing is "
+            "learnt from them; leave them out of params if that is meant",
+            stacklevel=4,
+        )
+    return bool(missing)
+
+
+def require_same_rule(
+    state: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], rule: str
+) -> None:
+    """Raise ValueError unless a state is one of the same rule."""
+    saved = state.get("param_groups") if isinstance(state, Mapping) else None
+    if not saved:
+        raise ValueError(
+            f"{rule} needs what state_dict() gave, but got {said(type(state).__name__)}"
+            " without param_groups"
+        )
+    wanted = set(groups[0]) - {"params", *OURS}
+    strange = wanted ^ (set(saved[0]) - {"params", "initial_lr", "param_names", *OURS})
+    strange -= {"initial_lr", "param_names"}
+    if strange:
+        raise ValueError(
+            f"the state is of another optimizer than {rule}: one of the two has no "
+            f"{', '.join(sorted(strange))}; load it into the class that saved it"
+        )
+
+
+#: What a group has beside what `torch.optim` keeps in it.
+OURS = ("learn", "hyper_lr", "per", "trace", "start", "learned", "own", "last")
+
+
+def _name(group: Mapping[str, Any], g: int, i: int) -> str:
+    names = group.get("param_names")
+    return repr(names[i]) if names else f"parameter {i} of group {g}"

@@ -1,0 +1,117 @@
+"""The derivative of a step with respect to its hyperparameters."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from raymeta.online.coordinates import natural, slope
+from raymeta.online.tensors import plus, real
+
+#: A group of parameters, as `torch.optim` has it.
+Group = dict[str, Any]
+#: ∂w/∂λ of a tensor of weights: a tensor, and what multiplies it.
+Effect = tuple[Tensor, Any]
+
+
+class Entry:
+    """Parameters of one group that take a step with the same settings.
+
+    Attributes:
+        group: their group.
+        index: their places in it.
+        values: λ by name, as numbers; without what single weights have of their own.
+        factor: what a scheduler multiplies the learning rate by.
+    """
+
+    def __init__(
+        self, group: Group, index: list[int], values: dict[str, float], factor: float
+    ) -> None:
+        self.group, self.index = group, index
+        self.values, self.factor = values, factor
+        self.params: list[Tensor] = [group["params"][i] for i in index]
+
+    def record(self) -> dict[str, Any]:
+        """All but the group: plain numbers, for a `state_dict`."""
+        return {"index": self.index, "values": self.values, "factor": self.factor}
+
+
+class Rule(torch.optim.Optimizer):
+    """What an update rule says of its steps, of which `torch.optim` takes them.
+
+    Attributes:
+        RULE: the class of `torch.optim`.
+        LEARNABLE: the names of what it can learn.
+    """
+
+    RULE: ClassVar[type[torch.optim.Optimizer]]
+    LEARNABLE: ClassVar[tuple[str, ...]]
+
+    def _value(self, entry: Entry, name: str, p: Tensor) -> Any:
+        """λ of a parameter: a number, or a tensor where each weight has its own."""
+        own = self.state[p].get(f"own_{name}")
+        if own is None:
+            return entry.values[name]
+        c = entry.group["learned"][name]
+        value = natural(c, own + c["u"])
+        return value * entry.factor if name == "lr" else value
+
+
+    def _before(self, entry: Entry, p: Tensor) -> Any:
+        """What `_after` needs of the time before the step."""
+        return None
+
+    def _after(self, entry: Entry, p: Tensor, before: Any) -> None:
+        """Keep what the derivatives of the step need that memory does not have."""
+
+    def _direction(self, entry: Entry, p: Tensor) -> Tensor:
+        """d of the step w ← w − α d (− α λ_w w where weight decay is decoupled)."""
+        raise NotImplementedError
+
+    def _decoupled(self, entry: Entry) -> bool:
+        """Whether weight decay acts on the weights beside the gradient."""
+        raise NotImplementedError
+
+    def _effects(self, entry: Entry, p: Tensor) -> dict[str, Effect]:
+        """∂w_{t+1}/∂λ of what is learnt."""
+        lr, decay = (self._value(entry, n, p) for n in ("lr", "weight_decay"))
+        d, w = self._direction(entry, p), real(p)
+        decoupled = self._decoupled(entry)
+        found: dict[str, Effect] = {}
+        for name in entry.group["learn"]:
+            # In w_{t+1}: w_t = (w_{t+1} + α d) / (1 − α λ_w).
+            if name == "lr" and decoupled:
+                found[name] = plus(d, decay, w), -1 / (1 - lr * decay)
+            elif name == "lr":
+                found[name] = d, -1.0
+            elif name == "weight_decay" and decoupled:
+                found[name] = plus(w, lr, d), -lr / (1 - lr * decay)
+            else:
+                found[name] = self.state[p][f"d_{name}"], -lr
+        return found
+
+    def _coordinate_effects(self, entry: Entry, p: Tensor) -> dict[str, Effect]:
+        """∂w/∂u of what is learnt, in coordinates."""
+        learned = entry.group["learned"]
+        return {
+            n: (effect, factor * slope(learned[n], self._value(entry, n, p)))
+            for n, (effect, factor) in self._effects(entry, p).items()
+        }
+
+    def _follow(self, entry: Entry, p: Tensor) -> None:
+        """h ← γ (1 − α λ_w) h + ∂w/∂u."""
+        gamma, state = entry.group["trace"], self.state[p]
+        if self._decoupled(entry):
+            lr, decay = (self._value(entry, n, p) for n in ("lr", "weight_decay"))
+            gamma = gamma * (1 - lr * decay)
+        for name, (effect, factor) in self._coordinate_effects(entry, p).items():
+            trace = state.setdefault(f"trace_{name}", torch.zeros_like(effect))
+            trace.mul_(gamma).add_(effect * factor)
+
+    def _followed(self, entry: Entry, p: Tensor) -> dict[str, Effect]:
+        """∂w/∂u, or h with a trace."""
+        if not entry.group["trace"]:
+            return self._coordinate_effects(entry, p)
+        return {n: (self.state[p][f"trace_{n}"], 1.0) for n in entry.group["learn"]}

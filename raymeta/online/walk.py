@@ -1,0 +1,65 @@
+"""The hyper-step: how far a coordinate moves along its hypergradient."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from raymeta.online.coordinates import Coordinate
+
+#: η, the length of a hyper-step in log or logit coordinates.
+HYPER_LR = 0.1
+BETA1, BETA2 = 0.5, 0.95
+#: A hypergradient counts as this many times its running scale at most.
+CLIP = 3.0
+#: What a tensor or weight walks on its own, as a part of what its group walks, and how
+#: far it goes from its group.
+OWN, FARTHEST = 0.3, 3.0
+
+
+def still(c: Coordinate) -> Coordinate:
+    """The coordinate before its first hyper-step."""
+    return {**c, "m": 0.0, "v": 0.0, "taken": 0}
+
+
+def apart() -> Coordinate:
+    """A tensor's own deviation from its group's coordinate."""
+    return still({"kind": "identity", "low": -FARTHEST, "high": FARTHEST, "u": 0.0})
+
+
+def scale(c: Coordinate) -> float:
+    """The root mean square of the hypergradients so far; 0 before the first."""
+    return math.sqrt(c["v"] / (1 - BETA2 ** c["taken"])) if c["taken"] else 0.0
+
+
+def walk(c: Coordinate, gradient: float, lr: float) -> bool:
+    r"""One step of Adam on a hypergradient γ clipped to its running scale.
+
+    $$ m \leftarrow \beta_1 m + (1-\beta_1)\gamma,\quad
+       v \leftarrow \beta_2 v + (1-\beta_2)\gamma^2,\quad
+       u \leftarrow u - \eta\,\hat m/\sqrt{\hat v} $$
+
+    Returns:
+        Whether γ was clipped.
+    """
+    limit = CLIP * scale(c)
+    clipped = 0 < limit < abs(gradient)
+    if clipped:
+        gradient = math.copysign(limit, gradient)
+    c["taken"] += 1
+    c["m"] = BETA1 * c["m"] + (1 - BETA1) * gradient
+    c["v"] = BETA2 * c["v"] + (1 - BETA2) * gradient * gradient
+    rms = scale(c)
+    if rms > 0:
+        step = lr * c["m"] / (1 - BETA1 ** c["taken"]) / rms
+        c["u"] = min(max(c["u"] - step, c["low"]), c["high"])
+    return clipped
+
+
+def walk_each(own: Tensor, gradient: Tensor, lr: float) -> None:
+    """The same for each weight's deviation, scaled by all of its tensor: in place."""
+    rms = gradient.square().mean().sqrt()
+    step = gradient.div(rms.clamp(min=torch.finfo(gradient.dtype).tiny))
+    own.sub_(step.clamp_(-CLIP, CLIP), alpha=lr * OWN).clamp_(-FARTHEST, FARTHEST)
