@@ -7,6 +7,7 @@ optimizer = raymeta.online.AdamW(net.parameters(), lr=1e-3, learn=("lr", "weight
 in place of `torch.optim.AdamW`, in a loop of your own.
 """
 
+from raymeta.online import coordinates, muon
 from raymeta.online.adam import Adam, AdamW
 from raymeta.online.muon import Muon
 from raymeta.online.sgd import SGD

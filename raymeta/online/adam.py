@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from raymeta.online.base import Learning
-from raymeta.online.rule import Entry
+from raymeta.online.rule import Entry, Group
 from raymeta.online.tensors import plus, real
 
 
@@ -27,12 +27,12 @@ class Adam(Learning, torch.optim.Adam):
     RULE: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
     LEARNABLE: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "beta1", "beta2")
 
-    def _decoupled(self, entry: Entry) -> bool:
-        return entry.group["decoupled_weight_decay"]
+    def _decoupled(self, group: Group) -> bool:
+        return group["decoupled_weight_decay"]
 
     def _before(self, entry: Entry, p: Tensor) -> Any:
         """g with weight decay, and the weights, as far as they are needed."""
-        learn, coupled = entry.group["learn"], not self._decoupled(entry)
+        learn, coupled = entry.group["learn"], not self._decoupled(entry.group)
         through_decay = coupled and "weight_decay" in learn
         if not through_decay and not {"beta1", "beta2"} & set(learn):
             return None

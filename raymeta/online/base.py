@@ -136,6 +136,12 @@ class Learning(Hypergradients):
             n: still(starting(n, value, self._space))
             for n, value in group["start"].items()
         }
+        lr, decay = named(group, "lr"), named(group, "weight_decay")
+        if group["learn"] and lr > self._most(group, decay):
+            raise ValueError(
+                f"{type(self).__name__} needs lr * weight_decay <= 1/2 to learn, but got "
+                f"lr={lr} and weight_decay={decay}: make one of them smaller"
+            )
         own = group["learn"] if group["per"] == "tensor" else ()
         group["own"] = {n: [apart() for _ in group["params"]] for n in own}
         group["last"] = []
@@ -226,6 +232,7 @@ class Learning(Hypergradients):
             if name in group["own"]:
                 u += group["own"][name][index[0]]["u"]
             found[name] = natural(c, u) * (factor if name == "lr" else 1.0)
+        found["lr"] = min(found["lr"], self._most(group, found["weight_decay"]))
         return found
 
     @contextmanager
@@ -240,7 +247,7 @@ class Learning(Hypergradients):
                 values["lr"] = 0.0
                 if "weight_decay" in values:
                     values["weight_decay"] = 0.0
-                    if not self._decoupled(entry):
+                    if not self._decoupled(entry.group):
                         decayed += [(p, p.grad) for p in entry.params]
                         self._decay(entry)
             given = settings(entry.group, values)
@@ -261,7 +268,7 @@ class Learning(Hypergradients):
 
     def _move_weights(self, entry: Entry, p: Tensor) -> None:
         w, d = real(p), self._direction(entry, p)
-        if self._decoupled(entry):
+        if self._decoupled(entry.group):
             d = plus(d, self._value(entry, "weight_decay", p), w)
         w.sub_(self._value(entry, "lr", p) * d)
 
@@ -319,3 +326,15 @@ class Learning(Hypergradients):
     def export(self, path: str | Path) -> None:
         """The schedule that was learnt as JSON, for `raymeta.optim.load_schedule`."""
         self._history.export(path)
+
+    def lr_lambda(self, group: int = 0) -> Callable[[int], float]:
+        """What `torch.optim.lr_scheduler.LambdaLR` takes: the learnt rate / its start.
+
+        For a plain optimizer whose learning rate is what this one started from; past
+        the end the last factor holds.
+
+        Raises:
+            ValueError: the group learnt no rate that all its parameters share.
+        """
+        label = "lr" if len(self.param_groups) == 1 else f"lr[{group}]"
+        return self._history.factors(label, self.param_groups[group]["start"].get("lr"))

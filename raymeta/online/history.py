@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from raymeta.errors import said
 from raymeta.optim.export import export_schedule
 
 if TYPE_CHECKING:
@@ -81,6 +82,16 @@ class History:
             else:
                 found.append((1, values))
         return found
+
+    def factors(self, label: str, start: float | None) -> Callable[[int], float]:
+        """Step -> the value of a column as a factor of its start."""
+        if start is None or label not in self._columns:
+            raise ValueError(
+                f"lr_lambda needs a learning rate learnt per group as {label}, but got "
+                f"{said(list(self._columns))}: export() has what else was learnt"
+            )
+        factors = [value / start for value in self._full(label)]
+        return lambda step: factors[min(step, len(factors) - 1)]
 
     def export(self, path: str | Path) -> None:
         """The schedule as JSON."""

@@ -14,7 +14,7 @@ from raymeta.online.tensors import dot, real
 from raymeta.online.walk import scale, walk, walk_each
 
 #: A hypergradient of so many times its scale says that the last step went too far.
-OVERSHOT = 20.0
+OVERSHOT = 5.0
 #: The most that the learning rate shrinks at once, as a factor; and how much it does
 #: where the gradient is not finite.
 SHRINK, NOT_FINITE = 1e3, 10.0
@@ -52,6 +52,7 @@ class Hypergradients(Rule):
         numbers = _numbers(found)
         sums = self._sums(found, numbers)
         lost = [key for key, value in sums.items() if not math.isfinite(value)]
+        lost += [] if found else self._not_finite()
         shrink = {g: NOT_FINITE for g, name in lost if name == "lr"}
         for (g, name), value in sums.items():
             c = self.param_groups[g]["learned"][name]
@@ -97,6 +98,15 @@ class Hypergradients(Rule):
                 value = value / (entry.values["lr"] or 1.0)
             found.append(Found(entry, name, p, value, each))
         return found
+
+    def _not_finite(self) -> list[tuple[int, str]]:
+        """Groups whose gradients are not finite, where no step was taken before."""
+        return [
+            (g, "lr")
+            for g, group in enumerate(self.param_groups)
+            if "lr" in group["learn"]
+            and not all(p.grad.isfinite().all() for p in group["params"] if p.grad is not None)
+        ]
 
     def _sums(
         self, found: list[Found], numbers: list[float]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from raymeta.online.base import Learning
-from raymeta.online.rule import Entry
+from raymeta.online.rule import Entry, Group
 
 
 class Muon(Learning, torch.optim.Muon):
@@ -28,7 +28,7 @@ class Muon(Learning, torch.optim.Muon):
     RULE = torch.optim.Muon
     LEARNABLE: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "momentum")
 
-    def _decoupled(self, entry: Entry) -> bool:
+    def _decoupled(self, group: Group) -> bool:
         return True
 
     def _before(self, entry: Entry, p: Tensor) -> Any:
@@ -45,18 +45,20 @@ class Muon(Learning, torch.optim.Muon):
         nesterov = group["nesterov"]
         x = g.lerp(v, momentum) if nesterov else v
         ns = newton_schulz(group["ns_coefficients"], group["ns_steps"], group["eps"])
-        r = _ratio(group["adjust_lr_fn"], p.shape)
+        state["direction"] = ns(x.bfloat16())
         if before is None:
-            state["direction"] = ns(x.bfloat16()).mul(r)
             return
         dx = before - g
         if nesterov:  # x = (1 - μ) g + μ v
             dx = v - g + momentum * dx
-        o, do = torch.func.jvp(ns, (x.bfloat16(),), (dx.bfloat16(),))
-        state["direction"], state["d_momentum"] = o * r, (do * r).to(p.dtype)
+        # Half precision is enough for the step, but not for how it changes.
+        _, do = torch.func.jvp(ns, (x.float(),), (dx.float(),))
+        r = _ratio(group["adjust_lr_fn"], p.shape)
+        state["d_momentum"] = do.to(p.dtype) * r
 
     def _direction(self, entry: Entry, p: Tensor) -> Tensor:
-        return self.state[p]["direction"].to(p.dtype)
+        r = _ratio(entry.group["adjust_lr_fn"], p.shape)
+        return self.state[p]["direction"].to(p.dtype) * r
 
 
 def newton_schulz(

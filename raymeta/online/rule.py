@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,8 @@ from raymeta.online.tensors import plus, real
 Group = dict[str, Any]
 #: ∂w/∂λ of a tensor of weights: a tensor, and what multiplies it.
 Effect = tuple[Tensor, Any]
+#: What a decoupled weight decay takes away in one step, α λ_w, at most.
+MOST = 0.5
 
 
 class Entry:
@@ -56,7 +59,18 @@ class Rule(torch.optim.Optimizer):
             return entry.values[name]
         c = entry.group["learned"][name]
         value = natural(c, own + c["u"])
-        return value * entry.factor if name == "lr" else value
+        if name != "lr":
+            return value
+        value, decay = value * entry.factor, self._value(entry, "weight_decay", p)
+        if isinstance(decay, Tensor) and self._decoupled(entry.group):
+            return torch.minimum(value, MOST / decay)
+        if isinstance(decay, Tensor):
+            return value
+        return value.clamp(max=self._most(entry.group, decay))
+
+    def _most(self, group: Group, decay: float) -> float:
+        """The largest learning rate beside a weight decay."""
+        return MOST / decay if decay and self._decoupled(group) else math.inf
 
 
     def _before(self, entry: Entry, p: Tensor) -> Any:
@@ -70,7 +84,7 @@ class Rule(torch.optim.Optimizer):
         """d of the step w ← w − α d (− α λ_w w where weight decay is decoupled)."""
         raise NotImplementedError
 
-    def _decoupled(self, entry: Entry) -> bool:
+    def _decoupled(self, group: Group) -> bool:
         """Whether weight decay acts on the weights beside the gradient."""
         raise NotImplementedError
 
@@ -78,7 +92,7 @@ class Rule(torch.optim.Optimizer):
         """∂w_{t+1}/∂λ of what is learnt."""
         lr, decay = (self._value(entry, n, p) for n in ("lr", "weight_decay"))
         d, w = self._direction(entry, p), real(p)
-        decoupled = self._decoupled(entry)
+        decoupled = self._decoupled(entry.group)
         found: dict[str, Effect] = {}
         for name in entry.group["learn"]:
             # In w_{t+1}: w_t = (w_{t+1} + α d) / (1 − α λ_w).
@@ -103,7 +117,7 @@ class Rule(torch.optim.Optimizer):
     def _follow(self, entry: Entry, p: Tensor) -> None:
         """h ← γ (1 − α λ_w) h + ∂w/∂u."""
         gamma, state = entry.group["trace"], self.state[p]
-        if self._decoupled(entry):
+        if self._decoupled(entry.group):
             lr, decay = (self._value(entry, n, p) for n in ("lr", "weight_decay"))
             gamma = gamma * (1 - lr * decay)
         for name, (effect, factor) in self._coordinate_effects(entry, p).items():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from raymeta.online.base import Learning
-from raymeta.online.rule import Entry
+from raymeta.online.rule import Entry, Group
 from raymeta.online.tensors import plus, real
 
 
@@ -30,7 +30,7 @@ class SGD(Learning, torch.optim.SGD):
         "weight_decay",
     )
 
-    def _decoupled(self, entry: Entry) -> bool:
+    def _decoupled(self, group: Group) -> bool:
         return False
 
     def _before(self, entry: Entry, p: Tensor) -> Any:
