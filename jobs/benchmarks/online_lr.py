@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -43,14 +44,16 @@ def mlp(*sizes: int, activation: type[nn.Module] = nn.ReLU) -> Callable[[], nn.M
 
     def make() -> nn.Module:
         layers: list[nn.Module] = []
-        for i, o in zip(sizes, sizes[1:], strict=False):
+        for i, o in pairwise(sizes):
             layers += [nn.Linear(i, o), activation()]
         return nn.Sequential(*layers[:-1])
 
     return make
 
 
-def noisy(x: Tensor, y: Tensor, noise: float, network: Callable[[], nn.Module]) -> Stream:
+def noisy(
+    x: Tensor, y: Tensor, noise: float, network: Callable[[], nn.Module]
+) -> Stream:
     """Examples drawn again and again, with fresh noise on their inputs."""
     x = (x - x.mean(0)) / x.std(0).clamp(min=1e-2)
 
@@ -165,7 +168,9 @@ def plain(lr: float) -> Callable[[nn.Module], torch.optim.Optimizer]:
     return lambda net: torch.optim.Adam(net.parameters(), lr=lr)
 
 
-def online(lr: float, **options: object) -> Callable[[nn.Module], torch.optim.Optimizer]:
+def online(
+    lr: float, **options: object
+) -> Callable[[nn.Module], torch.optim.Optimizer]:
     """Adam that learns its rate."""
     make = raymeta.online.Adam
     return lambda net: make(net.parameters(), lr=lr, **options)  # type: ignore[arg-type]
@@ -176,7 +181,9 @@ def lines(which: str, seeds: list[int]) -> Iterator[str]:
     for name, make in TASKS[which].items():
         task = make()
 
-        def over(seed: int, rates: list[float], how: Callable, task=task) -> list[float]:
+        def over(
+            seed: int, rates: list[float], how: Callable, task=task
+        ) -> list[float]:
             return [final_loss(task, how(lr), seed)[0] for lr in rates]
 
         fixed = np.array([over(s, FIXED, plain) for s in seeds]).mean(0)

@@ -1,13 +1,12 @@
 """`torch.optim` optimizers whose hyperparameters learn while training goes on.
 
 ```
-optimizer = raymeta.online.AdamW(net.parameters(), lr=1e-3, learn=("lr", "weight_decay"))
+optimizer = raymeta.online.AdamW(net.parameters(), learn=("lr", "weight_decay"))
 ```
 
 in place of `torch.optim.AdamW`, in a loop of your own.
 """
 
-from raymeta.online import coordinates, muon
 from raymeta.online.adam import Adam, AdamW
 from raymeta.online.muon import Muon
 from raymeta.online.sgd import SGD

@@ -13,7 +13,7 @@ from raymeta.online.tensors import plus, real
 
 
 class Adam(Learning, torch.optim.Adam):
-    r"""`torch.optim.Adam`, learning α, β₁, β₂ or λ of
+    r"""Adam of `torch.optim` that learns α, β₁, β₂ or λ.
 
     $$ m \leftarrow \beta_1 m + (1-\beta_1) g,\quad
        v \leftarrow \beta_2 v + (1-\beta_2) g^2,\quad
@@ -31,7 +31,7 @@ class Adam(Learning, torch.optim.Adam):
         return group["decoupled_weight_decay"]
 
     def _before(self, entry: Entry, p: Tensor) -> Any:
-        """g with weight decay, and the weights, as far as they are needed."""
+        """G with weight decay, and the weights, as far as they are needed."""
         learn, coupled = entry.group["learn"], not self._decoupled(entry.group)
         through_decay = coupled and "weight_decay" in learn
         if not through_decay and not {"beta1", "beta2"} & set(learn):
@@ -76,7 +76,10 @@ class Adam(Learning, torch.optim.Adam):
         return real(self.state[p][kept])
 
     def _direction(self, entry: Entry, p: Tensor) -> Tensor:
-        state, (beta1, beta2) = self.state[p], (entry.values["beta1"], entry.values["beta2"])
+        state, (beta1, beta2) = (
+            self.state[p],
+            (entry.values["beta1"], entry.values["beta2"]),
+        )
         t = float(state["step"])
         d = self._second(entry, p).sqrt()
         left1, left2 = 1 - beta1**t, 1 - beta2**t
@@ -86,6 +89,6 @@ class Adam(Learning, torch.optim.Adam):
 
 
 class AdamW(Adam, torch.optim.AdamW):
-    """`torch.optim.AdamW`: `Adam` with decoupled weight decay, w ← w - α λ w."""
+    """AdamW of `torch.optim`: `Adam` with decoupled weight decay, w ← w - α λ w."""
 
     RULE = torch.optim.AdamW

@@ -22,7 +22,7 @@ from raymeta.online.coordinates import (
 )
 from raymeta.online.history import History
 from raymeta.online.hypergradients import Hypergradients
-from raymeta.online.rule import Entry, Group, Rule
+from raymeta.online.rule import Entry, Group
 from raymeta.online.tensors import plus, real
 from raymeta.online.walk import HYPER_LR, apart, still
 from raymeta.space import Space
@@ -32,17 +32,18 @@ if TYPE_CHECKING:
 
 Per = Literal["model", "group", "tensor", "weight"]
 
+
 class Learning(Hypergradients):
     r"""What the optimizers of `raymeta.online` share.
 
     With the gradient $g_{t+1}$ that the next step descends along anyway,
 
-    $$ \frac{dL_{t+1}}{d\lambda} = g_{t+1} \cdot \frac{\partial w_{t+1}}{\partial\lambda}
-    $$
+    $$ \frac{dL_{t+1}}{d\lambda} =
+       g_{t+1} \cdot \frac{\partial w_{t+1}}{\partial\lambda} $$
 
-    with $w_t$ and the optimizer's memory held fixed, so a hypergradient costs no pass of
-    the network. λ takes one hyper-step in its coordinate u, and `torch.optim` the next
-    step with it. With a trace, γ > 0, earlier steps count too, without the Hessian:
+    with $w_t$ and the optimizer's memory held fixed, so a hypergradient costs no pass
+    of the network. λ takes one hyper-step in its coordinate u, and `torch.optim` the
+    next step with it. With a trace, γ > 0, earlier steps count too, without the Hessian:
 
     $$ h_{t+1} = \gamma\, (1 - \alpha\lambda_w)\, h_t +
        \frac{\partial w_{t+1}}{\partial u},\quad
@@ -139,8 +140,8 @@ class Learning(Hypergradients):
         lr, decay = named(group, "lr"), named(group, "weight_decay")
         if group["learn"] and lr > self._most(group, decay):
             raise ValueError(
-                f"{type(self).__name__} needs lr * weight_decay <= 1/2 to learn, but got "
-                f"lr={lr} and weight_decay={decay}: make one of them smaller"
+                f"{type(self).__name__} needs lr * weight_decay <= 1/2 to learn, but "
+                f"got lr={lr} and weight_decay={decay}: make one of them smaller"
             )
         own = group["learn"] if group["per"] == "tensor" else ()
         group["own"] = {n: [apart() for _ in group["params"]] for n in own}
@@ -148,7 +149,6 @@ class Learning(Hypergradients):
 
     # ------------------------------------------------------------------- the step
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step; what is learnt takes its hyper-step first.
 
@@ -162,6 +162,12 @@ class Learning(Hypergradients):
         """
         if not self.learns:
             return self._plain_step(closure)
+        return self._learning_step(closure)
+
+    # λ, numbers that differ from step to step, would be compiled anew each time.
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _learning_step(self, closure: Callable[[], Any] | None) -> Any:
         loss = None
         if closure is not None:
             if not callable(closure):
@@ -214,7 +220,9 @@ class Learning(Hypergradients):
             factor = float(group["lr"]) / group["start"]["lr"]
         return [Entry(group, i, self._values(group, i, factor), factor) for i in parts]
 
-    def _values(self, group: Group, index: list[int], factor: float) -> dict[str, float]:
+    def _values(
+        self, group: Group, index: list[int], factor: float
+    ) -> dict[str, float]:
         found = {}
         for name in self.LEARNABLE:
             if name not in group["learn"]:
@@ -223,7 +231,7 @@ class Learning(Hypergradients):
             start, given = group["start"][name], named(group, name)
             if name != "lr" and given != start:
                 raise ValueError(
-                    f"{name} is learnt, but was set from {start} to {given} outside, as "
+                    f"{name} is learnt, but was set from {start} to {given}, as "
                     "OneCycleLR(cycle_momentum=True) does: leave it out of learn=, or "
                     "keep the scheduler's hands off it"
                 )
@@ -313,9 +321,9 @@ class Learning(Hypergradients):
     def counts(self) -> dict[str, int]:
         """How often a guard acted.
 
-        `null_steps`: steps taken back; `non_finite`: of these, or of hypergradients that
-        were passed over, those that were not finite; `clipped`: hypergradients cut to
-        their running scale.
+        `null_steps`: steps taken back; `non_finite`: of these, or of hypergradients
+        that were passed over, those that were not finite; `clipped`: hypergradients
+        cut to their running scale.
         """
         return dict(self._history.counts)
 

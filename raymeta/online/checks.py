@@ -54,13 +54,13 @@ def require_gradients(groups: Sequence[Mapping[str, Any]], *, warned: bool) -> b
             if p.grad.is_sparse and group["learn"]:
                 raise ValueError(
                     f"{_name(group, g, i)} has a sparse gradient, which hypergradients "
-                    "do not take: use sparse=False in its embedding, or give it a group "
-                    "with learn=()"
+                    "do not take: use sparse=False in its embedding, or give it a "
+                    "group with learn=()"
                 )
     if not found:
         raise ValueError(
-            f"step needs gradients, but none of {len(missing)} parameters has one: call "
-            "loss.backward() first"
+            f"step needs gradients, but none of {len(missing)} parameters has one: "
+            "call loss.backward() first"
         )
     if missing and not warned:
         warnings.warn(

@@ -54,9 +54,7 @@ def starting(name: str, value: float, space: Space | None) -> Coordinate:
     if domain is None:
         positive = name in ("lr", "weight_decay")
         kind: type = Positive if positive else Unit
-        low, high = (
-            (value / FARTHEST, value * FARTHEST) if positive else (0.0, LARGEST)
-        )
+        low, high = (value / FARTHEST, value * FARTHEST) if positive else (0.0, LARGEST)
     elif isinstance(domain, Positive | Unit | Real):
         kind, low, high = type(domain), domain.low, domain.high
     else:

@@ -101,12 +101,12 @@ class Hypergradients(Rule):
 
     def _not_finite(self) -> list[tuple[int, str]]:
         """Groups whose gradients are not finite, where no step was taken before."""
-        return [
-            (g, "lr")
-            for g, group in enumerate(self.param_groups)
-            if "lr" in group["learn"]
-            and not all(p.grad.isfinite().all() for p in group["params"] if p.grad is not None)
-        ]
+        found = []
+        for g, group in enumerate(self.param_groups):
+            grads = [p.grad for p in group["params"] if p.grad is not None]
+            if "lr" in group["learn"] and not all(x.isfinite().all() for x in grads):
+                found.append((g, "lr"))
+        return found
 
     def _sums(
         self, found: list[Found], numbers: list[float]
@@ -145,7 +145,7 @@ class Hypergradients(Rule):
             self.param_groups[g]["learned"][name]["first"] = abs(value)
 
     def _take_back(self, shrink: dict[int, float]) -> None:
-        """Undo the last step of all parameters, and shrink learning rates by factors."""
+        """Undo the last step everywhere; shrink the learning rates of groups."""
         for group in self.param_groups:
             for record in group["last"]:
                 entry = Entry(group, **record)

@@ -14,15 +14,15 @@ from raymeta.online.rule import Entry, Group
 
 
 class Muon(Learning, torch.optim.Muon):
-    r"""`torch.optim.Muon`, learning α, μ or λ of
+    r"""Muon of `torch.optim` that learns α, μ or λ, for matrices.
 
     $$ v \leftarrow \mu v + (1-\mu) g,\quad
        w \leftarrow w - \alpha\lambda w - \alpha\, r\, \mathrm{NS}(v) $$
 
-    with (1 - μ) g + μ v in place of v for Nesterov, NS the Newton-Schulz iteration and r
-    the factor of `adjust_lr_fn`. For matrices. See `Learning` for the arguments that all
-    rules share: `learn` takes lr, weight_decay and momentum, the last by forward mode
-    through the iteration.
+    with (1 - μ) g + μ v in place of v for Nesterov, NS the Newton-Schulz iteration and
+    r the factor of `adjust_lr_fn`. `learn` takes lr, weight_decay and momentum, the
+    last by forward mode through the iteration; see `Learning` for the arguments that
+    all rules share.
     """
 
     RULE = torch.optim.Muon

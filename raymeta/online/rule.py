@@ -72,7 +72,6 @@ class Rule(torch.optim.Optimizer):
         """The largest learning rate beside a weight decay."""
         return MOST / decay if decay and self._decoupled(group) else math.inf
 
-
     def _before(self, entry: Entry, p: Tensor) -> Any:
         """What `_after` needs of the time before the step."""
         return None
@@ -81,7 +80,7 @@ class Rule(torch.optim.Optimizer):
         """Keep what the derivatives of the step need that memory does not have."""
 
     def _direction(self, entry: Entry, p: Tensor) -> Tensor:
-        """d of the step w ← w − α d (− α λ_w w where weight decay is decoupled)."""
+        """D of the step w ← w − α d (− α λ_w w where weight decay is decoupled)."""
         raise NotImplementedError
 
     def _decoupled(self, group: Group) -> bool:
@@ -115,7 +114,7 @@ class Rule(torch.optim.Optimizer):
         }
 
     def _follow(self, entry: Entry, p: Tensor) -> None:
-        """h ← γ (1 − α λ_w) h + ∂w/∂u."""
+        """H ← γ (1 − α λ_w) h + ∂w/∂u."""
         gamma, state = entry.group["trace"], self.state[p]
         if self._decoupled(entry.group):
             lr, decay = (self._value(entry, n, p) for n in ("lr", "weight_decay"))

@@ -13,7 +13,7 @@ from raymeta.online.tensors import plus, real
 
 
 class SGD(Learning, torch.optim.SGD):
-    r"""`torch.optim.SGD`, learning α, μ, τ or λ of
+    r"""SGD of `torch.optim` that learns α, μ, τ or λ.
 
     $$ g \leftarrow g + \lambda w,\quad v \leftarrow \mu v + (1-\tau) g,\quad
        w \leftarrow w - \alpha v $$
@@ -34,7 +34,7 @@ class SGD(Learning, torch.optim.SGD):
         return False
 
     def _before(self, entry: Entry, p: Tensor) -> Any:
-        """g with weight decay, the weights and the buffer, as far as they are needed."""
+        """Gradient with weight decay, weights and buffer, as far as they are needed."""
         learn, nesterov = entry.group["learn"], entry.group["nesterov"]
         assert p.grad is not None
         w = v = None

@@ -15,14 +15,14 @@ def real(x: Tensor) -> Tensor:
 
 
 def plus(x: Tensor, factor: Any, y: Tensor) -> Tensor:
-    """x + factor · y, for a number or a tensor."""
+    """X + factor · y, for a number or a tensor."""
     if isinstance(factor, Tensor):
         return x + factor * y
     return x.add(y, alpha=factor) if factor else x
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:
-    """x · y in single precision at least, of all ranks' shards, shape ()."""
+    """X · y in single precision at least, of all ranks' shards, shape ()."""
     x, y = real(x), real(y)
     if x.dtype in (torch.bfloat16, torch.float16):
         x, y = x.float(), y.float()

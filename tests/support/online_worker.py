@@ -1,4 +1,4 @@
-"""What each process of `test_distributed` does; the results go to a file of its rank."""
+"""What each process of `test_distributed` does; results go to a file of its rank."""
 
 from pathlib import Path
 
