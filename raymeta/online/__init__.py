@@ -9,6 +9,7 @@ in place of `torch.optim.AdamW`, in a loop of your own.
 
 from raymeta.online.adam import Adam, AdamW
 from raymeta.online.muon import Muon
+from raymeta.online.osgm import OSGM
 from raymeta.online.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "Muon"]
+__all__ = ["OSGM", "SGD", "Adam", "AdamW", "Muon"]

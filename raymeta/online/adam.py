@@ -55,7 +55,7 @@ class Adam(Learning, torch.optim.Adam):
         # ∂d/∂v, through the root; 0 where v is 0, and where AMSGrad holds an older v.
         through = -(m / left1) / denominator.square() / (2 * left2 * root)
         through = torch.where(root > 0, through, 0.0)
-        held = 1.0
+        held: float | Tensor = 1.0
         if entry.group["amsgrad"]:
             held = (v == real(state["exp_avg_sq"])).to(v.dtype)
         if w is not None:

@@ -43,7 +43,8 @@ class Learning(Hypergradients):
 
     with $w_t$ and the optimizer's memory held fixed, so a hypergradient costs no pass
     of the network. λ takes one hyper-step in its coordinate u, and `torch.optim` the
-    next step with it. With a trace, γ > 0, earlier steps count too, without the Hessian:
+    next step with it. With a trace, γ > 0, earlier steps count too, without the
+    Hessian:
 
     $$ h_{t+1} = \gamma\, (1 - \alpha\lambda_w)\, h_t +
        \frac{\partial w_{t+1}}{\partial u},\quad

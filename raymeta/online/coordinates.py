@@ -53,7 +53,7 @@ def starting(name: str, value: float, space: Space | None) -> Coordinate:
     domain = space[name] if space is not None and name in space else None
     if domain is None:
         positive = name in ("lr", "weight_decay")
-        kind: type = Positive if positive else Unit
+        kind: type[Positive | Unit | Real] = Positive if positive else Unit
         low, high = (value / FARTHEST, value * FARTHEST) if positive else (0.0, LARGEST)
     elif isinstance(domain, Positive | Unit | Real):
         kind, low, high = type(domain), domain.low, domain.high
@@ -71,7 +71,9 @@ def starting(name: str, value: float, space: Space | None) -> Coordinate:
             "low=0.0, high=1.0))"
         )
     kind(value, low=low, high=high)  # checks the start
-    name = {Positive: "log", Unit: "logit", Real: "identity"}[kind]
+    name = "identity"
+    if kind is not Real:
+        name = "log" if kind is Positive else "logit"
     reach = {"log": Positive.REACH, "logit": Unit.REACH, "identity": math.inf}[name]
     ends = [_coordinate(name, bound, reach) for bound in (low, high)]
     u = _coordinate(name, value, reach)

@@ -52,7 +52,7 @@ class Muon(Learning, torch.optim.Muon):
         if nesterov:  # x = (1 - μ) g + μ v
             dx = v - g + momentum * dx
         # Half precision is enough for the step, but not for how it changes.
-        _, do = torch.func.jvp(ns, (x.float(),), (dx.float(),))
+        do = torch.func.jvp(ns, (x.float(),), (dx.float(),))[1]
         r = _ratio(group["adjust_lr_fn"], p.shape)
         state["d_momentum"] = do.to(p.dtype) * r
 

@@ -27,7 +27,9 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
     if x.dtype in (torch.bfloat16, torch.float16):
         x, y = x.float(), y.float()
     if isinstance(x, DTensor):
-        return (x * y).sum().full_tensor()
+        total = (x * y).sum()
+        assert isinstance(total, DTensor)
+        return total.full_tensor()
     if x.stride() == y.stride() and x.is_contiguous():
         return torch.dot(x.flatten(), y.flatten().to(x.dtype))
     return (x * y).sum()
