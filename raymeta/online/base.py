@@ -150,7 +150,7 @@ class Learning(Hypergradients):
 
     # ------------------------------------------------------------------- the step
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; what is learnt takes its hyper-step first.
 
         Args:
