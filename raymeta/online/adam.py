@@ -26,6 +26,7 @@ class Adam(Learning, torch.optim.Adam):
 
     RULE: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
     LEARNABLE: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "beta1", "beta2")
+    FRESH = True
 
     def _decoupled(self, group: Group) -> bool:
         return group["decoupled_weight_decay"]

@@ -279,7 +279,7 @@ class Learning(Hypergradients):
         w, d = real(p), self._direction(entry, p)
         if self._decoupled(entry.group):
             d = plus(d, self._value(entry, "weight_decay", p), w)
-        w.sub_(self._value(entry, "lr", p) * d)
+        w.sub_(d * self._value(entry, "lr", p))
 
     # ------------------------------------------------------- torch.optim's interface
 

@@ -81,11 +81,12 @@ def starting(name: str, value: float, space: Space | None) -> Coordinate:
 
 
 def natural(c: Coordinate, u: float | Tensor) -> Any:
-    """The natural value at a coordinate within the bounds of c."""
+    """The natural value at a coordinate within the bounds of c; tensors in place."""
     if isinstance(u, Tensor):
-        u = u.clamp(c["low"], c["high"])
-        maps = {"log": torch.exp, "logit": torch.sigmoid}
-        return maps[c["kind"]](u) if c["kind"] in maps else u
+        u.clamp_(c["low"], c["high"])
+        if c["kind"] == "identity":
+            return u
+        return u.exp_() if c["kind"] == "log" else u.sigmoid_()
     u = min(max(u, c["low"]), c["high"])
     if c["kind"] == "log":
         return math.exp(u)

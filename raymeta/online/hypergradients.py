@@ -90,7 +90,7 @@ class Hypergradients(Rule):
         found = []
         for name, (effect, factor) in self._followed(entry, p).items():
             if entry.group["per"] == "weight":
-                each = real(p.grad) * effect * (factor * sign)
+                each = (real(p.grad) * effect).mul_(factor * sign)
                 value = each.sum()
             else:
                 each, value = None, dot(p.grad, effect) * (factor * sign)

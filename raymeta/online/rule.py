@@ -51,6 +51,8 @@ class Rule(torch.optim.Optimizer):
 
     RULE: ClassVar[type[torch.optim.Optimizer]]
     LEARNABLE: ClassVar[tuple[str, ...]]
+    #: Whether `_direction` is a new tensor, which may be written over.
+    FRESH: ClassVar[bool] = False
 
     def _value(self, entry: Entry, name: str, p: Tensor) -> Any:
         """λ of a parameter: a number, or a tensor where each weight has its own."""
@@ -61,12 +63,14 @@ class Rule(torch.optim.Optimizer):
         value = natural(c, own + c["u"])
         if name != "lr":
             return value
-        value, decay = value * entry.factor, self._value(entry, "weight_decay", p)
+        decay = self._value(entry, "weight_decay", p)
+        if entry.factor != 1:
+            value.mul_(entry.factor)
         if isinstance(decay, Tensor) and self._decoupled(entry.group):
             return torch.minimum(value, MOST / decay)
         if isinstance(decay, Tensor):
             return value
-        return value.clamp(max=self._most(entry.group, decay))
+        return value.clamp_(max=self._most(entry.group, decay))
 
     def _most(self, group: Group, decay: float) -> float:
         """The largest learning rate beside a weight decay."""
@@ -96,7 +100,9 @@ class Rule(torch.optim.Optimizer):
         for name in entry.group["learn"]:
             # In w_{t+1}: w_t = (w_{t+1} + α d) / (1 − α λ_w).
             if name == "lr" and decoupled:
-                found[name] = plus(d, decay, w), -1 / (1 - lr * decay)
+                alone = self.FRESH and "weight_decay" not in entry.group["learn"]
+                moved = d.add_(w, alpha=decay) if alone else plus(d, decay, w)
+                found[name] = moved, -1 / (1 - lr * decay)
             elif name == "lr":
                 found[name] = d, -1.0
             elif name == "weight_decay" and decoupled:

@@ -59,7 +59,10 @@ def walk(c: Coordinate, gradient: float, lr: float) -> bool:
 
 
 def walk_each(own: Tensor, gradient: Tensor, lr: float) -> None:
-    """The same for each weight's deviation, scaled by all of its tensor: in place."""
-    rms = gradient.square().mean().sqrt()
-    step = gradient.div(rms.clamp(min=torch.finfo(gradient.dtype).tiny))
-    own.sub_(step.clamp_(-CLIP, CLIP), alpha=lr * OWN).clamp_(-FARTHEST, FARTHEST)
+    """The same for each weight's deviation, scaled by all of its tensor.
+
+    In place of both tensors.
+    """
+    rms = gradient.norm() / gradient.numel() ** 0.5
+    gradient.div_(rms.clamp(min=torch.finfo(gradient.dtype).tiny)).clamp_(-CLIP, CLIP)
+    own.sub_(gradient, alpha=lr * OWN).clamp_(-FARTHEST, FARTHEST)
