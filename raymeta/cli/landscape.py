@@ -9,6 +9,7 @@ import pandas as pd
 
 from raymeta import analysis, tasks
 from raymeta.analysis.figures.comparison import CURVES, SURFACE
+from raymeta.errors import said
 from raymeta.outer.landscape import learning_curves, loss_surface
 from raymeta.results.run_folder import write_frame
 from raymeta.results.schema import read_parquet
@@ -25,6 +26,7 @@ def write_landscape(
     *,
     points: int = 11,
     progress: OnRun | None = None,
+    trust: bool = False,
 ) -> list[Path]:
     """Compute surfaces and loss curves of a comparison; write them beside its frame.
 
@@ -37,6 +39,7 @@ def write_landscape(
             by default all that have both hyperparameters, see `tasks_of`.
         points: number of points of the surface along each side.
         progress: is called before the first run of a task and after each, see `OnRun`.
+        trust: whether to run the task files that the folder names; see `tasks_of`.
 
     Returns:
         surface.parquet and curves.parquet: rows of
@@ -49,7 +52,11 @@ def write_landscape(
     """
     frame, path = analysis.read(path), Path(path)
     folder = path if path.is_dir() else path.parent
-    given = list(some_tasks) if some_tasks is not None else tasks_of(frame, folder)
+    given = (
+        list(some_tasks)
+        if some_tasks is not None
+        else tasks_of(frame, folder, trust=trust)
+    )
     chosen = [task for task in given if set(names) <= set(task.space.flat_domains())]
     if not chosen:
         raise ValueError(
@@ -102,17 +109,27 @@ class _Progress:
             self._on_run(self._name, self.before + done, self._total)
 
 
-def tasks_of(frame: pd.DataFrame, folder: Path) -> list[Task]:
+def tasks_of(frame: pd.DataFrame, folder: Path, *, trust: bool = False) -> list[Task]:
     """The tasks of a frame that are known by name, or by the file that was recorded.
 
     Args:
         frame: the frame of a comparison or an optimization.
         folder: its record says which file a task is from.
+        trust: whether to run that file. A folder that came from elsewhere could name
+            any file, and pass it for a task of raymeta.
 
     Raises:
-        ValueError: a recorded file is gone, or has that task no more.
+        ValueError: a file is recorded, and not trusted; it is gone, or has that task no
+            more.
     """
-    sources = _sources(folder)
+    sources = {k: v for k, v in _sources(folder).items() if k in set(frame["task"])}
+    if sources and not trust:
+        name, source = next(iter(sources.items()))
+        raise ValueError(
+            f"task {name!r} is in a file, {said(source)} as {folder} has it, which is "
+            "not run on its word: name it with --task path.py:Name, or give --trust to "
+            "run what the folder names"
+        )
     compared = sorted(set(frame["task"]))
     known = [name for name in compared if name in sources or name in tasks.names()]
     return [tasks.get(sources.get(name, name)) for name in known]

@@ -1,7 +1,6 @@
 """`raymeta report`."""
 
 import argparse
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +40,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="INT",
         help="points of the surface along each side (default: 11)",
     )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="run the task files that the folder names, for the surface: only for a "
+        "folder of your own",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -49,11 +54,11 @@ def run(arguments: argparse.Namespace) -> None:
         paths = [opened.enter_context(local(each)) for each in arguments.folder]
         path = paths[0] if len(paths) == 1 else put_together(paths)
         if arguments.surface:
-            _survey(path, arguments.surface, arguments.task, arguments.points)
+            _survey(path, arguments)
         _summarize(path)
 
 
-def _survey(path: Path, names: Sequence[str], task: str | None, points: int) -> None:
+def _survey(path: Path, arguments: argparse.Namespace) -> None:
     """Compute surfaces and loss curves of a comparison, with live progress."""
     from raymeta import tasks
     from raymeta.cli.landscape import write_landscape
@@ -66,8 +71,15 @@ def _survey(path: Path, names: Sequence[str], task: str | None, points: int) -> 
             display.print([f"{name}: {total} runs, not charged"])
         display.update(lambda width: [f"{name}: {done} of {total} runs"[:width]])
 
-    given = [tasks.get(task)] if task else None
-    write_landscape(path, names, given, points=points, progress=show)
+    given = [tasks.get(arguments.task)] if arguments.task else None
+    write_landscape(
+        path,
+        arguments.surface,
+        given,
+        points=arguments.points,
+        progress=show,
+        trust=arguments.trust,
+    )
 
 
 def summarize(folder: str, shown: "pd.DataFrame | None" = None) -> None:

@@ -13,6 +13,7 @@ from raymeta.autograd.double_backward import (
     require_twice_differentiable as require_twice_differentiable,
 )
 from raymeta.distributed.sharded import full
+from raymeta.errors import require_types
 from raymeta.hypergrad.compiled import Compiled
 from raymeta.hypergrad.preflight import recording
 from raymeta.optim import Optimizer
@@ -108,10 +109,22 @@ def with_steps(estimator: SomeEstimator, steps: int) -> SomeEstimator:
     return replace(knobs, steps=steps, **shorter)
 
 
-def require_steps(estimator: str, steps: int) -> None:
-    """Raise ValueError unless the number of steps is positive."""
-    if steps < 1:
-        raise ValueError(f"{estimator} needs steps >= 1, but got steps={steps}")
+#: More steps than any run takes.
+MOST_STEPS = 10**9
+
+
+def require_settings(estimator: "Estimator") -> None:
+    """Raise ValueError unless its fields have their types and its steps can be taken.
+
+    Args:
+        estimator: a dataclass with a field `steps`.
+    """
+    require_types(estimator)
+    if not 1 <= estimator.steps <= MOST_STEPS:
+        raise ValueError(
+            f"{type(estimator).__name__} needs 1 <= steps <= {MOST_STEPS:,}, but got "
+            f"steps={estimator.steps}"
+        )
 
 
 def require_share(estimator: str, val_share: float | None) -> None:

@@ -16,7 +16,7 @@ from raymeta.hypergrad.base import (
     differentiable,
     estimated_loss_cost,
     outer_loss_at,
-    require_steps,
+    require_settings,
     start,
     unroll,
 )
@@ -60,7 +60,7 @@ class Checkpointed:
     continues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        require_steps("Checkpointed", self.steps)
+        require_settings(self)
         if self.segments is not None and self.states is not None:
             raise ValueError(
                 "Checkpointed needs segments or states, but got both "

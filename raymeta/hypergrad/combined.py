@@ -9,6 +9,7 @@ from torch import Tensor
 
 from raymeta._tree import detach
 from raymeta.hypergrad.antithetic import Sigma, by_name
+from raymeta.errors import require_types
 from raymeta.hypergrad.base import (
     INNER,
     Estimator,
@@ -68,6 +69,7 @@ class Combined:
     continues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        require_types(self)
         lengths = [getattr(one, "steps", None) for one in self.estimators]
         if len(set(lengths)) != 1:
             raise ValueError(

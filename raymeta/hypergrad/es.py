@@ -26,7 +26,7 @@ from raymeta.hypergrad.base import (
     advance,
     estimated_loss_cost,
     outer_loss_at,
-    require_steps,
+    require_settings,
     start,
 )
 from raymeta.hypergrad.compiled import compiled
@@ -71,7 +71,7 @@ class ES:
     continues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        require_steps("ES", self.steps)
+        require_settings(self)
         require_sampling("ES", self.sigma, self.pairs)
 
     def split(self, group: ProcessGroup | None = None) -> "ES":

@@ -23,8 +23,8 @@ from raymeta.hypergrad.base import (
     disconnected,
     outer_loss_cost,
     outer_loss_of,
+    require_settings,
     require_share,
-    require_steps,
     validation_batch,
 )
 from raymeta.hypergrad.dot_product_test import require_agreement
@@ -68,7 +68,7 @@ class Forward:
     continues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require_steps("Forward", self.steps)
+        require_settings(self)
         require_share("Forward", self.val_share)
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(

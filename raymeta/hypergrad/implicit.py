@@ -19,7 +19,7 @@ from raymeta.hypergrad.base import (
     estimated_loss_cost,
     outer_loss_at,
     pull_back,
-    require_steps,
+    require_settings,
     start,
 )
 from raymeta.hypergrad.compiled import compiled
@@ -62,7 +62,7 @@ class Implicit:
     continues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        require_steps("Implicit", self.steps)
+        require_settings(self)
 
     @differentiating
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from raymeta.errors import require_types
 
 #: v -> A v, both of shape (n,).
 Operator = Callable[[Tensor], Tensor]
@@ -25,6 +27,7 @@ class Solution(NamedTuple):
     products: int
 
 
+@runtime_checkable
 class Solver(Protocol):
     """A way of solving A x = b: a frozen dataclass with its own knobs only."""
 
@@ -173,6 +176,7 @@ class FixedPoint:
 
 
 def _check(solver: "ConjugateGradient | Neumann | FixedPoint") -> None:
+    require_types(solver)
     name = type(solver).__name__
     if solver.iterations < 1:
         raise ValueError(

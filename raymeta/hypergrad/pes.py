@@ -26,7 +26,7 @@ from raymeta.hypergrad.base import (
     advance,
     estimated_loss_cost,
     outer_loss_of,
-    require_steps,
+    require_settings,
     start,
     validation_batch,
 )
@@ -86,7 +86,7 @@ class PES:
     continues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require_steps("PES", self.steps)
+        require_settings(self)
         require_sampling("PES", self.sigma, self.pairs)
 
     def split(self, group: ProcessGroup | None = None) -> "PES":

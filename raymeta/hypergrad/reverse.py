@@ -15,7 +15,7 @@ from raymeta.hypergrad.base import (
     estimated_loss_cost,
     outer_loss_at,
     pull_back,
-    require_steps,
+    require_settings,
     start,
     unroll,
 )
@@ -74,7 +74,7 @@ class Reverse:
     continues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        require_steps("Reverse", self.steps)
+        require_settings(self)
         if self.engine not in ENGINES:
             raise unknown_name("engine", self.engine, ENGINES)
         if self.compile and self.engine == "higher":

@@ -13,7 +13,7 @@ from raymeta.hypergrad.base import (
     differentiable,
     estimated_loss_cost,
     outer_loss_at,
-    require_steps,
+    require_settings,
     start,
 )
 from raymeta.hypergrad.compiled import compiled
@@ -64,7 +64,7 @@ class Reversible:
     continues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        require_steps("Reversible", self.steps)
+        require_settings(self)
         if not 0 <= self.fractional_bits < MAGNITUDE_BITS:
             raise ValueError(
                 f"Reversible needs fractional_bits in [0, {MAGNITUDE_BITS}), but got "

@@ -18,8 +18,8 @@ from raymeta.hypergrad.base import (
     outer_loss_cost,
     outer_loss_of,
     pull_back,
+    require_settings,
     require_share,
-    require_steps,
     start,
     unroll,
     validation_batch,
@@ -102,7 +102,7 @@ class ShortTerm:
     continues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require_steps("ShortTerm", self.steps)
+        require_settings(self)
         if self.loss not in ("outer", "next_batch"):
             raise ValueError(
                 "ShortTerm needs loss='outer' or loss='next_batch', but got "

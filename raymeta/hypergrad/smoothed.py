@@ -8,6 +8,7 @@ from torch import Tensor
 
 from raymeta._tree import detach
 from raymeta.hypergrad.antithetic import Sigma, noise, require_sampling
+from raymeta.errors import require_types
 from raymeta.hypergrad.base import (
     INNER,
     Estimator,
@@ -74,6 +75,7 @@ class Smoothed:
     continues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_smoothing("Smoothed", self.estimator, self.radius, self.pairs)
 
     @property

@@ -15,7 +15,7 @@ from raymeta.hypergrad.base import (
     look_ahead_cost,
     outer_loss_at,
     pull_back,
-    require_steps,
+    require_settings,
     start,
     unroll,
 )
@@ -51,7 +51,7 @@ class Truncated:
     continues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        require_steps("Truncated", self.steps)
+        require_settings(self)
         if not 1 <= self.window <= self.steps:
             raise ValueError(
                 "Truncated needs 1 <= window <= steps, but got "

@@ -63,9 +63,11 @@ def anil(
 
     return supervised(
         network,
-        meta=with_hyperparameters(network.weights, hyperparameters or {}),
+        meta=with_hyperparameters(network.weights, hyperparameters),
         loss=loss,
-        optimizer=rule_of(optimizer or sgd(0.01), module, adapted),
+        optimizer=rule_of(
+            sgd(0.01) if optimizer is None else optimizer, module, adapted
+        ),
         steps=steps,
         options=options,
         start=lambda theta, task: {name: theta[name] for name in adapted},

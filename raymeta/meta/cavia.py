@@ -6,7 +6,7 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor, nn
 
-from raymeta.errors import unknown_name
+from raymeta.errors import require_arguments, unknown_name
 from raymeta.meta.learner import Learner
 from raymeta.meta.supervised import (
     Inner,
@@ -63,6 +63,7 @@ def cavia(
     Source: Zintgraf et al. 2019, Algorithm 1 and eq. 3-4.
     """
     require_known(cavia, options)
+    require_arguments(cavia, context=context, clamp=clamp)
     if context < 1:
         raise ValueError(f"cavia needs context >= 1, but got context={context}")
     if join not in JOINS:
@@ -83,9 +84,9 @@ def cavia(
 
     return supervised(
         network,
-        meta=with_hyperparameters(network.weights, hyperparameters or {}),
+        meta=with_hyperparameters(network.weights, hyperparameters),
         loss=loss,
-        optimizer=rule_of(optimizer or sgd(1.0)),
+        optimizer=rule_of(sgd(1.0) if optimizer is None else optimizer),
         steps=steps,
         options=options,
         start=lambda theta, task: {"context": theta[some].new_zeros(context)},

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from raymeta.data.episodes import Episode, Examples, SplitName
 from raymeta.data.families import Family
 from raymeta.data.random import draws
+from raymeta.errors import require_arguments
 from raymeta.meta.learner import Learner
 from raymeta.meta.supervised import Loss, Options, network_of, require_known, supervised
 from raymeta.meta.weighted import Unpadded
@@ -51,6 +52,7 @@ def distillation(
     Source: Wang et al. 2018, Algorithm 1 and section 3.4.
     """
     require_known(distillation, options)
+    require_arguments(distillation, images=images, labels=labels, lr=lr, epochs=epochs)
     if images.ndim < 2 or images.shape[1:2] != labels.shape:
         raise ValueError(
             "distillation needs images (steps, m, ...) with labels (m,), but got "

@@ -61,7 +61,7 @@ def functa(
             loss=loss,
             context=module.latent,
             join="argument",
-            optimizer=optimizer or sgd(lr),
+            optimizer=sgd(lr) if optimizer is None else optimizer,
             steps=steps,
             **options,
         )

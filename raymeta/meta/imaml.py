@@ -6,6 +6,7 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
+from raymeta.errors import require_arguments
 from raymeta.hypergrad import ConjugateGradient, Implicit
 from raymeta.hypergrad.linear_solvers import Solver
 from raymeta.meta.learner import Learner
@@ -61,6 +62,7 @@ def imaml(
     Source: Rajeswaran et al. 2019, eq. 3-7 and Algorithm 2.
     """
     require_known(imaml, options)
+    require_arguments(imaml, strength=strength, steps=steps, solver=solver)
     if not strength > 0:
         raise ValueError(f"imaml needs strength > 0, but got strength={strength}")
     network = network_of(module, options)
@@ -73,7 +75,9 @@ def imaml(
         network,
         meta=network.weights,
         loss=loss,
-        optimizer=rule_of(optimizer or sgd(0.01), module, network.weights),
+        optimizer=rule_of(
+            sgd(0.01) if optimizer is None else optimizer, module, network.weights
+        ),
         steps=steps,
         options=options,
         start=lambda theta, task: {name: theta[name] for name in network.weights},

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raymeta.data.episodes import Episode
+from raymeta.errors import require_arguments
 from raymeta.meta.learner import Learner
 from raymeta.meta.supervised import Inner, rule_of
 from raymeta.optim import sgd
@@ -44,12 +45,15 @@ def learned_dataset(
 
     Source: Grefenstette et al. 2019, the authors' distributed example.
     """
+    require_arguments(
+        learned_dataset, points=points, dimensions=dimensions, seed=seed, steps=steps
+    )
     if points < 2 or points % 2 or dimensions < 1:
         raise ValueError(
             "learned_dataset needs an even number of points and dimensions >= 1, but "
             f"got points={points}, dimensions={dimensions}"
         )
-    rule = rule_of(optimizer or sgd(0.01))
+    rule = rule_of(sgd(0.01) if optimizer is None else optimizer)
     first = torch.randn(
         points, dimensions, generator=torch.Generator().manual_seed(seed)
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from raymeta.data.episodes import Episode
-from raymeta.errors import said
+from raymeta.errors import require_types, said
 from raymeta.hypergrad import Estimator
 from raymeta.optim import first_order as without_second_derivatives
 from raymeta.problem import BilevelProblem, Descent
@@ -38,7 +38,8 @@ class Learner:
     transform: Callable[[Tensors], Tensors] | None = None
 
     def __post_init__(self) -> None:
-        """Check the number of steps."""
+        """Check the types of all, and the number of steps."""
+        require_types(self)
         if self.steps < 1:
             raise ValueError(f"a learner needs steps >= 1, but got steps={self.steps}")
 
@@ -63,8 +64,10 @@ def first_order(learner: Learner) -> Learner:
     """The same algorithm without second derivatives; see `raymeta.optim.first_order`.
 
     Raises:
-        ValueError: from the first forward, an inner loop that is no `Descent`.
+        ValueError: no learner; from the first forward, an inner loop that is no
+            `Descent`.
     """
+    require_learner(learner)
 
     def problem(task: Episode) -> BilevelProblem:
         exact = learner.problem(task)

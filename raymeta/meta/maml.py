@@ -68,9 +68,11 @@ def maml(
     network = network_of(module, options)
     return supervised(
         network,
-        meta=with_hyperparameters(network.weights, hyperparameters or {}),
+        meta=with_hyperparameters(network.weights, hyperparameters),
         loss=loss,
-        optimizer=rule_of(optimizer or sgd(0.01), module, network.weights),
+        optimizer=rule_of(
+            sgd(0.01) if optimizer is None else optimizer, module, network.weights
+        ),
         steps=steps,
         options=options,
         start=lambda theta, task: {name: theta[name] for name in network.weights},

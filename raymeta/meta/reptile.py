@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from raymeta._tree import detach, tree_map
 from raymeta.data.episodes import Episode, Examples
+from raymeta.errors import require_arguments
 from raymeta.meta.learner import Learner
 from raymeta.meta.supervised import (
     Inner,
@@ -55,6 +56,7 @@ def reptile(
     Source: Nichol et al. 2018, Algorithm 1 and section 5.2.
     """
     require_known(reptile, options)
+    require_arguments(reptile, batch_size=batch_size, steps=steps)
     if batch_size is not None and batch_size < 1:
         raise ValueError(
             f"reptile needs batch_size >= 1, but got batch_size={batch_size}"
@@ -83,7 +85,9 @@ def reptile(
         network,
         meta=network.weights,
         loss=loss,
-        optimizer=rule_of(optimizer or sgd(0.01), module, network.weights),
+        optimizer=rule_of(
+            sgd(0.01) if optimizer is None else optimizer, module, network.weights
+        ),
         steps=steps,
         options=options,
         start=lambda theta, task: {

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from raymeta.errors import require_arguments
+
 
 class Siren(nn.Module):
     r"""A function of coordinates, one of a family that a latent vector φ selects.
@@ -21,7 +23,7 @@ class Siren(nn.Module):
         frequency: ω_0.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: a size below 1; a frequency that is not positive.
 
     Source: Sitzmann et al. 2020, eq. 4 and section 3.2 (initial weights); the shifts
     s: Dupont et al. 2022, section 3.1.
@@ -38,11 +40,13 @@ class Siren(nn.Module):
         frequency: float = 30.0,
     ) -> None:
         super().__init__()
-        sizes = (inputs, outputs, width, depth, latent)
-        if min(sizes) < 1:
+        sizes = {"inputs": inputs, "outputs": outputs, "width": width, "depth": depth}
+        sizes |= {"latent": latent}
+        require_arguments(Siren.__init__, **sizes, frequency=frequency)
+        if min(sizes.values()) < 1 or not frequency > 0:
             raise ValueError(
-                "Siren needs inputs, outputs, width, depth and latent >= 1, but got "
-                f"{sizes}"
+                "Siren needs inputs, outputs, width, depth and latent >= 1 and a "
+                f"frequency > 0, but got {(*sizes.values(), frequency)}"
             )
         self.latent, self.frequency = latent, frequency
         fan_in = [inputs, *[width] * (depth - 1)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from raymeta._tree import in_transform
 from raymeta.autograd.through_stops import ThroughStops
 from raymeta.data.episodes import Episode, Examples
-from raymeta.errors import unknown_name
+from raymeta.errors import require_arguments, unknown_name
 from raymeta.hypergrad import Estimator
 from raymeta.meta.functional_network import MetaNetwork
 from raymeta.meta.learner import Learner
@@ -117,7 +117,7 @@ def rule_of(
 
 
 def with_hyperparameters(
-    weights: Tensors, hyperparameters: Mapping[str, Tensor]
+    weights: Tensors, hyperparameters: Mapping[str, Tensor] | None
 ) -> Tensors:
     """θ: a module's weights and what else is meta-learnt.
 
@@ -125,6 +125,8 @@ def with_hyperparameters(
         ValueError: a name that a weight has already; a value that is no tensor of
             floats.
     """
+    require_arguments(with_hyperparameters, hyperparameters=hyperparameters)
+    hyperparameters = hyperparameters or {}
     for name, value in hyperparameters.items():
         if name in weights:
             raise ValueError(

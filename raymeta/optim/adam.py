@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from raymeta.errors import said
 from raymeta.optim.base import Maybe, Optimizer, safe_sqrt, tensorwise
 from raymeta.optim.settings import At, Setting, Settings
 
@@ -77,13 +78,32 @@ def adam_settings(
     weight_decay: Setting,
     **nonnegative: Setting,
 ) -> Settings:
-    """The settings that all of Adam's family has, and further ones."""
-    beta1, beta2 = betas
+    """The settings that all of Adam's family has, and further ones.
+
+    Raises:
+        ValueError: betas are no pair; see `Settings`.
+    """
+    beta1, beta2 = pair(optimizer, betas)
     return Settings(
         optimizer,
         nonnegative={"lr": lr, "eps": eps, "weight_decay": weight_decay, **nonnegative},
         fractions={"beta1": beta1, "beta2": beta2},
     )
+
+
+def pair(optimizer: str, betas: Any) -> tuple[Setting, Setting]:
+    """(β1, β2).
+
+    Raises:
+        ValueError: it is no pair.
+    """
+    try:
+        beta1, beta2 = betas
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{optimizer} needs betas=(β1, β2), but got betas={said(betas)}"
+        ) from None
+    return beta1, beta2
 
 
 def adam_start(w: Tensor, amsgrad: bool) -> AdamMemory:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from raymeta.errors import require_flags
 from raymeta.optim.settings import At, Settings, is_zero
 from raymeta.types import State, Tensors
 
@@ -116,7 +117,12 @@ def tensorwise(
         maximize: ascend.
         stands_for: the class of `torch.optim` whose steps these are, if any.
         **flags: the arguments of that class which are not numbers.
+
+    Raises:
+        ValueError: a flag is neither True nor False.
     """
+    flags |= {"maximize": maximize, "decoupled_weight_decay": decoupled}
+    require_flags(settings.optimizer, **flags)
 
     def init(params: Tensors) -> Memory:
         some = next(iter(params.values()))
@@ -151,7 +157,6 @@ def tensorwise(
 
     recipe = None
     if stands_for is not None:
-        flags |= {"maximize": maximize, "decoupled_weight_decay": decoupled}
         chosen = [name for name, on in flags.items() if on]
         recipe = Recipe(stands_for, settings, chosen, update)
     return Optimizer(init, update, recipe=recipe)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from raymeta.optim.adam import pair
 from raymeta.optim.base import Optimizer, tensorwise
 from raymeta.optim.settings import At, Setting, Settings
 
@@ -49,7 +50,7 @@ def lion(
 
     Source: Chen et al. 2023, Algorithm 2.
     """
-    beta1, beta2 = betas
+    beta1, beta2 = pair("lion", betas)
     settings = Settings(
         "lion",
         nonnegative={"lr": lr, "weight_decay": weight_decay},

@@ -81,6 +81,7 @@ class Settings:
         fractions: settings in [0, 1).
 
     Attributes:
+        optimizer: its name.
         given: all of them.
 
     Raises:
@@ -95,7 +96,7 @@ class Settings:
         fractions: Mapping[str, Setting] | None = None,
     ) -> None:
         fractions = fractions or {}
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         for name, setting in nonnegative.items():
             _require(optimizer, name, setting, ">= 0.0", lambda x: x >= 0)
         for name, setting in fractions.items():
@@ -142,7 +143,7 @@ class Settings:
             fits = value.ndim <= len(shape) and all(n in (1, m) for n, m in ends)
             if not fits or value.is_complex():
                 raise ValueError(
-                    f"{self._optimizer} needs a real {key} that broadcasts to parameter"
+                    f"{self.optimizer} needs a real {key} that broadcasts to parameter"
                     f" {name!r} of shape {tuple(shape)}, but got "
                     f"{tuple(value.shape)} of {value.dtype}: give shape () for all "
                     "parameters, or a mapping from their names"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from raymeta.errors import require_flags
 from raymeta.optim.base import HeavyBall, Maybe, Memory, Optimizer, tensorwise
 from raymeta.optim.settings import At, Setting, Settings, is_zero
 from raymeta.types import Tensors
@@ -53,6 +54,7 @@ def sgd(
     Source: Sutskever et al. 2013, eq. 1-4, in the variant of `torch.optim.SGD`: the
     learning rate multiplies v rather than g.
     """
+    require_flags("sgd", nesterov=nesterov)
     if nesterov and (is_zero(momentum) or not is_zero(dampening)):
         raise ValueError(
             "sgd needs momentum and no dampening for nesterov=True, but got "

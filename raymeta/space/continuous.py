@@ -38,6 +38,7 @@ class Continuous:
         object.__setattr__(self, "shape", _shape(kind, self.shape))
         for name in ("low", "high"):
             bound = _bound(kind, name, getattr(self, name))
+            _require_held(kind, name, bound)
             object.__setattr__(self, name, bound)
         if not self.low < self.high:
             raise ValueError(
@@ -51,12 +52,13 @@ class Continuous:
                 f"initial={said(self.initial)}, low={self.low}, high={self.high}: move "
                 "the start or the bounds"
             )
-        if not bool(torch.isfinite(self.unconstrained(start)).all()):
-            raise ValueError(
-                f"{kind} needs a start strictly inside its natural range, but got "
-                f"initial={said(self.initial)}: move it off the boundary, or use Real "
-                "with bounds"
-            )
+        for dtype in (torch.float64, torch.get_default_dtype()):
+            if not bool(torch.isfinite(self.unconstrained(start.to(dtype))).all()):
+                raise ValueError(
+                    f"{kind} needs a start strictly inside its natural range, but got "
+                    f"initial={said(self.initial)}{_seen_by(dtype)}: move it off the "
+                    "boundary, or use Real with bounds"
+                )
         if not _broadcasts(tuple(start.shape), self.shape):
             raise ValueError(
                 f"{kind} needs an initial value that broadcasts to shape={self.shape}, "
@@ -201,7 +203,7 @@ def _shape(kind: str, shape: Any) -> tuple[int, ...]:
 
 
 def _bound(kind: str, name: str, bound: Any) -> float:
-    if type(bound) in (int, float):
+    if type(bound) is float or (type(bound) is int and abs(bound) < 2**63):
         return bound
     try:
         return float(_numbers(kind, bound))
@@ -212,13 +214,34 @@ def _bound(kind: str, name: str, bound: Any) -> float:
         ) from error
 
 
+def _require_held(kind: str, name: str, bound: float) -> None:
+    """Raise ValueError unless the dtype of λ can hold a bound, or it is 0 or ±∞."""
+    dtype = torch.get_default_dtype()
+    limits = torch.finfo(dtype)
+    if bound and math.isfinite(bound) and not limits.tiny <= abs(bound) <= limits.max:
+        raise ValueError(
+            f"{kind} needs bounds that {_name(dtype)} can hold, {limits.tiny:.2g} to "
+            f"{limits.max:.2g} in size, but got {name}={bound}: leave it out, or move "
+            "it"
+        )
+
+
+def _seen_by(dtype: torch.dtype) -> str:
+    """That a value was rounded first, in a message."""
+    return "" if dtype == torch.float64 else f", as {_name(dtype)} holds it"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _numbers(kind: str, value: Any) -> Tensor:
     """The same in double precision, cut from any graph."""
     try:
         if isinstance(value, Tensor) and value.is_complex():
             raise TypeError("complex")
         return torch.as_tensor(value, dtype=torch.float64).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(
             f"{kind} needs an initial value of real numbers, but got initial="
             f"{said(value)}: give a number, nested lists of them, or a tensor"

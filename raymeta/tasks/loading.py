@@ -96,7 +96,7 @@ def from_package(point: metadata.EntryPoint, kind: Kind = TASK) -> Any:
     """
     try:
         thing = point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"{kind.noun} {point.name!r} must be importable, but {point.value} raises "
             f"{one_line(error)}: repair or remove its package"
@@ -137,7 +137,7 @@ def _load(path: Path, kind: Kind) -> ModuleType:
     sys.path.insert(0, str(place.parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ValueError(
             f"{path}, line {_line(error, place)} raises {one_line(error)}: repair it"
@@ -172,7 +172,7 @@ def _made(thing: Any, name: str, kind: Kind) -> Any:
     )
     try:
         made = thing() if makes and kind.offers else thing
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"{name} must make a {kind.noun} without arguments, but it raises "
             f"{one_line(error)}"
@@ -184,7 +184,7 @@ def _made(thing: Any, name: str, kind: Kind) -> Any:
     return made
 
 
-def _line(error: Exception, path: Path) -> int:
+def _line(error: BaseException, path: Path) -> int:
     """The last line of the file that led there."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return error.lineno or 0

@@ -1,11 +1,14 @@
 """Surfaces of a finished comparison, of tasks by name, by file and as objects."""
 
+import json
+
 import pandas as pd
 import pytest
 
 from raymeta import optimize
 from raymeta.analysis import write_report
 from raymeta.analysis.report.page import REPORT
+from raymeta.cli import main
 from raymeta.cli.landscape import CURVES, SURFACE, tasks_of, write_landscape
 from raymeta.hypergrad import Forward
 from raymeta.results.run_folder import RunFolder
@@ -46,7 +49,11 @@ def test_a_task_is_found_in_the_file_that_was_recorded(file, tmp_path, monkeypat
     monkeypatch.chdir("/")  # the record says where the file is
     said = []
     written = write_landscape(
-        folder, ["lr", "momentum"], points=2, progress=lambda *at: said.append(at)
+        folder,
+        ["lr", "momentum"],
+        points=2,
+        progress=lambda *at: said.append(at),
+        trust=True,
     )
     assert written == [folder / SURFACE, folder / CURVES]
     rows = pd.read_parquet(folder / SURFACE)
@@ -62,7 +69,23 @@ def test_a_recorded_file_that_is_gone_is_named(file, tmp_path):
     file.unlink()
     loading._files.clear()
     with pytest.raises(ValueError, match=r"there is no file .*my_file\.py"):
-        write_landscape(folder, ["lr", "momentum"])
+        write_landscape(folder, ["lr", "momentum"], trust=True)
+
+
+@pytest.mark.parametrize("name", ["theirs", "quadratic"])
+def test_a_file_that_the_folder_names_is_not_run_on_its_word(name, tmp_path, capsys):
+    folder = learnt(tmp_path / "results", Quadratic(name=name, horizon=5))
+    ran = tmp_path / "ran"
+    hostile = tmp_path / "hostile.py"
+    hostile.write_text(f"open({str(ran)!r}, 'w')\n")
+    record = json.loads((folder / "optimization.json").read_text())
+    record["runs"][-1]["task_files"] = {name: f"{hostile}:make"}
+    (folder / "optimization.json").write_text(json.dumps(record))
+    assert main(["report", str(folder), "--surface", "lr", "momentum"]) == 2
+    message = capsys.readouterr().err
+    assert f"task {name!r} is in a file, '{hostile}:make'" in message
+    assert "--task path.py:Name, or give --trust" in message
+    assert not ran.exists()
 
 
 def test_a_task_object_is_given_and_rows_of_others_stay(tmp_path):

@@ -75,6 +75,7 @@ def test_what_is_no_task_is_named(file, name, message):
         ("a = 1\n\nb = a / 0\n", "line 3 raises ZeroDivisionError: division by zero"),
         ("import json\njson.loads('x')\n", "line 2 raises JSONDecodeError"),
         ("a = 1\nb = (\n", "line 2 raises SyntaxError: '\\(' was never closed"),
+        ("import sys\nsys.exit()\n", "line 2 raises SystemExit"),
         ("import nowhere_at_all\n", "line 1 raises ModuleNotFoundError: No module"),
     ],
 )

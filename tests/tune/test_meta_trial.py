@@ -52,7 +52,7 @@ def test_asha_ends_trainings_and_the_next_one_gets_their_cpus(tmp_path):
         own = pd.read_parquet(tmp_path / row.trial_id / "frame.parquet")
         val = own.query("split == 'val'").set_index("outer_step")["outer_loss"]
         assert row.outer_loss == val[row.outer_step]
-        assert row.best_outer_loss == val[: row.outer_step].min()
+        assert row.best_outer_loss == val.loc[: row.outer_step].min()
     whole = grid[0].metrics_dataframe
     assert whole["outer_step"].tolist() == [0, 10, 20, 30, 40, 40]
     deadline = time.monotonic() + 60

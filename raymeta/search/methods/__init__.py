@@ -70,6 +70,8 @@ METHODS: dict[str, Method] = {
     "checkpointed": HypergradientDescent("checkpointed", "checkpointed"),
     "reversible": HypergradientDescent("reversible", "reversible"),
     "implicit": HypergradientDescent("implicit", "implicit"),
+    "smoothed": HypergradientDescent("smoothed", "smoothed"),
+    "combined": HypergradientDescent("combined", "combined"),
     "es": Evolution("es", persistent=False),
     "pes": Evolution("pes", persistent=True),
     **RULES,
