@@ -13,7 +13,7 @@ from raymeta.autograd.double_backward import (
     require_twice_differentiable as require_twice_differentiable,
 )
 from raymeta.distributed.sharded import full
-from raymeta.errors import require_types
+from raymeta.errors import require_types, said
 from raymeta.hypergrad.compiled import Compiled
 from raymeta.hypergrad.preflight import recording
 from raymeta.optim import Optimizer
@@ -158,7 +158,7 @@ def require_estimator(given: object, steps: int) -> None:
     parts = ("steps", "continues", "init", "estimate", "cost")
     if lacking := [part for part in parts if not hasattr(given, part)]:
         raise ValueError(
-            f"{rule} Reverse({steps}), but {given!r} has no {lacking[0]}: pass an "
+            f"{rule} Reverse({steps}), but {said(given)} has no {lacking[0]}: pass an "
             "estimator"
         )
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from raymeta._tree import detach
-from raymeta.hypergrad.antithetic import Sigma, by_name
 from raymeta.errors import require_types
+from raymeta.hypergrad.antithetic import Sigma, by_name
 from raymeta.hypergrad.base import (
     INNER,
     Estimator,

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from raymeta._tree import detach
-from raymeta.hypergrad.antithetic import Sigma, noise, require_sampling
 from raymeta.errors import require_types
+from raymeta.hypergrad.antithetic import Sigma, noise, require_sampling
 from raymeta.hypergrad.base import (
     INNER,
     Estimator,
