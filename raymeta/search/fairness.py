@@ -181,7 +181,7 @@ def evidence_of(studies: Iterable["Study"]) -> dict[str, dict[str, dict[str, Any
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for study in studies:
         name = study.spec.key
-        said = [m.evidence for _, m in study.heard if m.evidence]
+        said = [m.evidence for _, m in study.heard.saying("evidence")]
         if not said:
             continue
         at = found.setdefault(name.task, {}).setdefault(str(name.seed), {})

@@ -1,7 +1,7 @@
 """The tidy frame: one row per report of its studies."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -52,7 +52,7 @@ def to_frame(studies: Iterable[Study]) -> pd.DataFrame:
 def _rows(study: Study, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
     spec, best, reports = study.spec, math.nan, study.heard
     start = _start_holdout(reports)
-    lowest = lowest_kept(report for _, report in reports)
+    lowest = lowest_kept(report for _, report in reports.saying("returned"))
     domains = spec.task.space.flat_domains()
     spent, wall = Sums(), Sums()
     for number, report in reports:
@@ -91,7 +91,7 @@ def _rows(study: Study, dtypes: dict[str, str]) -> Iterator[dict[str, Any]]:
         start = math.nan
 
 
-def _start_holdout(reports: list[tuple[int, Report]]) -> float:
+def _start_holdout(reports: Sequence[tuple[int, Report]]) -> float:
     """The loss on data held back at the start, which the last report brings."""
     if not reports:
         return math.nan

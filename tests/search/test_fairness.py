@@ -15,6 +15,7 @@ from raymeta.results.validity import REMEDY, reasons_of
 from raymeta.search.fairness import evidence_of, fingerprint, mismatches, spending_of
 from raymeta.search.methods.gradient import HypergradientDescent
 from raymeta.search.progress import evidence_lines
+from raymeta.search.study.report_columns import ReportColumns
 from raymeta.space import Positive, Space
 from raymeta.tasks import Digits, Quadratic, Throw
 
@@ -119,11 +120,16 @@ def test_every_method_tells_what_it_trained_on(bench):
     assert mismatches(found) == []
 
 
+def trained_on(study, **digests):
+    """Let the first report of a study say something else."""
+    (number, first), *others = study.reports
+    first = first._replace(evidence=first.evidence | digests)
+    study.reports = ReportColumns([(number, first), *others])
+
+
 def test_a_method_that_trained_on_something_else_is_named(bench):
     done = bench(Bowl(), (Listed((0.5,)), Walk()), seeds=1).run()
-    number, message = done.studies[1].reports[0]
-    other = message.evidence | {"weights": "0" * 64}
-    done.studies[1].reports[0] = number, message._replace(evidence=other)
+    trained_on(done.studies[1], weights="0" * 64)
 
     found = evidence_of(done.studies)
     unfair = mismatches(found)
@@ -143,9 +149,7 @@ def test_only_the_seed_that_differs_is_marked(bench):
     methods = Listed((0.5,)), Listed((0.4,), name="b")
     done = bench(Bowl(), methods, seeds=2).run()
     assert "invalid" not in done.frame()
-    number, message = done.studies[-1].reports[0]
-    other = message.evidence | {"data": "0" * 64, "batches": "1" * 64}
-    done.studies[-1].reports[0] = number, message._replace(evidence=other)
+    trained_on(done.studies[-1], data="0" * 64, batches="1" * 64)
 
     frame = done.frame()
 
@@ -159,7 +163,9 @@ def test_only_the_seed_that_differs_is_marked(bench):
 def test_a_problem_that_cannot_be_read_has_no_evidence_and_it_is_said(bench):
     done = bench(Bowl(), (Listed((0.5,)), Walk()), seeds=1).run()
     for study in done.studies:
-        study.reports = [(n, m._replace(evidence={})) for n, m in study.reports]
+        study.reports = ReportColumns(
+            (n, m._replace(evidence={})) for n, m in study.reports
+        )
 
     lines = evidence_lines(evidence_of(done.studies), [], spending_of(done.studies), [])
 

@@ -9,15 +9,25 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from raymeta.outer.report import Report, non_finite
 from raymeta.search.spec import StudySpec, TrialSpec
+from raymeta.search.study.report_columns import ReportColumns
 from raymeta.search.study.sums import Sums
 from raymeta.space import Point
 
 #: Lost workers (a node gone, memory exhausted) after which a trial counts as failed; of
 #: a descent, those since it came further than ever.
 ATTEMPTS = 3
+
+
+class Done(NamedTuple):
+    """What a trial had reported and spent when it was over, or paused, see `Report`."""
+
+    outer_step: int
+    gradient_evals: float
+    wall_s: float
 
 
 class Study(ABC):
@@ -33,7 +43,7 @@ class Study(ABC):
 
     def __init__(self, spec: StudySpec) -> None:
         self.spec = spec
-        self.reports: list[tuple[int, Report]] = []
+        self.reports = ReportColumns()
         self.live: dict[int, TrialSpec] = {}
         self.running: set[int] = set()
         self.best: tuple[float, Point] | None = None
@@ -41,7 +51,9 @@ class Study(ABC):
         self._redo: list[int] = []
         self._said: dict[int, tuple[Sequence[Report], bool]] = {}  # and not yet applied
         self._spent = Sums()
-        self._done: dict[int, Report] = {}
+        self._done: dict[int, Done] = {}  # of those that were to go on
+        self._failed: set[int] = set()
+        self._raised: dict[int, str] = {}  # why, of those that an exception ended
         self._lost: Counter[int] = Counter()
         self._moved: set[int] = set()  # trials that began, spent or ended since
 
@@ -51,14 +63,14 @@ class Study(ABC):
         """How many of its trials can be in flight, and what limits them."""
 
     @property
-    def heard(self) -> list[tuple[int, Report]]:
+    def heard(self) -> ReportColumns:
         """The reports applied, then those whose turn has not come."""
         waiting = [
             (number, _after(self._done.get(number), self._as_recorded(run, report)))
             for number, run in self.live.items()
             for report in self._said.get(number, ((), False))[0]
         ]
-        return self.reports + waiting
+        return self.reports.followed_by(waiting) if waiting else self.reports
 
     @property
     def spent(self) -> float:
@@ -68,15 +80,12 @@ class Study(ABC):
     @property
     def failed(self) -> int:
         """Failed trials so far."""
-        return len({n for n, report in self.reports if report.kind == "failed"})
+        return len(self._failed)
 
     @property
     def error(self) -> str:
         """The first exception that ended a trial, "" without one."""
-        ends = (report for _, report in self.reports if report.kind == "failed")
-        # A diverged trial is a failure of its hyperparameters, not of the code.
-        reasons = (end.failure for end in ends if end.failure != non_finite(end))
-        return next(reasons, "")
+        return next(iter(self._raised.values()), "")
 
     @property
     def finished(self) -> bool:
@@ -125,7 +134,7 @@ class Study(ABC):
         while (number := next(iter(self.live), -1)) in self._said:
             reports, last = self._said.pop(number)
             if not self._apply(number, reports, last):
-                self._done[number] = self.reports[-1][1]
+                self._done[number] = _done(self.reports[-1][1])
                 self.live[number] = self._going_on(number)
                 self._moved.add(number)
                 self._redo.append(number)
@@ -139,14 +148,25 @@ class Study(ABC):
             ends = self._on_report(self.live[number], report)
             report = _after(self._done.get(number), report)
             self.reports.append((number, report))
+            if report.kind == "failed":
+                self._on_failure(number, report)
             if report.kind != "final":
                 self._spent.put(number, report.gradient_evals)
             over = over or ends
         if over:
             del self.live[number]
-            if reports:
-                self._done[number] = report
+            if not self._may_go_on(number):
+                self._spent.settle(number)
+                self._done.pop(number, None)
+            elif reports:
+                self._done[number] = _done(report)
         return over
+
+    def _on_failure(self, number: int, end: Report) -> None:
+        self._failed.add(number)
+        # A diverged trial is a failure of its hyperparameters, not of the code.
+        if end.failure != non_finite(end):
+            self._raised[number] = end.failure
 
     def disused(self) -> list[int]:
         """Trials of which nothing is needed any more, each named once."""
@@ -164,12 +184,9 @@ class Study(ABC):
         self._spent.drop(number)
         if done is not None:
             self._spent.put(number, done.gradient_evals)
-        kept = 0 if done is None else done.outer_step
-        self.reports = [
-            (n, report)
-            for n, report in self.reports
-            if n != number or report.outer_step <= kept
-        ]
+        self.reports.drop(number, after=0 if done is None else done.outer_step)
+        self._failed.discard(number)
+        self._raised.pop(number, None)
 
     def on_worker_lost(self, number: int, reason: str) -> Report | None:
         """The worker of a trial has died.
@@ -181,7 +198,7 @@ class Study(ABC):
         if self._lost[number] < ATTEMPTS:
             self.rerun(number)
             return None
-        said = [report for n, report in self.reports if n == number]
+        said = self.reports.of(number)
         failure = f"its worker died {ATTEMPTS} times: {reason}"
         last = said[-1] if said else None
         if number in self._done:
@@ -207,6 +224,10 @@ class Study(ABC):
 
     @abstractmethod
     def _has_more(self) -> bool: ...
+
+    def _may_go_on(self, number: int) -> bool:
+        """Whether a trial that is over may be asked for again."""
+        return False
 
     def _going_on(self, number: int) -> TrialSpec:
         """The rest of a trial that may go on, and has no worker any more."""
@@ -269,7 +290,11 @@ class DescentStudy(Study):
         self.best = None
 
 
-def _after(done: Report | None, report: Report) -> Report:
+def _done(report: Report) -> Done:
+    return Done(report.outer_step, report.gradient_evals, report.wall_s)
+
+
+def _after(done: Done | None, report: Report) -> Report:
     """A report, with what the trial had reported and spent before this segment."""
     if done is None or report.kind == "final":
         return report

@@ -41,6 +41,11 @@ class Sums:
         elif number in self._values:
             self._add(-self._values.pop(number))
 
+    def settle(self, number: int) -> None:
+        """Forget a trial that will not change any more, but not its value."""
+        if number not in self._odd:
+            self._values.pop(number, None)
+
     def _add(self, x: float) -> None:
         kept = []
         for y in self._parts:

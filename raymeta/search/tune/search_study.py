@@ -220,6 +220,9 @@ class SearchStudy(Study):
             keep=self._keeps,
         )
 
+    def _may_go_on(self, number: int) -> bool:
+        return number in self._controller.trials
+
     def _going_on(self, number: int) -> TrialSpec:
         self._joined.add(number)
         return self._segment(self._controller.trials[number])

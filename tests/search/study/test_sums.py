@@ -45,3 +45,15 @@ def test_few_floats_are_kept_however_many_are_added():
         sums.put(number, 1 / 3 + number % 11 / 7)
 
     assert len(sums._parts) <= 4
+
+
+def test_what_is_settled_counts_and_is_not_kept():
+    sums = Sums()
+    for number, value in enumerate((0.1, 0.2, math.inf)):
+        sums.put(number, value)
+        sums.settle(number)
+
+    assert sums.total == math.inf
+    assert sums.get(0, 0.0) == 0.0
+    sums.drop(2)
+    assert sums.total == math.fsum([0.1, 0.2])
