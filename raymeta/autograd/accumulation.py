@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raymeta._tree import in_transform, partition, tree_leaves
+from raymeta._tree import flatten, in_transform, partition, tree_leaves, unflatten
 from raymeta.autograd.stop_gradient import (
     InnerGradient,
     again_within,
@@ -36,6 +36,31 @@ def accumulated(terms: Sequence[Callable[..., Tensor]], *trees: Any) -> Tensor:
     leaves, rest, merge = partition(trees)
     flat = [lambda *x, f=f: (f(*merge(list(x), rest)),) for f in terms]
     return _Accumulated.apply(flat, *leaves)
+
+
+def accumulated_trees(functions: Sequence[Callable[..., Any]], *trees: Any) -> Any:
+    """The sum of functions that return alike trees, with the graph of one at a time.
+
+    As `accumulated`, for many values: each function is evaluated again for a first
+    derivative, and where gradients are among the values, that is a second one of these.
+
+    Args:
+        functions: pytrees -> a pytree of tensors; pure functions.
+        trees: pytrees of tensors.
+    """
+    leaves, rest, merge = partition(trees)
+    specs: list[Any] = []
+
+    def flat(function: Callable[..., Any]) -> Flat:
+        def values(*x: Tensor) -> list[Tensor]:
+            found, spec = flatten(function(*merge(list(x), rest)))
+            specs.append(spec)
+            return found
+
+        return values
+
+    found = _Sum.apply([flat(f) for f in functions], innermost(), *leaves)
+    return unflatten(found, specs[0])
 
 
 class _Accumulated(torch.autograd.Function):

@@ -12,6 +12,7 @@ from raymeta._tree import is_differentiable, tree_map
 from raymeta.distributed.conjugate import default_group, replicated, summed
 from raymeta.distributed.preflight import require_one
 from raymeta.distributed.shares import Ranks, shared_out
+from raymeta.modules.micro_batches import require_one_pass
 from raymeta.modules.share import sharing
 from raymeta.problem import BilevelProblem, Descent, ValidationLoss
 from raymeta.types import Batch, Hparams, State, Tensors
@@ -43,13 +44,14 @@ def data_parallel(
         group: the ranks; all by default.
 
     Raises:
-        ValueError: this process is in no group; the steps are no gradient descent; a
-            batch has fewer examples than there are ranks, or tensors of other numbers
-            of rows. From `init`, before step 1: ranks have other hyperparameters,
-            weights, data or code; what ranks compute together is not what one process
-            does, as where the inner loss is no mean over examples.
+        ValueError: this process is in no group; the steps are no gradient descent, or
+            one in micro-batches; a batch has fewer examples than there are ranks, or
+            tensors of other numbers of rows. From `init`, before step 1: ranks have
+            other hyperparameters, weights, data or code; what ranks compute together is
+            not what one process does, as where the inner loss is no mean over examples.
     """
     group = default_group(group, "data_parallel")
+    require_one_pass(problem, "data_parallel")
     step, ranks = problem.step, Ranks(group)
     if not isinstance(step, Descent):
         raise ValueError(

@@ -1,8 +1,6 @@
 """Preflight of data parallelism: whether ranks together compute what one would."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,14 +10,17 @@ from torch.distributed import ProcessGroup
 from raymeta._tree import detach, in_transform, named_leaves
 from raymeta.compile.dispatch import dtypes_in
 from raymeta.distributed.agreement import require_same
-from raymeta.distributed.shares import Examples, Part, Ranks, rows, rows_of
-from raymeta.modules.share import Axes, Draw, Shape, Share, axes_of, sharing
+from raymeta.distributed.shares import Examples, Ranks
+from raymeta.modules.parts import (
+    Part,
+    differing,
+    random_axes,
+    rows,
+    rows_of,
+    tolerance_of,
+)
 from raymeta.problem import BilevelProblem, Descent, Known, TrainState, ValidationLoss
 from raymeta.types import Batch, Hparams, State
-
-#: How far what ranks compute may be from what one does, by rounding alone.
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
-HALF_TOLERANCE = 3e-2
 
 
 def require_one(
@@ -83,7 +84,7 @@ def _require_training(
     state: TrainState,
 ) -> None:
     batch = problem.batch(0)
-    few = _few(rows_of(batch.data), ranks)
+    few = _few(rows_of(batch.data, "data_parallel"), ranks)
     some = rows(batch.data, few)
     whole = batch._replace(data=some)
     mine = ranks.part(few.size)
@@ -94,7 +95,7 @@ def _require_training(
     at = (state.params, state.buffers, hparams)
 
     with torch.no_grad():
-        ranks.training = _axes(
+        ranks.training = random_axes(
             lambda: one.inner_loss(*at, whole),
             lambda: one.inner_loss(*at, own._replace(data=own.data.data)),
             mine,
@@ -104,7 +105,7 @@ def _require_training(
     _require_equal_losses("training loss of the first examples", loss, ranks)
     with torch.no_grad():
         found = together.value_and_gradient(*at, own)
-    tolerance = _tolerance(seen)
+    tolerance = tolerance_of(seen)
     remedy = (
         "data_parallel needs an inner loss that is the mean over its examples (a mean "
         "of each one's own loss, no weights by class or by count, no random numbers "
@@ -122,7 +123,7 @@ def _require_training(
         "a buffer": (buffers, found[2]),
     }
     for what, (truth, ours) in pairs.items():
-        name = _differing(truth, ours, tolerance)
+        name = differing(truth, ours, tolerance)
         if name is not None:
             of = f" of {name!r}" if name else ""
             raise ValueError(
@@ -150,7 +151,7 @@ def _require_evaluation(
         # From everywhere, to see whether ranks have the same.
         index = torch.arange(few.size) * one.size // few.size
         mine = ranks.part(few.size)
-        ranks.evaluation = _axes(
+        ranks.evaluation = random_axes(
             lambda: one.mean(state, hparams, index),
             lambda: one.mean(state, hparams, index[mine.rows]),
             mine,
@@ -159,7 +160,7 @@ def _require_evaluation(
             truth = one.mean(state, hparams, index)
         _require_equal_losses("outer loss of some examples", truth, ranks)
         found = together.mean(state, hparams, index)
-    if _differing({"": truth}, {"": found}, _tolerance(seen)) is not None:
+    if differing({"": truth}, {"": found}, tolerance_of(seen)) is not None:
         raise ValueError(
             "data_parallel needs validation examples that do not depend on one "
             f"another, but the outer loss of {few.size} examples on {ranks.world} "
@@ -172,37 +173,6 @@ def _few(total: int, ranks: Ranks) -> Part:
     """So many that no two ranks are alike, and batch norms have moments."""
     size = min(total, 4 * ranks.world + 1)
     return Part(0, size, size)
-
-
-def _axes(whole: Callable[[], Any], own: Callable[[], Any], mine: Part) -> Axes:
-    """Where random tensors have the examples."""
-    some, all_of_them = _drawn(own, mine.size), _drawn(whole, mine.total)
-    return axes_of(some, all_of_them, mine.size, mine.total)
-
-
-def _drawn(run: Callable[[], Any], count: int) -> dict[Draw, Shape]:
-    with sharing(Share(0, count, count, lambda x: x)) as share:
-        run()
-    return share.shapes
-
-
-def _tolerance(seen: set[torch.dtype]) -> float:
-    narrow = {torch.bfloat16, torch.float16}
-    if seen & narrow:
-        return HALF_TOLERANCE
-    return max(TOLERANCE.get(dtype, 0.0) for dtype in seen) or HALF_TOLERANCE
-
-
-def _differing(
-    truth: Mapping[str, Tensor], found: Mapping[str, Tensor], tolerance: float
-) -> str | None:
-    """The name of a tensor that is not what it must be."""
-    for name, x in truth.items():
-        wide = torch.promote_types(x.dtype, torch.float64)
-        x, gap = x.to(wide), (found[name].to(wide) - x.to(wide)).abs()
-        if x.numel() and float(gap.max()) > tolerance * float(x.abs().max()):
-            return name
-    return None
 
 
 def _require_equal_losses(what: str, loss: Tensor, ranks: Ranks) -> None:

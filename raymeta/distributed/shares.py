@@ -7,23 +7,10 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.distributed import ProcessGroup
 
-from raymeta._tree import tree_leaves, tree_map
 from raymeta.distributed.conjugate import replicated, summed
+from raymeta.modules.parts import Part, rows, rows_of
 from raymeta.modules.share import Axes, Share
 from raymeta.types import Batch
-
-
-class Part(NamedTuple):
-    """Some of what is counted, one after the other: first … first + size - 1."""
-
-    first: int
-    size: int
-    total: int
-
-    @property
-    def rows(self) -> slice:
-        """Where they are."""
-        return slice(self.first, self.first + self.size)
 
 
 def part_of(total: int, group: ProcessGroup) -> Part:
@@ -110,7 +97,7 @@ def shared_out(batch: Batch, ranks: Ranks) -> Batch:
     Raises:
         ValueError: there are too few examples, or tensors of other numbers of rows.
     """
-    total = rows_of(batch.data)
+    total = rows_of(batch.data, "data_parallel")
     if total < ranks.world:
         raise ValueError(
             f"data_parallel needs an example for each of {ranks.world} ranks, but the "
@@ -119,33 +106,6 @@ def shared_out(batch: Batch, ranks: Ranks) -> Batch:
         )
     mine = ranks.part(total)
     return batch._replace(data=Examples(rows(batch.data, mine), mine))
-
-
-def rows_of(data: Any) -> int:
-    """How many examples a batch has.
-
-    Raises:
-        ValueError: there is no telling.
-    """
-    tensors = [x for x in tree_leaves(data) if isinstance(x, Tensor) and x.ndim]
-    counts = sorted({len(x) for x in tensors})
-    if len(counts) != 1:
-        seen = f"{counts} rows" if counts else "no tensors"
-        raise ValueError(
-            "data_parallel needs batches with examples in the rows of their tensors, "
-            f"but got {seen}: give the examples by batch=, and let the losses close "
-            "over what is no example"
-        )
-    return counts[0]
-
-
-def rows(data: Any, part: Part) -> Any:
-    """The examples of a part."""
-
-    def some(x: Any) -> Any:
-        return x[part.rows] if isinstance(x, Tensor) and x.ndim else x
-
-    return tree_map(some, data)
 
 
 def gathered(mine: Tensor, part: Part, group: ProcessGroup | None) -> Tensor:

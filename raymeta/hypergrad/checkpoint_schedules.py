@@ -5,40 +5,41 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 
-class Segment(NamedTuple):
-    """Some steps to differentiate, and how to get there.
+class Pullback(NamedTuple):
+    """A step to differentiate, and how to get to the state before it.
 
     Attributes:
         origin: the step whose kept state to start from.
-        keep: the steps whose states to keep on the way from `origin` to `start`.
-        start: the first step to differentiate; afterwards no state from there on is
-            needed any more.
-        end: one after the last.
+        keep: the steps whose states to keep on the way from `origin` to `step`.
+        step: which; afterwards no state from there on is needed any more.
     """
 
     origin: int
     keep: tuple[int, ...]
-    start: int
-    end: int
+    step: int
 
 
-def even(steps: int, segments: int) -> Iterator[Segment]:
-    """Keep the start of each of `segments` equal parts; run each part once again.
+def even(steps: int, segments: int) -> Iterator[Pullback]:
+    """Keep the start of each of `segments` equal parts, and a part's states at a time.
 
-    With √T segments both the kept states and the graph of a part are O(√T).
+    Every part but the last is run once again. With √T segments the kept states are
+    O(√T), and one step's graph is alive.
 
     Source: Chen et al. 2016, section 4.
     """
     starts = [i * steps // segments for i in range(segments)]
-    yield Segment(0, tuple(starts[1:]), starts[-1], steps)
-    for start, end in zip(starts[-2::-1], starts[:0:-1], strict=True):
-        yield Segment(start, (), start, end)
+    for start, end in zip(starts[::-1], [steps, *starts[:0:-1]], strict=True):
+        first = end == steps
+        keep = (*starts[1:], *range(start + 1, end)) if first else range(start + 1, end)
+        yield Pullback(0 if first else start, tuple(keep), end - 1)
+        for step in range(end - 2, start - 1, -1):
+            yield Pullback(step, (), step)
 
 
-def binomial(steps: int, states: int) -> Iterator[Segment]:
+def binomial(steps: int, states: int) -> Iterator[Pullback]:
     """Keep at most `states` states, s_0 among them; the fewest steps are run again.
 
-    The state that a segment is differentiated from is not counted.
+    The state that a step is differentiated from is not counted.
 
     Source: Griewank & Walther 2000, Proposition 1 and Algorithm 799 (Revolve).
     """
@@ -51,7 +52,7 @@ def binomial(steps: int, states: int) -> Iterator[Segment]:
             if len(kept) < states:
                 kept.append(t)
                 keep.append(t)
-        yield Segment(origin, tuple(keep), t, t + 1)
+        yield Pullback(origin, tuple(keep), t)
         end = t
         if kept[-1] == end:
             kept.pop()
@@ -74,6 +75,6 @@ def beta(states: int, repeats: int) -> int:
     return math.comb(states + repeats, states) if repeats >= 0 else 0
 
 
-def repeated_steps(segments: Iterator[Segment]) -> int:
+def advances(schedule: Iterator[Pullback]) -> int:
     """How many steps a schedule runs without differentiating them."""
-    return sum(segment.start - segment.origin for segment in segments)
+    return sum(pullback.step - pullback.origin for pullback in schedule)

@@ -21,12 +21,13 @@ from raymeta.hypergrad.base import (
     unroll,
 )
 from raymeta.hypergrad.checkpoint_schedules import (
-    Segment,
+    Pullback,
+    advances,
     binomial,
     even,
-    repeated_steps,
 )
 from raymeta.hypergrad.compiled import compiled
+from raymeta.hypergrad.memory import parse_bytes, state_bytes
 from raymeta.hypergrad.preflight import differentiating, require_sound
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams, State
@@ -37,18 +38,28 @@ class Checkpointed:
     r"""Exact reverse mode that keeps few states and recomputes the others.
 
     The recursion of `Reverse`, $\alpha_t = \alpha_{t+1} A_{t+1}$ and
-    $g \mathrel{+}= \alpha_{t+1} B_{t+1}$, one segment of steps after another from the
-    end; a segment's graph is built anew from the last kept state before it.
+    $g \mathrel{+}= \alpha_{t+1} B_{t+1}$, one step after another from the end: each is
+    differentiated by itself, from the state before it, and one step's graph is alive.
+    States that are not kept are found again from the last kept one before them.
 
-    By default the run is cut into √T segments, each recomputed once: memory O(√T). With
-    `states` it is reversed step by step in the binomial order, which recomputes the
-    fewest steps that so many kept states allow. Each estimate restarts training.
+    By default the run is cut into √T segments: their first states are kept, and within
+    a segment, which is run again, all; memory O(√T), for at most 2 T steps without
+    graph. With `states`, or as many as `memory` has room for, states are kept in the
+    binomial order, which recomputes the fewest steps that so many allow; where all T
+    have room, as with `segments=1`, none. Each estimate restarts training.
 
     Attributes:
         steps: T, the length of the run.
         segments: how many segments; ⌈√T⌉ if None; cut to `steps` for shorter runs.
         states: how many states to keep, s_0 among them; excludes `segments`.
+        memory: bytes for kept states, a number or text such as "2GB" (of 10⁹) or
+            "512MiB"; excludes `segments` and `states`. The state that a step starts
+            from, its graph and its result come on top.
         compile: run the steps and their derivatives as machine code; see `compiled`.
+
+    Raises:
+        ValueError: counts below 1 or beyond `steps`; two of `segments`, `states` and
+            `memory`; a size that is none. From `init`: `memory` below one state.
 
     Source: Griewank & Walther 2000 (binomial); Chen et al. 2016 (segments).
     """
@@ -56,15 +67,18 @@ class Checkpointed:
     steps: int
     segments: int | None = field(default=None, metadata=AMONG_STEPS)
     states: int | None = None
+    memory: str | int | None = None
     compile: bool = False
     continues: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_settings(self)
-        if self.segments is not None and self.states is not None:
+        knobs = {name: getattr(self, name) for name in ("segments", "states", "memory")}
+        given = {name: value for name, value in knobs.items() if value is not None}
+        if len(given) > 1:
             raise ValueError(
-                "Checkpointed needs segments or states, but got both "
-                f"(segments={self.segments}, states={self.states}): leave one out"
+                f"Checkpointed needs {' or '.join(given)}, but got "
+                f"{', '.join(f'{k}={v!r}' for k, v in given.items())}: leave one out"
             )
         if self.segments is not None and not 1 <= self.segments <= self.steps:
             raise ValueError(
@@ -76,18 +90,23 @@ class Checkpointed:
                 f"Checkpointed needs states >= 1, but got states={self.states}: "
                 "states=1 keeps s_0 alone"
             )
+        if self.memory is not None:
+            parse_bytes("memory", self.memory)
 
     @differentiating
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
         """Training stands at s_0(λ).
 
         Raises:
-            ValueError: an operator of a step cannot be differentiated twice.
+            ValueError: an operator of a step cannot be differentiated twice; `memory`
+                has no room for one state.
         """
         require_sound(problem, hparams, through="state")
         if self.compile:
             require_functional(problem)
-        return start(problem, hparams)
+        rollout = start(problem, hparams)
+        self._schedule(rollout.state)
+        return rollout
 
     @differentiating
     def estimate(
@@ -100,12 +119,11 @@ class Checkpointed:
         s_0 = problem.init(live)
         kept: dict[int, State] = {0: detach(s_0)}
         adjoint: Adjoint | None = None
-        for segment in self._schedule():
-            before = _reach(problem, hparams, kept, segment)
+        for pullback in self._schedule(s_0):
+            before = _reach(problem, hparams, kept, pullback)
             values, rest, merge = partition(before)
             values = [value.detach().requires_grad_() for value in values]
-            length = segment.end - segment.start
-            state = unroll(problem, live, merge(values, rest), segment.start, length)
+            state = unroll(problem, live, merge(values, rest), pullback.step, 1)
             if adjoint is None:
                 s_T = detach(state)
                 outer_loss = outer_loss_at(problem, hparams)(state, live)
@@ -114,8 +132,8 @@ class Checkpointed:
                 outer_loss = outer_loss.detach()
             else:
                 adjoint.pull(partition(state)[0], values)
-            # Two segments' graphs must not be alive at once, and compiled ones live
-            # as long as their ends.
+            # Two steps' graphs must not be alive at once, and compiled ones live as
+            # long as their ends.
             del state
         assert adjoint is not None
         adjoint.pull(partition(s_0)[0], [])
@@ -126,27 +144,37 @@ class Checkpointed:
         )
 
     def cost(self, problem: BilevelProblem, hparams: Hparams) -> float:
-        """3 T, 1 for each step run to get back to a state, and the outer gradient."""
-        again = repeated_steps(self._schedule())
-        return 3 * self.steps + again + estimated_loss_cost(problem)
+        """3 T, 1 for each step without graph, and the outer gradient."""
+        s_0 = None if self.memory is None else problem.init(hparams)
+        without = advances(self._schedule(s_0))
+        return 3 * self.steps + without + estimated_loss_cost(problem)
 
-    def _schedule(self) -> Iterator[Segment]:
-        if self.states is not None:
-            return binomial(self.steps, self.states)
+    def _schedule(self, s_0: State) -> Iterator[Pullback]:
+        states = self.states
+        if self.memory is not None:
+            room, size = parse_bytes("memory", self.memory), state_bytes(s_0)
+            if room < size:
+                raise ValueError(
+                    f"Checkpointed needs memory for one state, {size:,} bytes here, "
+                    f"but got memory={self.memory!r}: give more"
+                )
+            states = min(self.steps, room // max(1, size))
+        if states is not None:
+            return binomial(self.steps, states)
         return even(self.steps, self.segments or math.isqrt(self.steps - 1) + 1)
 
 
 def _reach(
-    problem: BilevelProblem, hparams: Hparams, kept: dict[int, State], segment: Segment
+    problem: BilevelProblem, hparams: Hparams, kept: dict[int, State], to: Pullback
 ) -> State:
-    """s_start of a segment; keeps what it says, drops what is needed no more."""
-    t = segment.origin
+    """The state before a step; keeps what is said, drops what is needed no more."""
+    t = to.origin
     state = kept[t]
-    for stop in (*segment.keep, segment.start):
+    for stop in (*to.keep, to.step):
         state = advance(problem, hparams, state, t, stop - t)
         t = stop
-        if stop in segment.keep:
+        if stop in to.keep:
             kept[stop] = state
-    for later in [step for step in kept if step >= segment.start]:
+    for later in [step for step in kept if step >= to.step]:
         del kept[later]
     return state

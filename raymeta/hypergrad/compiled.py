@@ -9,6 +9,7 @@ from torch import Tensor
 
 from raymeta._tree import in_transform
 from raymeta.compile.recurrence import Recurrence
+from raymeta.modules.micro_batches import require_one_pass
 from raymeta.problem import BilevelProblem, Descent, TrainState
 from raymeta.types import Batch, Hparams, State, Tensors
 
@@ -77,9 +78,13 @@ def compiled(problem: BilevelProblem, wanted: bool = True) -> BilevelProblem:
 
     Compilation takes seconds at the first step, once per shape of the tensors on this
     machine: a cache on disk (`TORCHINDUCTOR_CACHE_DIR`) serves later processes.
+
+    Raises:
+        ValueError: the steps pass micro-batches through.
     """
     if not wanted or isinstance(problem.step, Compiled):
         return problem
+    require_one_pass(problem, "compile=True")
     if "compiled" not in problem.traced:
         eager = problem.step
         step: Step = CompiledStep(eager)

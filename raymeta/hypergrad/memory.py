@@ -1,19 +1,50 @@
-"""Memory: what the graph of a run takes, and what the device has."""
+"""Memory: what states and the graph of a run take, and what the device has."""
 
 import math
 import os
+import re
 
 import torch
 from torch import Tensor
 
+from raymeta._tree import tree_leaves
+from raymeta.errors import said
 from raymeta.hypergrad.base import differentiable, unroll
 from raymeta.hypergrad.preflight import ordinary, recording
 from raymeta.problem import BilevelProblem
-from raymeta.types import Hparams
+from raymeta.types import Hparams, State
 
 #: The share of a device's memory that the graph of a whole run may take; beyond it, a
 #: run is checkpointed.
 ROOM = 0.25
+#: Powers of 1,000 and of 1,024.
+UNITS = {
+    "B": 1,
+    **{f"{prefix}B": 1000**i for i, prefix in enumerate("KMGT", 1)},
+    **{f"{prefix}iB": 1024**i for i, prefix in enumerate("KMGT", 1)},
+}
+
+
+def parse_bytes(name: str, size: str | int) -> int:
+    """Number of bytes, from a number or from text such as "2GB" or "512 MiB".
+
+    Raises:
+        ValueError: neither, or nothing.
+    """
+    units = {unit.lower(): factor for unit, factor in UNITS.items()}
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)\s*", str(size).lower())
+    factor = units.get(found[2] or "b") if found else None
+    if found is None or factor is None or not float(found[1]) * factor >= 1:
+        raise ValueError(
+            f"{name} needs a number of bytes, or one with a unit of {', '.join(UNITS)} "
+            f"such as '2GB', but got {name}={said(size)}"
+        )
+    return int(float(found[1]) * factor)
+
+
+def state_bytes(state: State) -> int:
+    """Bytes of the tensors of a state."""
+    return sum(x.nbytes for x in tree_leaves(state) if isinstance(x, Tensor))
 
 
 def device_memory(device: torch.device) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from raymeta.data.episodes import Episode
 from raymeta.errors import require_types, said
 from raymeta.hypergrad import Estimator
+from raymeta.modules.micro_batches import require_one_pass
 from raymeta.optim import first_order as without_second_derivatives
 from raymeta.problem import BilevelProblem, Descent
 from raymeta.types import Tensors
@@ -71,6 +72,7 @@ def first_order(learner: Learner) -> Learner:
 
     def problem(task: Episode) -> BilevelProblem:
         exact = learner.problem(task)
+        require_one_pass(exact, "first_order")
         step = exact.step
         if not isinstance(step, Descent):
             raise ValueError(

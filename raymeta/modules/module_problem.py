@@ -18,6 +18,7 @@ from raymeta.modules.counter_rng import Noise, mix
 from raymeta.modules.evaluation import FOLDS, Evaluation, fold_losses
 from raymeta.modules.functional import Network
 from raymeta.modules.given_data import given_data
+from raymeta.modules.micro_batches import micro_batched
 from raymeta.modules.overrides.batch_norm import Policy, apply_policy, tuned_norms
 from raymeta.modules.overrides.gradient_hooks import gradient_hooks
 from raymeta.modules.preflight import Look, functions, no_mean
@@ -41,6 +42,7 @@ def module_problem(
     batch_size: int | None = None,
     val_batch_size: int | None = None,
     val_batches: int | None = None,
+    micro_batches: int = 1,
     collate: Callable[[list], Any] | None = None,
     seed: int = 0,
     test: Dataset | DataLoader | None = None,
@@ -112,6 +114,8 @@ def module_problem(
         val_batches: how many such passes an estimate of the hypergradient looks at, of
             other examples each time; all by default. What a run is reported to have
             reached is the outer loss over all.
+        micro_batches: in how many parts a training batch is passed through, with the
+            graph of one of them at a time: the same numbers; see `micro_batched`.
         collate: a list of examples -> a batch, for data sets; torch's own by default.
         seed: seeds the batch order, augmentation and randomness inside the module.
         test: held-out data for `BilevelProblem.metrics`.
@@ -319,7 +323,7 @@ def module_problem(
         raise no_mean(passes)
     outer_loss = judged_by.validation_loss(judging, passes, data.sample, seed)
     folded = judging.size >= 2 * FOLDS
-    return BilevelProblem(
+    problem = BilevelProblem(
         init=init,
         batch=batch,
         step=step,
@@ -332,6 +336,7 @@ def module_problem(
         fold_losses=fold_losses(outer_loss) if folded else None,
         holdout_loss=None if data.holdout is None else holdout_loss,
     )
+    return micro_batched(problem, micro_batches)
 
 
 def mode_copies(

@@ -58,7 +58,7 @@ def diagnose(
     r"""Diagnosis of a task at its start: can its hypergradient be trusted?
 
     It costs one estimate (3 T) and 3 plain runs, 6 in all; where the graph of the run
-    takes more than 1 GiB, one as that of `Checkpointed` (4 T) and 2, which is 6 again:
+    takes more than 1 GiB, one step by step (4 T) and 2, which is 6 again:
 
     $$ d = \frac{E(x + \delta v) - E(x - \delta v)}{2\delta},\qquad
        s = v \cdot \frac{dE}{dx},\qquad v = \frac{dE/dx}{\|dE/dx\|_\infty} $$

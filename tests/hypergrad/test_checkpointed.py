@@ -1,12 +1,14 @@
 """Reverse mode with recomputation: what it recomputes and what it keeps."""
 
+import math
 from functools import cache
 
 import pytest
 
 from raymeta.hypergrad import Checkpointed, Reverse, hypergradient
 from raymeta.hypergrad.base import with_steps
-from raymeta.hypergrad.checkpoint_schedules import beta, binomial, even, repeated_steps
+from raymeta.hypergrad.checkpoint_schedules import advances, beta, binomial, even
+from raymeta.hypergrad.memory import state_bytes
 from raymeta.tasks import Quadratic
 from raymeta.testing.problems import sgd_everything
 from raymeta.testing.truth import largest_relative_error
@@ -39,13 +41,13 @@ def formula(length: int, states: int) -> int:
 @pytest.mark.parametrize("states", range(1, 9))
 def test_binomial_recomputes_as_little_as_possible(states):
     for length in range(1, 61):
-        repeats = repeated_steps(binomial(length, states))
+        repeats = advances(binomial(length, states))
         assert repeats == fewest_repeats(length, states) == formula(length, states)
 
 
 def test_binomial_attains_the_formula_on_long_runs():
     for length, states in [(1000, 10), (1000, 3), (5000, 40), (252, 5)]:
-        assert repeated_steps(binomial(length, states)) == formula(length, states)
+        assert advances(binomial(length, states)) == formula(length, states)
     # With 5 states, 252 steps are the most that need no step more than 5 times again.
     assert beta(5, 5) == 252
     assert formula(252, 5) == 5 * 252 - beta(6, 4)
@@ -54,28 +56,37 @@ def test_binomial_attains_the_formula_on_long_runs():
 def schedules():
     for length in (1, 2, 5, 12, 30):
         for count in range(1, length + 1):
-            yield even(length, count), length, count
+            most = count + math.ceil(length / count)
+            yield even(length, count), length, most
             yield binomial(length, count), length, count
 
 
 def test_every_schedule_covers_the_run_backwards_and_keeps_to_its_budget():
     for schedule, length, count in schedules():
         kept, end = {0}, length
-        for segment in schedule:
-            assert segment.origin in kept
-            assert segment.origin <= segment.start < segment.end == end
-            assert all(segment.origin < t <= segment.start for t in segment.keep)
-            kept |= set(segment.keep)
+        for pullback in schedule:
+            assert pullback.origin in kept
+            assert pullback.origin <= pullback.step == end - 1
+            assert all(pullback.origin < t <= pullback.step for t in pullback.keep)
+            assert list(pullback.keep) == sorted(pullback.keep)
+            kept |= set(pullback.keep)
             assert len(kept) <= count
-            kept = {t for t in kept if t < segment.start}
-            end = segment.start
+            kept = {t for t in kept if t < pullback.step}
+            end = pullback.step
         assert end == 0
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 17])
 @pytest.mark.parametrize(
     "knobs",
-    [{}, {"segments": 1}, {"states": 1}, {"states": 2}, {"states": 40}],
+    [
+        {},
+        {"segments": 1},
+        {"states": 1},
+        {"states": 2},
+        {"states": 40},
+        {"memory": "4 kB"},
+    ],
     ids=str,
 )
 def test_every_schedule_gives_the_gradient_of_reverse(steps, knobs):
@@ -114,6 +125,32 @@ def test_memory_is_constant_with_a_number_of_states():
     assert small == large
 
 
+def test_with_all_states_kept_one_step_has_a_graph():
+    problem, hparams = sgd_everything()
+    size = state_bytes(problem.init(hparams))
+    short, long = peaks(lambda n: Checkpointed(n, segments=1), [12, 60])
+    assert long - short == 48 * size
+
+
+def test_memory_is_bytes_of_kept_states():
+    problem, hparams = sgd_everything()
+    size = state_bytes(problem.init(hparams))
+
+    def same(memory, states) -> bool:
+        ours, truth = Checkpointed(60, memory=memory), Checkpointed(60, states=states)
+        costs = {each.cost(problem, hparams) for each in (ours, truth)}
+        most = {
+            peaks(lambda n, e=each: with_steps(e, n), [60])[0] for each in (ours, truth)
+        }
+        return len(costs) == len(most) == 1
+
+    assert same(4 * size, 4)
+    assert same(f"{(5 * size - 1) / 1000} kB", 4)
+    assert same("1GiB", 60)
+    with pytest.raises(ValueError, match=f"one state, {size:,} bytes .* memory='10B'"):
+        Checkpointed(60, memory="10B").init(problem, hparams)
+
+
 def test_a_thousand_steps_in_the_memory_of_sixty():
     problem = Quadratic().sample(0)
     hparams = {name: 0.5 * v for name, v in Quadratic().space.initial().items()}
@@ -136,7 +173,16 @@ def test_shorter_runs_have_fewer_segments():
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"segments": 2, "states": 2}, "segments or states, but got both"),
+        ({"segments": 2, "states": 2}, "segments or states, but got segments=2, st"),
+        ({"memory": 9, "states": 2}, "states or memory, but got .* leave one out"),
+        (
+            {"memory": "much"},
+            "memory needs a number of bytes, or one with a unit of",
+        ),
+        ({"memory": "2XB"}, "such as '2GB', but got memory='2XB'"),
+        ({"memory": 0}, "but got memory=0"),
+        ({"memory": -5}, "but got memory=-5"),
+        ({"memory": 2.5}, "memory"),
         ({"segments": 0}, "1 <= segments <= steps, but got segments=0, steps=4"),
         ({"segments": 5}, "1 <= segments <= steps, but got segments=5, steps=4"),
         ({"states": 0}, "states >= 1, but got states=0"),
@@ -150,7 +196,7 @@ def test_impossible_schedules_are_refused(knobs, message):
 def test_charges_what_it_recomputes():
     problem, hparams = sgd_everything()
     outer = problem.outer_cost
-    assert Checkpointed(20, segments=4).cost(problem, hparams) == 60 + 15 + outer
-    assert Checkpointed(20, segments=1).cost(problem, hparams) == 60 + outer
+    assert Checkpointed(20, segments=4).cost(problem, hparams) == 60 + 31 + outer
+    assert Checkpointed(20, segments=1).cost(problem, hparams) == 60 + 19 + outer
     assert Checkpointed(20, states=1).cost(problem, hparams) == 60 + 190 + outer
     assert Checkpointed(20, states=20).cost(problem, hparams) == 60 + 19 + outer
