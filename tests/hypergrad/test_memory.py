@@ -43,9 +43,7 @@ def test_sizes_are_numbers_of_bytes(size, count):
 
 @pytest.mark.parametrize("size", ["", "GB", "1 GBs", "-1GB", "0", 0, "nan", "1e3"])
 def test_what_is_no_size_is_refused(size):
-    with pytest.raises(
-        ValueError, match=r"memory needs a number .* such as '2GB', but"
-    ):
+    with pytest.raises(ValueError, match="memory needs a number of bytes"):
         parse_bytes("memory", size)
 
 

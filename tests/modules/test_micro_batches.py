@@ -91,6 +91,7 @@ def test_the_graph_of_one_part_is_alive():
             *(nn.Tanh() for _ in range(40)),
             batch_size=40,
             micro_batches=micro_batches,
+            val_batch_size=1,
             optimizer=lambda h: optim.sgd(h["lr"]),
         )
         estimator = Checkpointed(3, states=1)
