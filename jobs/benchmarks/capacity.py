@@ -11,135 +11,29 @@ import argparse
 import io
 import itertools
 import json
-import os
-import random
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from jobs.benchmarks.all_reduce import AllReduce
-from raymeta import Positive, Space
+from jobs.benchmarks.driver import (
+    FRAME_REPORTS,
+    Driver,
+    Trivial,
+    drive,
+    keep_books,
+    plan_of,
+    resident,
+    target_lines,
+    timed,
+)
 from raymeta.cli import exit_code
 from raymeta.meta import MetaModule
-from raymeta.optim import sgd
-from raymeta.problem import BilevelProblem, descent
-from raymeta.results.jsonlines import JsonLines
-from raymeta.search.frame import to_frame
-from raymeta.search.plan import Plan, make_plan
-from raymeta.search.spec import TrialSpec
-from raymeta.search.study.coordinator import Coordinator
-from raymeta.search.tune.search_study import study_of
-from raymeta.search.worker import trial_runner
 from raymeta.train import recipe
-
-
-class Trivial:
-    """One step on one number."""
-
-    name: ClassVar[str] = "trivial"
-    horizon: ClassVar[int] = 1
-    budget: ClassVar[float] = 100.0
-    space: ClassVar[Space] = Space(lr=Positive(0.1, low=0.01, high=1.0))
-
-    def sample(self, seed: int) -> BilevelProblem:
-        """(w - lr w)² from w = 1."""
-        return descent(
-            init_params=lambda hparams: {"w": torch.ones(())},
-            inner_loss=lambda params, hparams, batch: params["w"] ** 2 / 2,
-            outer_loss=lambda params, hparams: params["w"] ** 2,
-            optimizer=lambda hparams: sgd(lr=hparams["lr"]),
-        )
-
-
-class Driver(NamedTuple):
-    """What trials cost a driver.
-
-    Attributes:
-        measured: how many there were.
-        trial_s: seconds of the driver for one, on average.
-        trial_bytes: bytes of its memory that stay.
-        trial_disk: bytes of journal and frame.
-        growth_s: seconds by which a trial costs more than the one before, in a study.
-        save_s: seconds to write the frame of all of them.
-    """
-
-    measured: int
-    trial_s: float
-    trial_bytes: float
-    trial_disk: float
-    growth_s: float
-    save_s: float
-
-    def seconds(self, trials: int) -> float:
-        """Seconds of the driver for so many trials in one study."""
-        first = self.trial_s - self.growth_s * self.measured / 2
-        return trials * (max(first, 0.0) + self.growth_s * trials / 2)
-
-
-def plan_of(trials: int) -> Plan:
-    """Random search with a budget for so many trials, and one for the test set."""
-    one = make_plan(Trivial(), "random", None, 1).study_specs()[0].full_run
-    return make_plan(Trivial(), "random", (trials + 1) * one, 1)
-
-
-def drive(trials: int, in_flight: int, folder: Path) -> Driver:
-    """Measure the driver's own part, without Ray: coordinator, journal and frame.
-
-    So many trials are in flight, of which any may be over next.
-    """
-    plan = plan_of(trials)
-    task, method = plan.tasks[0], plan.methods[0]
-    with closing(JsonLines(folder / "journal.jsonl")) as journal:
-        coordinator = Coordinator(
-            [study_of(spec) for spec in plan.study_specs()], journal
-        )
-        seconds: list[float] = []
-        ends: list[int] = []  # how many of them when a trial is over
-        flying: list[TrialSpec] = []
-        who = random.Random(0)
-        before = resident()
-        while True:
-            while len(flying) < in_flight:
-                if not (run := timed(coordinator.request_trial, seconds)):
-                    break
-                flying.append(run)
-            if not flying:
-                break
-            run = flying.pop(who.randrange(len(flying)))
-            said = list(trial_runner.reports_of(run, task, method))
-            timed(partial(coordinator.record, run, said, True), seconds)
-            ends.append(len(seconds))
-        grown = resident() - before
-    done = len(ends)
-    start = time.perf_counter()
-    to_frame(coordinator.studies.values()).to_parquet(folder / "frame.parquet")
-    saved = time.perf_counter() - start
-    disk = sum(path.stat().st_size for path in folder.iterdir())
-    tenth = done // 10  # without the first trial, before which all slots were filled
-    early = sum(seconds[ends[0] : ends[tenth]])
-    late = sum(seconds[ends[-tenth - 1] :])
-    return Driver(
-        measured=done,
-        trial_s=sum(seconds) / done,
-        trial_bytes=grown / done,
-        trial_disk=disk / done,
-        growth_s=max(late - early, 0.0) / tenth / (0.9 * done),
-        save_s=saved,
-    )
-
-
-def timed(function: Callable[[], Any], seconds: list[float]) -> Any:
-    """What it returns; its seconds are appended."""
-    start = time.perf_counter()
-    result = function()
-    seconds.append(time.perf_counter() - start)
-    return result
 
 
 def drive_on_ray(trials: int, slots: int, folder: Path) -> Driver:
@@ -208,12 +102,6 @@ def measure_training(algorithm: str, family: str, steps: int = 20) -> Training:
     )
 
 
-def resident() -> int:
-    """Bytes of this process in memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
 def training_lines(cost: Training, settings: argparse.Namespace) -> list[str]:
     """One worker against 64, at as many tasks per worker, and what it costs."""
     network = AllReduce(settings.latency_s, 8 / (settings.gbit * 1e9))
@@ -276,8 +164,10 @@ def parser() -> argparse.ArgumentParser:
     add = parse.add_argument
     add("--trials", type=int, default=10_000, help="trivial trials without Ray")
     add("--ray-trials", type=int, default=1_000, help="trivial trials on Ray Tune")
-    add("--in-flight", type=int, default=64, help="of them in flight")
-    add("--slots", type=int, default=4, help="workers of those on Ray Tune")
+    add("--in-flight", type=int, default=64, help="of those without Ray in flight")
+    add("--slots", type=int, default=4, help="workers of those on Ray Tune: in flight")
+    add("--cells", type=int, default=1_000, help="finished cells beside which to ask")
+    add("--reports", type=int, default=FRAME_REPORTS, help="reports of a frame")
     add("--algorithm", default="maml", help="meta-learning algorithm, by name")
     add("--family", default="sinusoid", help="family of tasks, by name")
     add("--at-once", type=int, default=1_000, help="trials at once to plan for")
@@ -315,6 +205,9 @@ def main(arguments: list[str] | None = None) -> None:
             f"  a trial costs {alone.growth_s * 1e6:.3f} us more than the one before "
             f"in its study; the frame is written in {alone.save_s:.2f} s"
         )
+        books = keep_books(settings.cells, settings.reports, folder)
+        measured["books"] = books._asdict()
+        print("\n".join(target_lines(alone, books)), flush=True)
         driver = alone
         if settings.ray_trials:
             driver = drive_on_ray(settings.ray_trials, settings.slots, folder)
