@@ -27,6 +27,7 @@ from raymeta.hypergrad.checkpoint_schedules import (
     even,
 )
 from raymeta.hypergrad.compiled import compiled
+from raymeta.hypergrad.kept_states import Kept, kept_states, require_folder
 from raymeta.hypergrad.memory import parse_bytes, state_bytes
 from raymeta.hypergrad.preflight import differentiating, require_sound
 from raymeta.problem import BilevelProblem
@@ -55,11 +56,14 @@ class Checkpointed:
         memory: bytes for kept states, a number or text such as "2GB" (of 10⁹) or
             "512MiB"; excludes `segments` and `states`. The state that a step starts
             from, its graph and its result come on top.
+        spill: an existing folder, for files of the kept states in the place of memory;
+            they are removed at the end.
         compile: run the steps and their derivatives as machine code; see `compiled`.
 
     Raises:
         ValueError: counts below 1 or beyond `steps`; two of `segments`, `states` and
-            `memory`; a size that is none. From `init`: `memory` below one state.
+            `memory`; a size that is none. From `init`: `memory` below one state; no
+            folder to spill into. From `estimate`: a disk that is full.
 
     Source: Griewank & Walther 2000 (binomial); Chen et al. 2016 (segments).
     """
@@ -68,6 +72,7 @@ class Checkpointed:
     segments: int | None = field(default=None, metadata=AMONG_STEPS)
     states: int | None = None
     memory: str | int | None = None
+    spill: str | None = None
     compile: bool = False
     continues: ClassVar[bool] = False
 
@@ -99,8 +104,10 @@ class Checkpointed:
 
         Raises:
             ValueError: an operator of a step cannot be differentiated twice; `memory`
-                has no room for one state.
+                has no room for one state; there is no folder to spill into.
         """
+        if self.spill is not None:
+            require_folder(self.spill)
         require_sound(problem, hparams, through="state")
         if self.compile:
             require_functional(problem)
@@ -117,24 +124,25 @@ class Checkpointed:
         leaves = differentiable(hparams)
         live = {**hparams, **leaves}
         s_0 = problem.init(live)
-        kept: dict[int, State] = {0: detach(s_0)}
         adjoint: Adjoint | None = None
-        for pullback in self._schedule(s_0):
-            before = _reach(problem, hparams, kept, pullback)
-            values, rest, merge = partition(before)
-            values = [value.detach().requires_grad_() for value in values]
-            state = unroll(problem, live, merge(values, rest), pullback.step, 1)
-            if adjoint is None:
-                s_T = detach(state)
-                outer_loss = outer_loss_at(problem, hparams)(state, live)
-                adjoint = Adjoint(outer_loss, leaves)
-                adjoint.pull([outer_loss], values)
-                outer_loss = outer_loss.detach()
-            else:
-                adjoint.pull(partition(state)[0], values)
-            # Two steps' graphs must not be alive at once, and compiled ones live as
-            # long as their ends.
-            del state
+        with kept_states(self.spill) as kept:
+            kept[0] = detach(s_0)
+            for pullback in self._schedule(s_0):
+                before = _reach(problem, hparams, kept, pullback)
+                values, rest, merge = partition(before)
+                values = [value.detach().requires_grad_() for value in values]
+                state = unroll(problem, live, merge(values, rest), pullback.step, 1)
+                if adjoint is None:
+                    s_T = detach(state)
+                    outer_loss = outer_loss_at(problem, hparams)(state, live)
+                    adjoint = Adjoint(outer_loss, leaves)
+                    adjoint.pull([outer_loss], values)
+                    outer_loss = outer_loss.detach()
+                else:
+                    adjoint.pull(partition(state)[0], values)
+                # Two steps' graphs must not be alive at once, and compiled ones live as
+                # long as their ends.
+                del state
         assert adjoint is not None
         adjoint.pull(partition(s_0)[0], [])
         cost = self.cost(problem, hparams)
@@ -165,7 +173,7 @@ class Checkpointed:
 
 
 def _reach(
-    problem: BilevelProblem, hparams: Hparams, kept: dict[int, State], to: Pullback
+    problem: BilevelProblem, hparams: Hparams, kept: Kept, to: Pullback
 ) -> State:
     """The state before a step; keeps what is said, drops what is needed no more."""
     t = to.origin

@@ -1,9 +1,11 @@
 """Reverse mode with recomputation: what it recomputes and what it keeps."""
 
 import math
+import resource
 from functools import cache
 
 import pytest
+import torch
 
 from raymeta.hypergrad import Checkpointed, Reverse, hypergradient
 from raymeta.hypergrad.base import with_steps
@@ -149,6 +151,37 @@ def test_memory_is_bytes_of_kept_states():
     assert same("1GiB", 60)
     with pytest.raises(ValueError, match=f"one state, {size:,} bytes .* memory='10B'"):
         Checkpointed(60, memory="10B").init(problem, hparams)
+
+
+@pytest.mark.parametrize("knobs", [{}, {"states": 3}], ids=str)
+def test_spilled_states_are_the_same_and_in_no_memory(tmp_path, knobs):
+    problem, hparams = sgd_everything()
+    inside = Checkpointed(16, **knobs)
+    outside = Checkpointed(16, spill=str(tmp_path), **knobs)
+    truth = hypergradient(problem, hparams, inside)
+    ours = hypergradient(problem, hparams, outside)
+    assert all(torch.equal(ours.grads[k], g) for k, g in truth.grads.items())
+    assert not list(tmp_path.iterdir())
+    few, many = peaks(
+        lambda n: Checkpointed(n, segments=1, spill=str(tmp_path)), [9, 36]
+    )
+    assert few == many
+
+
+def test_a_folder_that_is_none_or_full_is_told_in_one_line(tmp_path):
+    problem, hparams = sgd_everything()
+    with pytest.raises(ValueError, match=r"spill='/none' is none: make it first"):
+        Checkpointed(4, spill="/none").init(problem, hparams)
+    most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # as a disk that fills up
+    try:
+        with pytest.raises(ValueError, match="cannot write a state into") as told:
+            hypergradient(problem, hparams, Checkpointed(4, spill=str(tmp_path)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    assert "\n" not in str(told.value)
+    assert "File too large; spill into a folder with more room" in str(told.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_thousand_steps_in_the_memory_of_sixty():
