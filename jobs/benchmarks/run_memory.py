@@ -1,7 +1,7 @@
 """Memory of hypergradients of a transformer's training, over that of plain training.
 
 Each case runs in a process of its own, one after the other: 4 pre-norm blocks of width
-256 (3.2 M parameters), AdamW, batches of 8 × 64 tokens; one hypergradient of the
+256, AdamW, batches of 8 × 64 tokens; one hypergradient of the
 learning rate. The peak is that of the whole process, the time that of its processor.
 
     python -m jobs.benchmarks.run_memory --cases plain-20 checkpointed-60
