@@ -2,7 +2,8 @@
 
 `ray job submit --working-dir . -- python jobs/optimize.py --task digits --name digits
 --storage /shared/results` takes the flags of `raymeta optimize`. It computes in the
-job's own process; a job that was killed goes on under the same `--name`.
+job's own process, with `--workers 4 --gpus 4` on workers of Ray Train, which share out
+each training; a job that was killed goes on under the same `--name`.
 """
 
 import sys

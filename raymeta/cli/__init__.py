@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     command(
         "optimize",
         optimize.run,
-        "learn a task's hyperparameters by hypergradient descent, without Ray",
+        "learn a task's hyperparameters by hypergradient descent, here or on workers",
         settings=optimize.OptimizeSettings,
     )
     command(

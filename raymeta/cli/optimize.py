@@ -35,6 +35,14 @@ class OptimizeSettings:
         "optimize, overwritten",
     )
     storage: str = setting("results", "where the folder is")
+    workers: int = setting(
+        1, "processes that compute one training together, on Ray Train"
+    )
+    gpus: int = setting(0, "GPUs of all workers together, as many for each")
+    parallel: str = setting(
+        "data",
+        "what workers share out: data; tangents, of forward; population, of es and pes",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -42,18 +50,20 @@ def run(arguments: argparse.Namespace) -> None:
     settings = config.read(arguments, OptimizeSettings)
     from raymeta import tasks
     from raymeta.outer.arguments import estimator_of, require_hyper_lr, require_seed
+    from raymeta.outer.parallel import layout_of
     from raymeta.tasks.base import budget_of
 
     task = tasks.get(settings.task)
     estimator = estimator_of(settings.estimator, task.horizon)
     require_hyper_lr(settings.hyper_lr)
     require_seed(settings.seed)
+    layout = layout_of(settings.workers, settings.gpus, settings.parallel)
     kept = {
         "hyper_lr": settings.hyper_lr,
         "budget": budget_of(task, settings.budget),
         "seed": settings.seed,
     }
-    with _result(task, estimator, kept, settings) as (folder, result):
+    with _result(task, estimator, kept, settings, layout) as (folder, result):
         _print(task, result)
         if result.interrupted:
             raise KeyboardInterrupt
@@ -62,15 +72,27 @@ def run(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def _result(
-    task: Any, estimator: Any, kept: Mapping[str, Any], settings: OptimizeSettings
+    task: Any,
+    estimator: Any,
+    kept: Mapping[str, Any],
+    settings: OptimizeSettings,
+    layout: Any,
 ) -> Iterator[tuple[Any, Any]]:
     """The folder and what was found; only a run of one's own name is kept to go on."""
+    run = None
+    if not layout.is_here:
+        from raymeta.workers import Run
+
+        run = Run(task, estimator, kept, layout, True)
     if settings.name is not None:
         from raymeta.search import named
 
         place = settings.name, settings.storage
         with named.folder_of(task, estimator, kept, *place) as folder:
-            yield folder, named.optimized(folder, task, estimator, kept, True)
+            if run is not None:
+                yield folder, run.continued(folder)
+            else:
+                yield folder, named.optimized(folder, task, estimator, kept, True)
         return
     from raymeta.outer.optimize import descended
     from raymeta.results.run_folder import RunFolder
@@ -81,7 +103,10 @@ def _result(
         settings.storage, NAME, "optimization", known, resume=False
     ) as folder:
         folder.record_run(loading.sources([task.name]))
-        result = descended(task, estimator, **kept, progress=True)
+        if run is not None:
+            result = run.launched(folder.path)
+        else:
+            result = descended(task, estimator, **kept, progress=True)
         folder.write(result.frame)
         result.export(folder.path / "schedule.json")
         yield folder, result

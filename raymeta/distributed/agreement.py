@@ -39,6 +39,19 @@ def telling_lost_ranks() -> Iterator[None]:
         ) from error
 
 
+def agreed(value: Any, group: ProcessGroup) -> Any:
+    """Rank 0's value, on every rank.
+
+    Args:
+        value: can be pickled; that of other ranks does not count.
+        group: the ranks, all of which must call this.
+    """
+    box = [value]
+    first = dist.get_global_rank(group, 0)
+    dist.broadcast_object_list(box, src=first, group=group)
+    return box[0]
+
+
 def require_same(
     what: str, named: Mapping[str, Any], group: ProcessGroup, remedy: str
 ) -> None:

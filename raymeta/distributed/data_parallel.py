@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 from raymeta._tree import is_differentiable, tree_map
 from raymeta.distributed.conjugate import default_group, replicated, summed
 from raymeta.distributed.preflight import require_one
-from raymeta.distributed.shares import Ranks, shared_out
+from raymeta.distributed.shares import Ranks, require_examples, shared_out
 from raymeta.modules.micro_batches import require_one_pass
 from raymeta.modules.share import sharing
 from raymeta.problem import BilevelProblem, Descent, ValidationLoss
@@ -51,17 +51,10 @@ def data_parallel(
             not what one process does, as where the inner loss is no mean over examples.
     """
     group = default_group(group, "data_parallel")
-    require_one_pass(problem, "data_parallel")
-    step, ranks = problem.step, Ranks(group)
-    if not isinstance(step, Descent):
-        raise ValueError(
-            "data_parallel needs steps that are gradient descent on an inner loss, but "
-            f"got a step that is {type(step).__name__}: make the problem by descent or "
-            "module_problem, or write summed and replicated into the step"
-        )
+    ranks = Ranks(group)
+    step = require_shareable(problem, ranks.world)
     if ranks.world == 1:
         return problem
-    shared_out(problem.batch(0), ranks)
 
     def inner_loss(
         params: Tensors, buffers: Tensors, hparams: Hparams, batch: Batch
@@ -88,6 +81,31 @@ def data_parallel(
         outer_loss=_outer_loss(problem.outer_loss, ranks),
     )
     return parallel
+
+
+def require_shareable(problem: BilevelProblem, world: int) -> Descent:
+    """The steps of a problem that `data_parallel` can share out among ranks.
+
+    Args:
+        problem: for one process.
+        world: the number of ranks.
+
+    Raises:
+        ValueError: they are no gradient descent, or one in micro-batches; the first
+            batch has fewer examples than there are ranks, or there is no telling how
+            many.
+    """
+    require_one_pass(problem, "data_parallel")
+    step = problem.step
+    if not isinstance(step, Descent):
+        raise ValueError(
+            "data_parallel needs steps that are gradient descent on an inner loss, but "
+            f"got a step that is {type(step).__name__}: make the problem by descent or "
+            "module_problem, or write summed and replicated into the step"
+        )
+    if world > 1:
+        require_examples(problem.batch(0), world)
+    return step
 
 
 def _outer_loss(

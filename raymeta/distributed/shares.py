@@ -97,15 +97,24 @@ def shared_out(batch: Batch, ranks: Ranks) -> Batch:
     Raises:
         ValueError: there are too few examples, or tensors of other numbers of rows.
     """
+    mine = ranks.part(require_examples(batch, ranks.world))
+    return batch._replace(data=Examples(rows(batch.data, mine), mine))
+
+
+def require_examples(batch: Batch, world: int) -> int:
+    """How many examples a batch has.
+
+    Raises:
+        ValueError: fewer than there are ranks; or there is no telling.
+    """
     total = rows_of(batch.data, "data_parallel")
-    if total < ranks.world:
+    if total < world:
         raise ValueError(
-            f"data_parallel needs an example for each of {ranks.world} ranks, but the "
+            f"data_parallel needs an example for each of {world} ranks, but the "
             f"batch of step {int(batch.index)} has {total}: raise batch_size, or take "
             "fewer ranks"
         )
-    mine = ranks.part(total)
-    return batch._replace(data=Examples(rows(batch.data, mine), mine))
+    return total
 
 
 def gathered(mine: Tensor, part: Part, group: ProcessGroup | None) -> Tensor:

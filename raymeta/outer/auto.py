@@ -1,7 +1,7 @@
 """The descent that needs no choice: by the task's size, and the device's memory."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from raymeta.hypergrad import Checkpointed, Estimator, Reverse
@@ -34,7 +34,12 @@ class Auto:
     choices, `OptionsFirstDescent`. Hypergradients are those of `Reverse`, or of
     `Checkpointed` where the graph of a whole run would take more than a quarter of the
     device's memory.
+
+    Args:
+        estimator: how to differentiate; by the memory of this process' device if None.
     """
+
+    estimator: Estimator | None = field(default=None, repr=False)
 
     def descent(self, task: Task, settings: dict[str, Any]) -> HyperDescent:
         """The descent that fits a task.
@@ -54,7 +59,7 @@ class Auto:
         estimator: Estimator = Reverse(task.horizon)
         refusal = ""
         try:
-            estimator = affordable(problem, hparams, task.horizon)
+            estimator = self.estimator or affordable(problem, hparams, task.horizon)
             estimator.init(problem, hparams)
         except ValueError as error:
             if not few:

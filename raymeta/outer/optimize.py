@@ -1,4 +1,4 @@
-"""Hyperparameters of a task by hypergradient descent, in this process."""
+"""Hyperparameters of a task by hypergradient descent."""
 
 import math
 import warnings
@@ -24,6 +24,7 @@ from raymeta.outer.conditions import conditioned
 from raymeta.outer.descend import descend, sure_cost, unsure
 from raymeta.outer.evaluator import DIRECT, Evaluator
 from raymeta.outer.first_look import first_look
+from raymeta.outer.parallel import DATA, layout_of
 from raymeta.outer.report import Report, Schedule, held_out, plain_run
 from raymeta.outer.result import Result, better
 from raymeta.problem import BilevelProblem
@@ -50,8 +51,13 @@ def optimize(
     progress: bool | Callable[[Report, float], None] | None = True,
     name: str | None = None,
     storage: str | Path = "results",
+    workers: int = 1,
+    gpus: int = 0,
+    parallel: str = DATA,
 ) -> Result:
-    """Learn a task's hyperparameters by hypergradient descent, in this process.
+    """Learn a task's hyperparameters by hypergradient descent.
+
+    In this process, or on workers of Ray Train, which find what one process does.
 
     What is found is never worse than training at the start, `Result.start_loss`, which
     is looked at first; a budget too small for that is warned of, and so is a validation
@@ -78,10 +84,18 @@ def optimize(
             call with the same name goes on where a killed one was, to the same result,
             and returns that of a finished one without computing it again.
         storage: the folder that holds it; or its address on an object store.
+        workers: processes that compute one training together, on Ray Train; 1 without
+            GPUs: this process, without Ray. The same name goes on with another number.
+        gpus: GPUs of all workers together, as many for each.
+        parallel: what workers share out: "data", the examples of each batch and of the
+            validation set, see `raymeta.distributed.data_parallel`; "tangents", those
+            of `Forward`; "population", the perturbations of `ES` and `PES`.
 
     Raises:
         ValueError: see `descend`; a name is unknown; no run ended with a finite outer
-            loss; or the folder is of other settings, or of other code.
+            loss; the folder is of other settings, or of other code; the task or the
+            estimator has nothing that can be shared out so; the cluster has too little;
+            workers do not compute the same; or one of them died.
         KeyboardInterrupt: Ctrl-C came before a run ended with a finite outer loss.
     """
     task = tasks.resolve(task)
@@ -90,7 +104,13 @@ def optimize(
     require_seed(seed)
     require_hyper_lr(hyper_lr)
     require_progress(progress)
+    layout = layout_of(workers, gpus, parallel)
     settings: dict[str, Any] = {"hyper_lr": hyper_lr, "budget": budget, "seed": seed}
+    if not layout.is_here:
+        import raymeta.workers
+
+        run = raymeta.workers.Run(task, estimator, settings, layout, progress)
+        return run.anonymous() if name is None else run.by_name(name, storage)
     if name is None:
         return descended(task, estimator, **settings, progress=progress)
     from raymeta.search import named
@@ -108,16 +128,30 @@ def descended(
     seed: int,
     progress: bool | Callable[[Report, float], None] | None,
     evaluator: Evaluator = DIRECT,
+    opening: Callable[[str], None] | None = None,
 ) -> Result:
-    """The result of a descent: `optimize`, by any evaluator."""
+    """The result of a descent: `optimize`, by any evaluator.
+
+    Args:
+        task: see `optimize`; likewise those that are not named here.
+        estimator: an object.
+        hyper_lr: checked.
+        budget: a number.
+        seed: checked.
+        progress: see `optimize`.
+        evaluator: computes what is evaluated, or remembers it.
+        opening: takes the first look at the task; by default it is printed where
+            progress is.
+    """
     task = conditioned(task, seed)
     problem = sampled(task, seed)
-    show = progress if callable(progress) else _ignore
-    if progress is True:
+    show = shown(progress, budget)
+    if opening is None and progress is True:
+        opening = partial(print, flush=True)
+    if opening is not None:
         how = f"{task.name} by {type(estimator).__name__}"
         spent = f"{how}, {budget:,g} gradient evaluations"
-        print(f"{first_look(task, problem)}\n{spent}", flush=True)
-        show = _printing(budget)
+        opening(f"{first_look(task, problem)}\n{spent}")
     reports: list[Report] = []
     best: Report | None = None
     interrupted, start_holdout = False, math.nan
@@ -201,8 +235,19 @@ def _s_0(task: Task, problem: BilevelProblem, report: Report) -> State:
     return problem.init(task.space.hparams(report.hparams, device=problem.device))
 
 
-def _printing(budget: float) -> Callable[[Report, float], None]:
-    """A printer of how far a descent has come, now and then."""
+def shown(
+    progress: bool | Callable[[Report, float], None] | None, budget: float
+) -> Callable[[Report, float], None]:
+    """What takes reports: the user's own, a printer of them now and then, or nothing.
+
+    Args:
+        progress: see `optimize`.
+        budget: in gradient evaluations.
+    """
+    if callable(progress):
+        return progress
+    if progress is not True:
+        return _ignore
     display = Progress(True)
 
     def show(report: Report, best: float) -> None:

@@ -1,12 +1,13 @@
 """Launcher of a meta-training run on Ray Train's workers."""
 
+import math
 import secrets
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ with ray_session.prepared():
 SCRATCH = ".ray"
 #: The file of a checkpoint that Ray Train has.
 CHECKPOINT = "checkpoint.pt"
+#: What Ray Train raises where a run has ended too early.
+ENDED = (TrainingFailedError, ray.exceptions.RayError)
 #: Seconds that workers get to end their step after Ctrl-C.
 STOP_S = 30.0
 
@@ -80,30 +83,92 @@ def run_on_ray(
     stops, failed, scratch = (path / name for name in (STOP, FAILED, SCRATCH))
     for left in (stops, failed):
         left.unlink(missing_ok=True)
-    growing = not is_embedded()
     result = None
+    try:
+        with on_cluster(cluster, path, show, stop) as asked:
+            result = _fit(payload, config, path, cluster, asked, on_tick)
+    except ENDED as error:
+        if not failed.exists():
+            raise ValueError(
+                f"the training ended too often, the last time because {reason(error)}; "
+                "its checkpoints are kept: the same name goes on from there, and Ray's "
+                "logs say more"
+            ) from error
+    finally:
+        stops.unlink(missing_ok=True)
+        if not cluster.kept:
+            mirror.discard(scratch)
+        mirror.sync(path)
+        on_tick()
+    if failed.exists():
+        raise ValueError(failed.read_text(encoding="utf-8"))
+    return result if cluster.kept else None
+
+
+@contextmanager
+def on_cluster(
+    cluster: Cluster,
+    path: Path,
+    show: Callable[[str], None],
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Callable[[], bool]]:
+    """Ray with room for all workers, for the time of a run.
+
+    Args:
+        cluster: the resources it asks for.
+        path: its folder, which all nodes must see.
+        show: prints a line for people.
+        stop: says whether to end as by Ctrl-C.
+
+    Yields:
+        What says whether Ctrl-C, or `stop`, has asked the run to end.
+
+    Raises:
+        ValueError: the cluster has too little; a node does not see the folder.
+        KeyboardInterrupt: Ctrl-C while it waits, or a second one.
+    """
+    growing = not is_embedded()
     with ray_session.running(cluster.cpus), Interrupt() as interrupt:
 
         def asked() -> bool:
             return interrupt.requested or stop()
 
-        try:
-            wait_for(cluster, show, asked, growing=growing)
-            if not mirror.is_remote(mirror.address(path)):
-                require_shared(path)
-            result = _fit(payload, config, path, cluster, asked, on_tick)
-        except (TrainingFailedError, ray.exceptions.RayError) as error:
-            if not failed.exists():
-                raise ValueError(_ended(error)) from error
-        finally:
-            stops.unlink(missing_ok=True)
-            if not cluster.kept:
-                mirror.discard(scratch)
-            mirror.sync(path)
-            on_tick()
-    if failed.exists():
-        raise ValueError(failed.read_text(encoding="utf-8"))
-    return result if cluster.kept else None
+        wait_for(cluster, show, asked, growing=growing)
+        if not mirror.is_remote(mirror.address(path)):
+            require_shared(path)
+        yield asked
+
+
+def fitted(
+    trainer: TorchTrainer,
+    asked: Callable[[], bool],
+    on_tick: Callable[[], None],
+    end: Callable[[], None],
+    patience: float = math.inf,
+) -> Result:
+    """What a trainer's `fit` returns, with Ctrl-C as a request to its workers.
+
+    Args:
+        trainer: starts the workers.
+        asked: says whether they are to end.
+        on_tick: is called several times a second.
+        end: asks them to, once.
+        patience: seconds that they get for it.
+
+    Raises:
+        KeyboardInterrupt: they have not ended by then, or Ctrl-C came again.
+    """
+    fit = _Background(trainer.fit)
+    since = None
+    while not fit.ended(POLL_S):
+        on_tick()
+        if since is None and asked():
+            since = time.monotonic()
+            end()
+        if since is not None and time.monotonic() - since > patience:
+            raise KeyboardInterrupt
+    on_tick()
+    return fit.result()
 
 
 def _fit(
@@ -130,17 +195,7 @@ def _fit(
         scaling_config=cluster.scaling,
         run_config=cluster.run_config(f"{place}/{SCRATCH}", config.keep),
     )
-    fit = _Background(trainer.fit)
-    since = None
-    while not fit.ended(POLL_S):
-        on_tick()
-        if since is None and asked():
-            since = time.monotonic()
-            (path / STOP).touch()
-        if since is not None and time.monotonic() - since > STOP_S:
-            raise KeyboardInterrupt
-    on_tick()
-    return fit.result()
+    return fitted(trainer, asked, on_tick, (path / STOP).touch, STOP_S)
 
 
 def _rank(arguments: dict[str, Any]) -> None:
@@ -150,10 +205,7 @@ def _rank(arguments: dict[str, Any]) -> None:
     device, gradients = torch.device("cpu"), None
     if arguments["on_gpu"] and torch.cuda.is_available():
         device, gradients = get_device(), dist.new_group(backend="nccl")
-        # Gradients of gradients in TF32 have three digits; torch takes it for
-        # convolutions unless told.
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
+        without_tf32()
     ranks = ProcessGroup(rank, world, device, gradients)
     with (
         mirror.at(arguments["path"], fetch=(), follow=[STOP]) as path,
@@ -184,6 +236,15 @@ def _rank(arguments: dict[str, Any]) -> None:
             if rank == 0:  # which alone writes the log
                 report({"event": "error", "reason": one_line(error)})
             raise
+
+
+def without_tf32() -> None:
+    """Full float32: gradients of gradients in TF32 have three digits.
+
+    torch takes it for convolutions unless told.
+    """
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def _require_progress(
@@ -222,20 +283,16 @@ def _preempted() -> bool:
     return get_preemption_info() is not None
 
 
-def _ended(error: Exception) -> str:
-    """Why Ray Train has given up, in one line."""
+def reason(error: Exception) -> str:
+    """Why Ray Train has given up, in one line: one of `ENDED`."""
     ranks: dict[int, Exception] = getattr(error, "worker_failures", {})
-    rank, cause = next(iter(ranks.items()), (None, error))
-    if isinstance(cause, ray.exceptions.ActorDiedError) and rank is not None:
-        what = f"the process of rank {rank} died"
-    else:
-        last = str(cause).strip().splitlines()[-1:] or [type(cause).__name__]
-        what = " ".join(last[0].split())
-        what = what if rank is None else f"rank {rank} says: {what}"
-    return (
-        f"the training ended too often, the last time because {what}; its checkpoints "
-        "are kept: the same name goes on from there, and Ray's logs say more"
-    )
+    dead = (r for r, e in ranks.items() if isinstance(e, ray.exceptions.ActorDiedError))
+    for rank in dead:
+        return f"the process of rank {rank} died"
+    first, cause = next(iter(ranks.items()), (None, error))
+    last = str(cause).strip().splitlines()[-1:] or [type(cause).__name__]
+    what = " ".join(last[0].split())
+    return what if first is None else f"rank {first} says: {what}"
 
 
 def _send(metrics: dict[str, Any], newest: Path | None) -> None:

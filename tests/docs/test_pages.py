@@ -25,7 +25,7 @@ from tests.docs.pages import (
 )
 
 #: In test_pages_with_ray.py.
-WITH_RAY = {"README.md", "docs/fairness.md", "docs/tune.md"}
+WITH_RAY = {"README.md", "docs/distributed.md", "docs/fairness.md", "docs/tune.md"}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in WITH_RAY])

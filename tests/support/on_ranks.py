@@ -12,7 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 from raymeta import Batch, descent, hypergrad, hypergradient, module_problem, optim
 from raymeta.distributed import data_parallel, replicated, summed
+from raymeta.search.worker import evaluation_log
 from raymeta.testing.distributed import Found, weighted
+from raymeta.workers import rank
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(7, 3, generator=G, dtype=torch.float64)
@@ -247,3 +249,20 @@ def not_of_the_group(group) -> str:
     except ValueError as error:
         return str(error)
     return "nothing"
+
+
+def optimized(group: Any, job: Any, end_after: int = 10**9) -> tuple[list, str]:
+    """What rank 0 tells of an optimization, and what this rank refuses."""
+    heard: list[Any] = []
+    # The log is saved before each evaluation.
+    evaluation_log.SAVE_EVERY_S, evaluation_log.SAVE_SHARE = -1.0, 0
+
+    def send(told: Any) -> bool:
+        heard.append(told)
+        return sum(len(each.reports) for each in heard) >= end_after
+
+    try:
+        rank.run(job, group, send)
+    except ValueError as error:
+        return heard, str(error)
+    return heard, ""
