@@ -58,7 +58,11 @@ def _commands(page):
 
 
 #: What takes the flags of a command.
-JOBS = {"jobs/compare.py": "compare", "jobs/meta_train.py": "train"}
+JOBS = {
+    "jobs/compare.py": "compare",
+    "jobs/meta_train.py": "train",
+    "jobs/optimize.py": "optimize",
+}
 ALL = [found for page in PAGES for found in _commands(page)]
 
 
