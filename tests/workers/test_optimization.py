@@ -10,7 +10,6 @@ import torch
 from ray import cloudpickle
 
 import raymeta
-from raymeta.tasks import Quadratic
 from tests.support import small_tasks
 from tests.support.small_tasks import Small
 from tests.workers import test_rank
@@ -64,18 +63,3 @@ def test_two_workers_equal_one_process_and_one_that_dies_is_told_in_a_line(
     frame = pd.read_parquet(tmp_path / "x" / "frame.parquet")
     pd.testing.assert_frame_equal(frame, result.frame)
     assert not (tmp_path / "x" / ".ray").exists()
-
-
-def test_a_task_that_only_workers_refuse_is_told_by_them(cluster):
-    drifting = test_rank.Drifting(horizon=3)
-    with pytest.raises(ValueError, match=r"^ranks must have the same reports, but"):
-        raymeta.optimize(
-            drifting,
-            "forward",
-            budget=150,
-            workers=2,
-            parallel="tangents",
-            progress=False,
-        )
-    with pytest.raises(ValueError, match=r"^data_parallel|^task 'quadratic': data_par"):
-        raymeta.optimize(Quadratic(), workers=2, progress=False)
