@@ -49,7 +49,7 @@ def said(value: object) -> str:
 def require_types(instance: Any) -> None:
     """Raise ValueError unless the fields of a dataclass have the types they declare.
 
-    Whole numbers of numpy count as int, all real ones but NaN as float; of a type that
+    Whole numbers of numpy count as int, all real ones as float; of a type that
     cannot be asked for (a protocol, a variable) any value passes.
     """
     kind = type(instance)
@@ -97,8 +97,7 @@ def _is_of(value: object, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, Integral) and not isinstance(value, bool)
     if hint is float:
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        return number and value == value
+        return isinstance(value, Real) and not isinstance(value, bool)
     if origin is Mapping:
         key, item = get_args(hint) or (Any, Any)
         return isinstance(value, Mapping) and all(

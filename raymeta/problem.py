@@ -13,7 +13,7 @@ from raymeta._tree import detach, in_transform, register_dict, tree_leaves
 from raymeta.autograd.accumulation import accumulated
 from raymeta.autograd.stop_gradient import inner_gradient
 from raymeta.autograd.through_stops import ThroughStops
-from raymeta.errors import unknown_name
+from raymeta.errors import said, unknown_name
 from raymeta.optim import Optimizer
 from raymeta.optim.resolve import made, require_maker
 from raymeta.types import Batch, Hparams, State, Tensors
@@ -27,7 +27,9 @@ def no_data(t: int) -> Batch:
 class Known(dict[str, Any]):
     """λ by name; one that it does not have is told with those that it has."""
 
-    def __missing__(self, name: str) -> Any:
+    def __missing__(self, name: object) -> Any:
+        if not isinstance(name, str):  # λ took the place of something else
+            raise TypeError(f"hyperparameters have names, but got {said(name)}")
         raise unknown_name("hyperparameter", name, self)
 
 

@@ -120,11 +120,11 @@ def require_settings(estimator: "Estimator") -> None:
         estimator: a dataclass with a field `steps`.
     """
     require_types(estimator)
-    if not 1 <= estimator.steps <= MOST_STEPS:
-        raise ValueError(
-            f"{type(estimator).__name__} needs 1 <= steps <= {MOST_STEPS:,}, but got "
-            f"steps={estimator.steps}"
-        )
+    name, steps = type(estimator).__name__, estimator.steps
+    if steps < 1:
+        raise ValueError(f"{name} needs steps >= 1, but got steps={steps}")
+    if steps > MOST_STEPS:
+        raise ValueError(f"{name} needs steps <= {MOST_STEPS:,}, but got steps={steps}")
 
 
 def require_share(estimator: str, val_share: float | None) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from raymeta._tree import in_transform
 from raymeta.autograd.through_stops import ThroughStops
 from raymeta.data.episodes import Episode, Examples
-from raymeta.errors import require_arguments, unknown_name
+from raymeta.errors import said, unknown_name
 from raymeta.hypergrad import Estimator
 from raymeta.meta.functional_network import MetaNetwork
 from raymeta.meta.learner import Learner
@@ -125,8 +125,12 @@ def with_hyperparameters(
         ValueError: a name that a weight has already; a value that is no tensor of
             floats.
     """
-    require_arguments(with_hyperparameters, hyperparameters=hyperparameters)
-    hyperparameters = hyperparameters or {}
+    hyperparameters = {} if hyperparameters is None else hyperparameters
+    if not isinstance(hyperparameters, Mapping):
+        raise ValueError(
+            "what is meta-learnt besides the weights must be a mapping from names to "
+            f"tensors, but got hyperparameters={said(hyperparameters)}"
+        )
     for name, value in hyperparameters.items():
         if name in weights:
             raise ValueError(

@@ -23,7 +23,7 @@ class TaskNoise(Noise):
 
     def __init__(self, seed: int, data: Any, index: Tensor | int) -> None:
         self.seed, self._data, self._index = seed, data, index
-        self._drawn = 0
+        self._drawn = self._draws = 0
 
     @cached_property
     def t(self) -> Tensor:  # type: ignore[override]

@@ -97,7 +97,7 @@ def test_what_single_precision_cannot_hold_is_refused(domain, message, monkeypat
 
 
 def test_steps_beyond_all_runs_are_refused_at_once():
-    with pytest.raises(ValueError, match="1 <= steps <= 1,000,000,000, but got steps="):
+    with pytest.raises(ValueError, match="steps <= 1,000,000,000, but got steps="):
         hypergrad.Reversible(10**20)
     with pytest.raises(ValueError, match="Reverse needs steps to be a whole number"):
         hypergrad.Reverse(100.0)

@@ -16,7 +16,7 @@ PROTOCOLS = Path(__file__).parents[2] / "jobs" / "protocols"
 #: Settings of a run that a recipe does not take.
 PLACE = (
     *("workers", "max_workers", "gpus", "wait", "retries", "name", "storage"),
-    "tasks_per_worker",
+    *("tasks_per_worker", "cpus_per_worker", "resources_per_worker"),
 )
 
 

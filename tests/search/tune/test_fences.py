@@ -21,6 +21,7 @@ PBT = PopulationBasedTraining
 AWS = "ray.autoscaler._private.aws.node_provider.AWSNodeProvider"
 #: Private name -> what has it, and what uses it.
 USED = {
+    "ray._private.ray_logging.stdout_deduplicator.skip_re": "runtime/ray_session.py",
     "ray._raylet.Config.initialize": "runtime/ray_session.py",
     "ray._raylet.AuthenticationTokenLoader.instance": "runtime/ray_session.py",
     "ray._raylet.AuthenticationTokenLoader.reset_cache": "runtime/ray_session.py",
