@@ -17,6 +17,10 @@ SETTLED_S = 2.0
 CHUNK_BYTES = 1 << 23
 
 
+class _ReplacedError(Exception):
+    """An object is another one than when its download began."""
+
+
 class WholeFile:
     """A file and its like on an object store.
 
@@ -58,17 +62,36 @@ class WholeFile:
         if known and self.settled:
             return True
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._store.open_input_stream(self._place) as stream:
-            before, self._mark = self._mark, stream.metadata().get("ETag")
-            if not known:
-                self._since = now
-            self.settled = known and now - self._since > SETTLED_S
-            if known and self._mark == before:
-                return True
-            with atomic_write(path) as file:
-                shutil.copyfileobj(stream, file, CHUNK_BYTES)
-        self._version = version
+        if not known:
+            self._since = now
+        self.settled = known and now - self._since > SETTLED_S
+        try:
+            mark = self._etag()
+            if not known or mark != self._mark:
+                mark = self._read(path, mark)
+        except FileNotFoundError:  # since it was seen
+            return False
+        self._version, self._mark = version, mark
         return True
+
+    def _read(self, path: Path, mark: bytes | None) -> bytes | None:
+        """Download what has one ETag from its first byte to its last; returns that.
+
+        What is replaced meanwhile would be as long as the old one, with bytes of the
+        new one.
+        """
+        while True:
+            with suppress(_ReplacedError), atomic_write(path) as file:
+                with self._store.open_input_stream(self._place) as stream:
+                    shutil.copyfileobj(stream, file, CHUNK_BYTES)
+                before, mark = mark, self._etag()
+                if mark != before:
+                    raise _ReplacedError
+                return mark
+
+    def _etag(self) -> bytes | None:
+        with self._store.open_input_stream(self._place) as stream:
+            return stream.metadata().get("ETag")
 
     def delete(self) -> None:
         """Delete it there."""

@@ -312,6 +312,7 @@ class Training:
         # On every rank before rank 0 saves: what a checkpoint skips is on the disk.
         self._rows.flush()
         val_loss = self._validate() if validate else math.nan
+        self._rows.flush()  # the row of the validation, too
         best = val_loss < self._best_val
         if best:
             self._best_val = val_loss
