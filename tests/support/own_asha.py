@@ -7,7 +7,7 @@ from search_toys import Bowl
 
 import raymeta
 
-SLOW = raymeta.tune.trainable(Bowl(horizon=20, step_s=0.1), seed=1)
+SLOW = raymeta.tune.trainable(Bowl(horizon=20, step_s=0.3), seed=1)
 
 
 def main(storage):

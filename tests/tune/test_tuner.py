@@ -97,7 +97,12 @@ def test_a_killed_tuner_is_restored(tmp_path, cluster):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    time.sleep(0.6)  # until Tune has noted it
+    seen = time.time()
+    while time.time() < seen + 30:  # until Tune has noted it
+        noted = tmp_path.glob("killed/experiment_state-*.json")
+        if max((file.stat().st_mtime for file in noted), default=0) > seen + 0.5:
+            break
+        time.sleep(0.1)
     process.kill()
     process.communicate()
 
