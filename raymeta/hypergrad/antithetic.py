@@ -12,9 +12,13 @@ from torch.func import vmap
 
 from raymeta._tree import detach, tree_leaves, tree_map
 from raymeta.compile.recurrence import Recurrence
+from raymeta.distributed.collectives import require_functional
+from raymeta.distributed.preflight import require_same_start
+from raymeta.distributed.sharded import require_unsharded
 from raymeta.distributed.shares import Part, gathered, own_part
-from raymeta.hypergrad.base import differentiable
+from raymeta.hypergrad.base import Rollout, differentiable, start
 from raymeta.hypergrad.compiled import Compiled
+from raymeta.hypergrad.preflight import require_sound
 from raymeta.problem import BilevelProblem
 from raymeta.types import Batch, Hparams, State, Tensors
 
@@ -31,6 +35,38 @@ def require_sampling(
         raise ValueError(f"{estimator} needs {name} > 0, but got {name}={sigma}")
     if pairs < 1:
         raise ValueError(f"{estimator} needs pairs >= 1, but got pairs={pairs}")
+
+
+def started(
+    problem: BilevelProblem,
+    hparams: Hparams,
+    pairs: int,
+    group: ProcessGroup | None,
+    *,
+    functional: bool,
+) -> Rollout:
+    """Training at s_0(λ), where runs beside it can be taken.
+
+    Args:
+        problem: what is trained.
+        hparams: λ.
+        pairs: N.
+        group: the ranks that share out the pairs; None for one process.
+        functional: whether runs are vectorized or compiled.
+
+    Raises:
+        ValueError: they cannot; there are fewer pairs than ranks; ranks have other
+            hyperparameters, weights or data.
+    """
+    require_sound(problem, hparams, derivatives=False)
+    require_unsharded(problem, "perturbed runs")
+    if functional:
+        require_functional(problem)
+    rollout = start(problem, hparams)
+    if group is not None:
+        own_part(pairs, group, "pairs of perturbations")
+        require_same_start(group, hparams, rollout.state, problem.batch(0))
+    return rollout
 
 
 def noise(hparams: Hparams, sigma: Sigma, pairs: int, seed: int, t: int) -> Tensors:

@@ -22,9 +22,9 @@ from raymeta.hypergrad.preflight import differentiating
 from raymeta.hypergrad.smoothed import (
     RADIUS,
     Beside,
+    at_itself,
     relative_noise,
     require_smoothing,
-    run_at,
 )
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams, Tensors
@@ -111,9 +111,7 @@ class Combined:
             name: weighted([each[name] for each in samples if len(each[name])])
             for name in epsilon
         }
-        state, outer_loss = run_at(problem, hparams, self.steps)
-        cost = self.cost(problem, hparams)
-        return Hypergradient(outer_loss, grads, cost), Rollout(state, self.steps)
+        return at_itself(self, problem, hparams, grads)
 
     def cost(self, problem: BilevelProblem, hparams: Hparams) -> float:
         """2 N estimates by each, and a plain run at λ itself."""

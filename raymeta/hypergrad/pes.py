@@ -6,11 +6,7 @@ from typing import ClassVar, NamedTuple
 from torch.distributed import ProcessGroup
 
 from raymeta._tree import detach
-from raymeta.distributed.collectives import require_functional
 from raymeta.distributed.conjugate import default_group
-from raymeta.distributed.preflight import require_same_start
-from raymeta.distributed.sharded import require_unsharded
-from raymeta.distributed.shares import own_part
 from raymeta.hypergrad.antithetic import (
     Population,
     Sigma,
@@ -19,6 +15,7 @@ from raymeta.hypergrad.antithetic import (
     noise,
     own_pairs,
     require_sampling,
+    started,
 )
 from raymeta.hypergrad.base import (
     Hypergradient,
@@ -27,11 +24,10 @@ from raymeta.hypergrad.base import (
     estimated_loss_cost,
     outer_loss_of,
     require_settings,
-    start,
     validation_batch,
 )
 from raymeta.hypergrad.compiled import compiled
-from raymeta.hypergrad.preflight import differentiating, require_real, require_sound
+from raymeta.hypergrad.preflight import differentiating, require_real
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams, State, Tensors
 
@@ -108,15 +104,8 @@ class PES:
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
         """Training stands at s_0(λ); the first window perturbs the start as well."""
         require_real("PES", hparams)
-        require_sound(problem, hparams, derivatives=False)
-        require_unsharded(problem, "perturbed runs")
-        if self.vectorized or self.compile:
-            require_functional(problem)
-        rollout = start(problem, hparams)
-        if self.group is not None:
-            own_part(self.pairs, self.group, "pairs of perturbations")
-            require_same_start(self.group, hparams, rollout.state, problem.batch(0))
-        return rollout
+        functional = self.vectorized or self.compile
+        return started(problem, hparams, self.pairs, self.group, functional=functional)
 
     @differentiating
     def estimate(

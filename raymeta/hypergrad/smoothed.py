@@ -97,9 +97,7 @@ class Smoothed:
         epsilon = relative_noise(hparams, self.radius, self.pairs, self.seed)
         beside = Beside.of(self.estimator, problem, hparams, epsilon)
         means = {name: pairs.mean(0) for name, pairs in beside.pairs().items()}
-        state, outer_loss = run_at(problem, hparams, self.steps)
-        cost = self.cost(problem, hparams)
-        return Hypergradient(outer_loss, means, cost), Rollout(state, self.steps)
+        return at_itself(self, problem, hparams, means)
 
     def cost(self, problem: BilevelProblem, hparams: Hparams) -> float:
         """2 N estimates, and a plain run at λ itself."""
@@ -191,12 +189,15 @@ def relative_noise(hparams: Hparams, radius: Sigma, pairs: int, seed: int) -> Te
     return {name: e * hparams[name].detach().abs() for name, e in shares.items()}
 
 
-def run_at(
-    problem: BilevelProblem, hparams: Hparams, steps: int
-) -> tuple[State, Tensor]:
-    """(s_T, E(s_T, λ)) of the run at λ itself."""
+def at_itself(
+    estimator: Estimator, problem: BilevelProblem, hparams: Hparams, grads: Tensors
+) -> tuple[Hypergradient, Rollout]:
+    """What was found beside λ, with (s_T, E(s_T, λ)) of the run at λ itself."""
+    steps = estimator.steps
     state = advance(problem, hparams, detach(problem.init(hparams)), 0, steps)
-    return state, problem.outer_loss(state, detach(hparams)).detach()
+    outer_loss = problem.outer_loss(state, detach(hparams)).detach()
+    found = Hypergradient(outer_loss, grads, estimator.cost(problem, hparams))
+    return found, Rollout(state, steps)
 
 
 def require_smoothing(name: str, estimator: object, radius: Sigma, pairs: int) -> None:
