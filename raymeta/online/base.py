@@ -5,14 +5,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from raymeta.errors import said, unknown_name
-from raymeta.online.checks import require_gradients, require_same_rule, require_sound
+from raymeta.errors import unknown_name
+from raymeta.online.checks import (
+    require_closure,
+    require_gradients,
+    require_same_rule,
+    require_sound,
+    warn_of_rates,
+)
 from raymeta.online.coordinates import (
     named,
     natural,
@@ -21,19 +26,16 @@ from raymeta.online.coordinates import (
     starting,
 )
 from raymeta.online.history import History
-from raymeta.online.hypergradients import Hypergradients
+from raymeta.online.learned import Learned
 from raymeta.online.rule import Entry, Group
 from raymeta.online.tensors import plus, real
 from raymeta.online.walk import HYPER_LR, apart, still
 from raymeta.space import Space
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Per = Literal["model", "group", "tensor", "weight"]
 
 
-class Learning(Hypergradients):
+class Learning(Learned):
     r"""What the optimizers of `raymeta.online` share.
 
     With the gradient $g_{t+1}$ that the next step descends along anyway,
@@ -97,8 +99,48 @@ class Learning(Hypergradients):
             if flag not in known:
                 ours = ["learn", "hyper_lr", "per", "trace", "space"]
                 raise unknown_name(f"argument of {name}", flag, known + ours)
+        self._prepare(learn, hyper_lr, per, trace, space)
+        super().__init__(params, *args, **flags)
+        self._require_unscaled()
+
+    @classmethod
+    def take_over(
+        cls, optimizer: torch.optim.Optimizer, groups: list[Group], *options: Any
+    ) -> None:
+        """Make an optimizer of `RULE` one that learns; see `from_torch`.
+
+        Args:
+            optimizer: as it was before where something is refused.
+            groups: a copy of its groups, each with `learn`.
+            *options: the arguments from `learn` to `space`, in order.
+
+        Raises:
+            ValueError: as the class itself does.
+        """
+        made = cls.__new__(cls)
+        made.__dict__ |= {**vars(optimizer), "param_groups": groups}
+        made._prepare(*options)
+        made._history = History(groups[0].pop("history", None))
+        for group in groups:
+            if "learned" not in group:
+                made._settle(group)
+        made._require_unscaled()
+        for group, begun in zip(optimizer.param_groups, groups, strict=True):
+            group.pop("history", None)
+            group.update(begun)
+        optimizer.__class__ = cls
+        optimizer.__setstate__({**vars(made), "param_groups": optimizer.param_groups})
+
+    def _prepare(
+        self,
+        learn: Any,
+        hyper_lr: float | None,
+        per: Per,
+        trace: float,
+        space: Space | None,
+    ) -> None:
         if space is not None:
-            require_names(name, space, self.LEARNABLE)
+            require_names(type(self).__name__, space, self.LEARNABLE)
         self._space = space
         self._online = {
             "learn": learn,
@@ -106,10 +148,11 @@ class Learning(Hypergradients):
             "per": per,
             "trace": trace,
         }
-        self._history, self._warned = History(), False
-        super().__init__(params, *args, **flags)
+        self._history, self._warned, self._rates_warned = History(), False, False
+
+    def _require_unscaled(self) -> None:
+        """Have GradScaler unscale gradients before the step, not inside it."""
         if self.learns:
-            # GradScaler then unscales gradients before the step, not inside it.
             self._step_supports_amp_scaling = False
 
     @property
@@ -120,25 +163,29 @@ class Learning(Hypergradients):
     def add_param_group(self, param_group: Group) -> None:
         """Add a group, as `torch.optim` does; what it learns starts at its values."""
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        for name, value in self._online.items():
-            group.setdefault(name, value)
         try:
-            rule = type(self).__name__
-            group["learn"] = require_names(rule, group["learn"], self.LEARNABLE)
-            require_sound(group)
-            self._begin(group)
+            self._settle(self.param_groups[-1])
         except ValueError:
             self.param_groups.pop()
             raise
 
+    def _settle(self, group: Group) -> None:
+        for name, value in self._online.items():
+            group.setdefault(name, value)
+        rule = type(self).__name__
+        group["learn"] = require_names(rule, group["learn"], self.LEARNABLE)
+        require_sound(group)
+        self._begin(group)
+
     def _begin(self, group: Group) -> None:
-        group["start"] = {n: named(group, n) for n in group["learn"]}
+        # Where a scheduler has been at work, the rate that it multiplies.
+        scheduled = {**group, "lr": group.get("initial_lr", group["lr"])}
+        group["start"] = {n: named(scheduled, n) for n in group["learn"]}
         group["learned"] = {
             n: still(starting(n, value, self._space))
             for n, value in group["start"].items()
         }
-        lr, decay = named(group, "lr"), named(group, "weight_decay")
+        lr, decay = named(scheduled, "lr"), named(group, "weight_decay")
         if group["learn"] and lr > self._most(group, decay):
             raise ValueError(
                 f"{type(self).__name__} needs lr * weight_decay <= 1/2 to learn, but "
@@ -161,6 +208,7 @@ class Learning(Hypergradients):
             ValueError: no parameter has a gradient, or a sparse one; a setting that is
                 learnt was set from outside; gradients that stay non-finite.
         """
+        require_closure(closure)
         if not self.learns:
             return self._plain_step(closure)
         return self._learning_step(closure)
@@ -171,14 +219,10 @@ class Learning(Hypergradients):
     def _learning_step(self, closure: Callable[[], Any] | None) -> Any:
         loss = None
         if closure is not None:
-            if not callable(closure):
-                raise ValueError(
-                    "step needs a function as closure, or nothing, but got "
-                    f"{said(closure)}: call loss.backward() first, then step()"
-                )
             with torch.enable_grad():
                 loss = closure()
         self._warned |= require_gradients(self.param_groups, warned=self._warned)
+        self._rates_warned = self._rates_warned or warn_of_rates(self.param_groups)
         taken = self._learn()
         if taken:
             self._take_step()
@@ -285,7 +329,10 @@ class Learning(Hypergradients):
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on to the bit, and what was learnt so far."""
-        return {**super().state_dict(), "learned": self._history.state()}
+        state = super().state_dict()
+        # In a group, which whoever keeps states of torch.optim keeps whole.
+        state["param_groups"][0]["history"] = self._history.state()
+        return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`; from one of `torch.optim`'s own class, start.
@@ -293,57 +340,14 @@ class Learning(Hypergradients):
         Raises:
             ValueError: the state of another rule.
         """
-        require_same_rule(state_dict, self.param_groups, type(self).__name__)
+        require_same_rule(state_dict, self.defaults, type(self).__name__)
         own = [{k: group.get(k) for k in self._online} for group in self.param_groups]
         super().load_state_dict(dict(state_dict))
         for group, given in zip(self.param_groups, own, strict=True):
             if "learned" not in group:
                 group.update(given)
                 self._begin(group)
-        self._history = History(state_dict.get("learned"))
+        self._history = History(self.param_groups[0].pop("history", None))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__}
-
-    # ------------------------------------------------------------- what was learnt
-
-    @property
-    def learned(self) -> pd.DataFrame:
-        """What was learnt: a row per step, a column per hyperparameter.
-
-        Columns: `step` from 0; the values that the step took, `lr`, or `lr[g]` where
-        there are several groups, or `lr[g,i]` of parameter i where tensors have their
-        own (of weights, what they share); `null`, whether the step before was taken
-        back and this one not taken.
-        """
-        return self._history.frame()
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How often a guard acted.
-
-        `null_steps`: steps taken back; `non_finite`: of these, or of hypergradients
-        that were passed over, those that were not finite; `clipped`: hypergradients
-        cut to their running scale.
-        """
-        return dict(self._history.counts)
-
-    def plot(self, path: str | Path | None = None) -> Any:
-        """A matplotlib figure of what was learnt against steps; also to a file."""
-        return self._history.plot(path)
-
-    def export(self, path: str | Path) -> None:
-        """The schedule that was learnt as JSON, for `raymeta.optim.load_schedule`."""
-        self._history.export(path)
-
-    def lr_lambda(self, group: int = 0) -> Callable[[int], float]:
-        """What `torch.optim.lr_scheduler.LambdaLR` takes: the learnt rate / its start.
-
-        For a plain optimizer whose learning rate is what this one started from; past
-        the end the last factor holds.
-
-        Raises:
-            ValueError: the group learnt no rate that all its parameters share.
-        """
-        label = "lr" if len(self.param_groups) == 1 else f"lr[{group}]"
-        return self._history.factors(label, self.param_groups[group]["start"].get("lr"))

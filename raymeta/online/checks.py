@@ -9,6 +9,9 @@ from typing import Any
 
 from raymeta.errors import said, unknown_name
 
+#: Settings that an older state may lack, which `torch.optim` then fills in.
+FLAGS = {"maximize", "foreach", "fused", "capturable", "differentiable"}
+FLAGS |= {"decoupled_weight_decay"}
 PER = ("model", "group", "tensor", "weight")
 
 
@@ -33,6 +36,32 @@ def require_sound(group: Mapping[str, Any]) -> None:
             "differentiable=True needs learn=(): for derivatives through many steps "
             "there is raymeta.hypergradient"
         )
+
+
+def require_closure(closure: Any) -> None:
+    """Raise ValueError unless it is a function, or None."""
+    if closure is not None and not callable(closure):
+        raise ValueError(
+            "step needs a function as closure, or nothing, but got "
+            f"{said(closure)}: call loss.backward() first, then step()"
+        )
+
+
+def warn_of_rates(groups: Sequence[Mapping[str, Any]]) -> bool:
+    """Say which rates were set from outside, not by a scheduler; whether any was."""
+    for g, group in enumerate(groups):
+        start = group["start"].get("lr")
+        if start is None or "initial_lr" in group or float(group["lr"]) == start:
+            continue
+        factor = float(group["lr"]) / start
+        warnings.warn(
+            f"lr of group {g} was set from {start:g} to {float(group['lr']):g} from "
+            f"outside: steps take {factor:g} times what is learnt; where that is not "
+            "meant, leave group['lr'] alone, or lr out of learn",
+            stacklevel=4,
+        )
+        return True
+    return False
 
 
 def require_gradients(groups: Sequence[Mapping[str, Any]], *, warned: bool) -> bool:
@@ -72,7 +101,7 @@ def require_gradients(groups: Sequence[Mapping[str, Any]], *, warned: bool) -> b
 
 
 def require_same_rule(
-    state: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], rule: str
+    state: Mapping[str, Any], defaults: Mapping[str, Any], rule: str
 ) -> None:
     """Raise ValueError unless a state is one of the same rule."""
     saved = state.get("param_groups") if isinstance(state, Mapping) else None
@@ -81,18 +110,12 @@ def require_same_rule(
             f"{rule} needs what state_dict() gave, but got {said(type(state).__name__)}"
             " without param_groups"
         )
-    wanted = set(groups[0]) - {"params", *OURS}
-    strange = wanted ^ (set(saved[0]) - {"params", "initial_lr", "param_names", *OURS})
-    strange -= {"initial_lr", "param_names"}
-    if strange:
+    missing = [name for name in defaults if name not in {*saved[0], *FLAGS}]
+    if missing:
         raise ValueError(
-            f"the state is of another optimizer than {rule}: one of the two has no "
-            f"{', '.join(sorted(strange))}; load it into the class that saved it"
+            f"the state is of another optimizer than {rule}: it has no "
+            f"{', '.join(missing)}; load it into the class that saved it"
         )
-
-
-#: What a group has beside what `torch.optim` keeps in it.
-OURS = ("learn", "hyper_lr", "per", "trace", "start", "learned", "own", "last")
 
 
 def _name(group: Mapping[str, Any], g: int, i: int) -> str:

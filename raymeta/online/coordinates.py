@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -30,7 +30,13 @@ def require_names(rule: str, names: Any, known: tuple[str, ...]) -> tuple[str, .
     Raises:
         ValueError: one that the rule does not have.
     """
-    names = (names,) if isinstance(names, str) else tuple(names)
+    names = (names,) if isinstance(names, str) else names
+    if not isinstance(names, Iterable):
+        raise ValueError(
+            f"learn needs names, of {', '.join(known)}, but got {said(names)}: () "
+            "learns nothing"
+        )
+    names = tuple(names)
     for name in names:
         if name not in known:
             meant = MEANT.get(name)
@@ -50,6 +56,8 @@ def starting(name: str, value: float, space: Space | None) -> Coordinate:
         ValueError: a start on the end of a log or logit coordinate, or outside its
             bounds; a domain that has no derivative.
     """
+    if not math.isfinite(value):
+        raise ValueError(f"{name} needs a finite start to be learnt, but got {value}")
     domain = space[name] if space is not None and name in space else None
     if domain is None:
         positive = name in ("lr", "weight_decay")

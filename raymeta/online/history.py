@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-
-from raymeta.errors import said
-from raymeta.optim.export import export_schedule
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,20 +80,6 @@ class History:
                 found.append((1, values))
         return found
 
-    def factors(self, label: str, start: float | None) -> Callable[[int], float]:
-        """Step -> the value of a column as a factor of its start."""
-        if start is None or label not in self._columns:
-            raise ValueError(
-                f"lr_lambda needs a learning rate learnt per group as {label}, but got "
-                f"{said(list(self._columns))}: export() has what else was learnt"
-            )
-        factors = [value / start for value in self._full(label)]
-        return lambda step: factors[min(step, len(factors) - 1)]
-
-    def export(self, path: str | Path) -> None:
-        """The schedule as JSON."""
-        export_schedule(self.schedule(), path)
-
     def plot(self, path: str | Path | None) -> Any:
         """A figure with one row per hyperparameter."""
         from matplotlib.figure import Figure
@@ -123,11 +106,16 @@ class History:
         return [float("nan")] * first + list(values) + [last] * after
 
 
+def labelled(name: str, group: int, groups: int) -> str:
+    """A hyperparameter's column: with the group's number where there are several."""
+    return name if groups == 1 else f"{name}[{group}]"
+
+
 def _values(groups: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
     for g, group in enumerate(groups):
         for record in group["last"]:
             for name in group["learn"]:
-                label = name if len(groups) == 1 else f"{name}[{g}]"
+                label = labelled(name, g, len(groups))
                 if group["own"]:
                     label = f"{name}[{g},{record['index'][0]}]"
                 yield label, record["values"][name]

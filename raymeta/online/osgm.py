@@ -53,6 +53,11 @@ class OSGM(torch.optim.Optimizer):
         for group in self.param_groups:
             if group["per"] not in self.PER:
                 raise unknown_name("per", str(group["per"]), self.PER)
+            if any(p.is_complex() for p in group["params"]):
+                raise ValueError(
+                    "OSGM needs real weights, but got complex ones: give it their "
+                    "torch.view_as_real, pairs of reals"
+                )
         self.param_groups[0].setdefault("run", {"evaluations": 0, "null_steps": 0})
 
     @property
@@ -100,6 +105,19 @@ class OSGM(torch.optim.Optimizer):
             for p, a in zip(self._params(), w, strict=True):
                 p.copy_(a)
         return run["f"]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a `state_dict`.
+
+        Raises:
+            ValueError: the state of another optimizer.
+        """
+        if "run" not in state_dict.get("param_groups", [{}])[0]:
+            raise ValueError(
+                "the state is of another optimizer than OSGM: load it into the class "
+                "that saved it"
+            )
+        super().load_state_dict(state_dict)
 
     def _begin(self, run: dict[str, Any], closure: Callable[[], Any]) -> None:
         """Evaluate f and its gradient at the start, and the curvature along it."""
@@ -165,9 +183,14 @@ class OSGM(torch.optim.Optimizer):
         return [p for group in self.param_groups for p in group["params"]]
 
     def _gradients(self) -> list[Tensor]:
+        grads = [p.grad for p in self._params()]
+        if any(g is not None and g.is_sparse for g in grads):
+            raise ValueError(
+                "OSGM takes no sparse gradients: use sparse=False in the embedding"
+            )
         return [
-            torch.zeros_like(p) if p.grad is None else p.grad.clone()
-            for p in self._params()
+            torch.zeros_like(p) if g is None else g.clone()
+            for p, g in zip(self._params(), grads, strict=True)
         ]
 
 

@@ -6,7 +6,12 @@ from raymeta.optim.adam import AdamMemory, adam
 from raymeta.optim.adamw import adamw
 from raymeta.optim.base import HeavyBall, Memory, Optimizer, tensorwise
 from raymeta.optim.clip import clip_by_norm, clip_by_value
-from raymeta.optim.export import export_schedule, load_schedule, replay_with_torch
+from raymeta.optim.export import (
+    LearnedSchedule,
+    export_schedule,
+    load_schedule,
+    replay_with_torch,
+)
 from raymeta.optim.first_order import first_order
 from raymeta.optim.from_torch import from_torch
 from raymeta.optim.lion import LionMemory, lion
@@ -21,6 +26,7 @@ __all__ = [
     "AdagradMemory",
     "AdamMemory",
     "HeavyBall",
+    "LearnedSchedule",
     "LionMemory",
     "Memory",
     "NAdamMemory",

@@ -4,11 +4,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
+import torch
 from torch import nn
 
-from raymeta.optim import export_schedule
+from raymeta.optim import LearnedSchedule, export_schedule
+from raymeta.optim.export import GroupSettings
 from raymeta.outer.report import Report, Schedule, lowest_kept
 from raymeta.results.overfitting import Losses, overfitting
 from raymeta.results.profile import profile_of
@@ -135,13 +137,27 @@ class Result:
             )
         return self.tuned()
 
-    def export(self, path: str | Path) -> None:
-        """Write `schedule` as JSON, to be replayed with plain `torch.optim`.
+    @overload
+    def export(self, to: str | Path) -> None: ...
+    @overload
+    def export(
+        self,
+        to: torch.optim.Optimizer,
+        settings: Callable[[Mapping[str, Any], int], GroupSettings] | None = None,
+    ) -> LearnedSchedule: ...
+    def export(
+        self,
+        to: str | Path | torch.optim.Optimizer,
+        settings: Callable[[Mapping[str, Any], int], GroupSettings] | None = None,
+    ) -> LearnedSchedule | None:
+        """`schedule` as JSON, or as a scheduler of plain `torch.optim`.
 
         Options that JSON does not have (functions, classes) are written by name.
-        See `raymeta.optim.load_schedule` and `raymeta.optim.replay_with_torch`.
+        See `raymeta.optim.export_schedule`, `load_schedule` and `LearnedSchedule`.
         """
-        export_schedule(self.schedule, path)
+        if isinstance(to, torch.optim.Optimizer):
+            return export_schedule(self.schedule, to, settings)
+        return export_schedule(self.schedule, to)
 
     @property
     def frame(self) -> "DataFrame":

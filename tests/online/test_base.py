@@ -151,18 +151,23 @@ def test_what_was_learnt_is_replayed_by_torch_optim_to_the_bit(tmp_path):
     assert_same(net, replayed)
 
 
-def test_what_was_learnt_as_a_scheduler_of_torch_s():
+def test_what_was_learnt_as_a_scheduler_gives_the_same_weights():
     net, replayed = network(), network()
-    optimizer = online.Adam(net.parameters(), lr=1e-3)
+    optimizer = online.AdamW(net.parameters(), learn=("lr", "weight_decay", "beta1"))
     train(net, optimizer, range(20))
-    plain = torch.optim.Adam(replayed.parameters(), lr=1e-3)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(plain, optimizer.lr_lambda())
+    plain = torch.optim.AdamW(replayed.parameters(), lr=0.5)
+    scheduler = optimizer.export(plain)
     for t in range(20):
         gradient(replayed, t)
         plain.step()
         scheduler.step()
-    for w, v in zip(net.parameters(), replayed.parameters(), strict=True):
-        torch.testing.assert_close(w, v, rtol=1e-6, atol=1e-7)
+    assert_same(net, replayed)
+    of_tensors = online.AdamW(net.parameters(), per="tensor")
+    with pytest.raises(ValueError, match="nothing is learnt yet"):
+        of_tensors.export(plain)
+    train(net, of_tensors, range(1))
+    with pytest.raises(ValueError, match="cannot have what was learnt"):
+        of_tensors.export(plain)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +190,33 @@ def test_a_scheduler_scales_what_is_learnt(schedule):
         [0.01 * f for f in factors]
     )
     assert len(set(factors)) > 2
+
+
+def test_a_rate_that_is_set_by_other_hands_is_said_once():
+    net = network()
+    optimizer = online.Adam(net.parameters(), lr=0.01)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+    plateau.step(1.0)
+    train(net, optimizer, range(1))
+    plateau.step(1.0)
+    with pytest.warns(UserWarning, match=r"lr of group 0 was set from 0.01 to 0.001"):
+        train(net, optimizer, range(1, 2))
+    train(net, optimizer, range(2, 3))
+    assert optimizer.learned["lr"].max() < 0.012
+
+
+def test_a_state_with_a_scheduler_s_notes_and_one_of_an_older_torch_are_taken():
+    net = network()
+    optimizer = online.AdamW(net.parameters(), lr=0.01)
+    torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.1, total_steps=9, cycle_momentum=False
+    )
+    train(net, optimizer, range(3))
+    state = optimizer.state_dict()
+    del state["param_groups"][0]["decoupled_weight_decay"]
+    other = online.AdamW(net.parameters())
+    other.load_state_dict(state)
+    assert other.point == optimizer.point
 
 
 def test_a_scheduler_from_zero_is_fine():
@@ -236,8 +268,9 @@ def test_a_closure_is_called_once():
 
     assert float(optimizer.step(closure).detach()) > 0
     assert len(calls) == 1
-    with pytest.raises(ValueError, match="needs a function as closure"):
-        optimizer.step(closure())
+    for each in (optimizer, online.Adam(net.parameters(), learn=())):
+        with pytest.raises(ValueError, match="needs a function as closure"):
+            each.step(closure())
 
 
 def test_step_hooks_run_once():
@@ -329,6 +362,8 @@ def test_a_compiled_step_is_the_same():
     [
         ({"learn": ["momentum"]}, r"hyperparameter of raymeta.online.AdamW 'momentum'"),
         ({"learn": ["betas"]}, "did you mean 'beta1'"),
+        ({"learn": None}, "learn needs names"),
+        ({"lr": float("inf")}, "lr needs a finite start"),
         ({"lr": 0.0}, "lr needs a start above 0"),
         ({"weight_decay": 0.0, "learn": ["weight_decay"]}, "give weight_decay=0.0001"),
         ({"lr": 60.0}, r"lr \* weight_decay <= 1/2"),

@@ -58,6 +58,19 @@ def test_what_it_refuses():
         optimizer.step()
     with pytest.raises(ValueError, match="unknown per 'layer'"):
         quadratic(per="layer")
+    with pytest.raises(ValueError, match="complex ones"):
+        online.OSGM([torch.nn.Parameter(torch.ones(2, dtype=torch.complex64))])
+    with pytest.raises(ValueError, match="another optimizer than OSGM"):
+        optimizer.load_state_dict(torch.optim.Adam([torch.ones(2)]).state_dict())
+    table = torch.nn.Embedding(3, 2, sparse=True)
+
+    def sparse():
+        loss = table(torch.tensor([1])).sum()
+        loss.backward()
+        return loss
+
+    with pytest.raises(ValueError, match="no sparse gradients"):
+        online.OSGM(table.parameters()).step(sparse)
     with pytest.raises(ValueError, match="finite loss and gradient to start from"):
         optimizer.step(lambda: torch.tensor(float("nan")))
 

@@ -1,5 +1,6 @@
 """A learned schedule is exported, and replayed with plain torch.optim."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,13 @@ from torch.utils.data import TensorDataset
 
 from raymeta import Positive, Real, Space, Unit, module_problem, optim, optimize
 from raymeta.hypergrad import Reverse, ShortTerm
-from raymeta.optim import Optimizer, export_schedule, load_schedule, replay_with_torch
+from raymeta.optim import (
+    LearnedSchedule,
+    Optimizer,
+    export_schedule,
+    load_schedule,
+    replay_with_torch,
+)
 from raymeta.outer.descend import sure_cost
 from raymeta.outer.replay import replay
 from raymeta.outer.report import outer_value
@@ -181,6 +188,66 @@ def test_plain_torch_reproduces_the_learned_run(
     schedule = load_schedule(tmp_path / "schedule.json")
     loss = validation_loss_of_plain_torch(task, schedule, make, settings)
     assert loss == pytest.approx(result.outer_loss, rel=1e-10)
+    if task is ADAM:
+        as_scheduler = validation_loss_by_scheduler(task, result, make)
+        assert as_scheduler == pytest.approx(result.outer_loss, rel=1e-10)
+
+
+def validation_loss_by_scheduler(task: Small, result: Any, make: Any) -> float:
+    net, problem = network(), task.sample(0)
+    optimizer = make(net)
+    scheduler = result.export(optimizer)
+    for t in range(STEPS):
+        (inputs,), targets, _ = problem.batch(t).data
+        optimizer.zero_grad()
+        F.cross_entropy(net(inputs), targets).backward()
+        optimizer.step()
+        scheduler.step()
+    inputs, targets = examples(40, 60).tensors
+    return float(F.cross_entropy(net(inputs), targets).detach())
+
+
+def test_a_schedule_as_a_scheduler_of_torch_s():
+    """It is a LambdaLR that sets everything, goes on from its state, and ends."""
+    schedule = [(2, {"lr[1]": 0.5, "beta1": 0.8}), (1, {"lr[1]": 0.25, "beta1": 0.7})]
+
+    def made():
+        optimizer = torch.optim.Adam(layers(network()), lr=0.1)
+        return optimizer, LearnedSchedule(optimizer, schedule)
+
+    def settings(optimizer):
+        return [(group["lr"], group["betas"]) for group in optimizer.param_groups]
+
+    optimizer, scheduler = made()
+    assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
+    seen, states = [], []
+    for _ in range(5):
+        seen.append(settings(optimizer))
+        states.append(scheduler.state_dict())
+        optimizer.step()
+        scheduler.step()
+    first = [(0.1, (0.8, 0.999)), (0.5, (0.8, 0.999))]
+    last = [(0.1, (0.7, 0.999)), (0.25, (0.7, 0.999))]
+    assert seen == [first, first, last, last, last]
+    resumed, again = made()
+    again.load_state_dict(json.loads(json.dumps(states[1])))
+    resumed.step()
+    again.step()
+    assert settings(resumed) == last
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ([], "a schedule of 1 step or more"),
+        ([(1, {"lr[2]": 0.1})], r"lr\[2\] of the schedule is no setting .* 2: give"),
+        ([(1, {"l2": 0.1})], "l2 of the schedule is no setting"),
+        ([(1, {"beta1": 0.1})], "beta1 of the schedule is no setting"),
+    ],
+)
+def test_a_schedule_that_groups_have_no_settings_for(schedule, message):
+    with pytest.raises(ValueError, match=message):
+        LearnedSchedule(groups_of_two_layers(), schedule)
 
 
 def test_a_momentum_of_exactly_zero_in_mid_run_is_replayed():
