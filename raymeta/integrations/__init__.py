@@ -3,7 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
-_LIBRARIES = ("accelerate", "lightning", "transformers")
+_LIBRARIES = ("accelerate", "lightning", "mlflow", "transformers", "wandb")
 
 
 def __getattr__(name: str) -> ModuleType:

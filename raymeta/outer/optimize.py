@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from raymeta.outer.conditions import conditioned
 from raymeta.outer.descend import descend, sure_cost, unsure
 from raymeta.outer.evaluator import DIRECT, Evaluator
 from raymeta.outer.first_look import first_look
+from raymeta.outer.following import follow
 from raymeta.outer.parallel import DATA, layout_of
 from raymeta.outer.report import Report, Schedule, held_out, plain_run
 from raymeta.outer.result import Result, better
@@ -54,6 +56,7 @@ def optimize(
     workers: int = 1,
     gpus: int = 0,
     parallel: str = DATA,
+    log: str | None = None,
 ) -> Result:
     """Learn a task's hyperparameters by hypergradient descent.
 
@@ -90,6 +93,8 @@ def optimize(
         parallel: what workers share out: "data", the examples of each batch and of the
             validation set, see `raymeta.distributed.data_parallel`; "tangents", those
             of `Forward`; "population", the perturbations of `ES` and `PES`.
+        log: "mlflow" or "wandb": each report and the result also go to a run there, the
+            active one or a new one; the first 100 numbers of λ as `hp/<name>`.
 
     Raises:
         ValueError: see `descend`; a name is unknown; no run ended with a finite outer
@@ -106,17 +111,30 @@ def optimize(
     require_progress(progress)
     layout = layout_of(workers, gpus, parallel)
     settings: dict[str, Any] = {"hyper_lr": hyper_lr, "budget": budget, "seed": seed}
-    if not layout.is_here:
-        import raymeta.workers
+    with ExitStack() as stack:
+        finish: Callable[[Result], None] = _ignore
+        if log is not None:
+            from raymeta.integrations.tracking import tracked
 
-        run = raymeta.workers.Run(task, estimator, settings, layout, progress)
-        return run.anonymous() if name is None else run.by_name(name, storage)
-    if name is None:
-        return descended(task, estimator, **settings, progress=progress)
-    from raymeta.search import named
+            known = {"task": task.name, "estimator": type(estimator).__name__}
+            title = name or f"{task.name} {known['estimator']}"
+            finish = stack.enter_context(tracked(log, title, known | settings))
+        if not layout.is_here:
+            import raymeta.workers
 
-    with named.folder_of(task, estimator, settings, name, storage) as folder:
-        return named.optimized(folder, task, estimator, settings, progress)
+            run = raymeta.workers.Run(task, estimator, settings, layout, progress)
+            result = run.anonymous() if name is None else run.by_name(name, storage)
+        elif name is None:
+            result = descended(task, estimator, **settings, progress=progress)
+        else:
+            from raymeta.search import named
+
+            folder = stack.enter_context(
+                named.folder_of(task, estimator, settings, name, storage)
+            )
+            result = named.optimized(folder, task, estimator, settings, progress)
+        finish(result)
+    return result
 
 
 def descended(
@@ -177,7 +195,9 @@ def descended(
                 best = report
                 evaluator.keep(report.state)
             reports.append(report._replace(state=None))
-            show(reports[-1], math.inf if best is None else best.outer_loss)
+            lowest = math.inf if best is None else best.outer_loss
+            show(reports[-1], lowest)
+            follow(reports[-1], lowest)
     except KeyError:
         require_names(problem, task.space.trim(task.space.initial()))
         raise
@@ -261,7 +281,7 @@ def shown(
     return show
 
 
-def _ignore(report: Report, best: float) -> None:
+def _ignore(*args: Any) -> None:
     pass
 
 

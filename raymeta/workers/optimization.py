@@ -18,6 +18,7 @@ from raymeta.distributed.conjugate import default_group
 from raymeta.hypergrad import Estimator
 from raymeta.outer.auto import Auto
 from raymeta.outer.conditions import conditioned
+from raymeta.outer.following import follow
 from raymeta.outer.optimize import mean_hparams, shown
 from raymeta.outer.parallel import Layout, require_parallel
 from raymeta.outer.report import Report
@@ -207,6 +208,7 @@ class _Heard:
         for report, best in told.reports:
             try:
                 self.show(report, best)
+                follow(report, best)
             except KeyboardInterrupt:  # of who takes the reports
                 self.stopped = True
         for name, value in told.numbers:
