@@ -4,6 +4,8 @@ ARG RAY=2.60.0
 
 FROM rayproject/ray:${RAY}-py311-cpu AS cpu
 USER ray
+# Docker would make the folder root's, and pip writes in it.
+RUN mkdir /home/ray/raymeta
 WORKDIR /home/ray/raymeta
 COPY --chown=ray requirements.txt requirements-cluster.txt ./
 # torch's build for CPUs, 200 MB in place of 3 GB; it counts as the pinned version.
@@ -16,6 +18,8 @@ RUN pip install --no-cache-dir --no-deps .
 
 FROM rayproject/ray:${RAY}-py311-gpu AS gpu
 USER ray
+# Docker would make the folder root's, and pip writes in it.
+RUN mkdir /home/ray/raymeta
 WORKDIR /home/ray/raymeta
 COPY --chown=ray requirements.txt requirements-cluster.txt ./
 RUN pip install --no-cache-dir -r requirements-cluster.txt

@@ -70,7 +70,9 @@ class TrainSettings:
     ways: int | None = setting(None, "classes of a task; automatic: the family's")
     shots: int | None = setting(None, "support examples; automatic: the family's")
     queries: int | None = setting(None, "query examples; automatic: the family's")
-    seeds: int = setting(1, "how many seeds, from 0, one after the other")
+    seeds: int = setting(
+        1, "how many seeds, from 0; on Ray side by side where their workers have room"
+    )
     val_tasks: int | None = setting(
         None, "held-out tasks that choose the best θ; automatic: the recipe's"
     )

@@ -56,7 +56,7 @@ def overfitting(losses: Losses) -> str:
     loss is above the outer loss of the start, and farther above that of the result than
     sampling explains. With neither: it fell far, on few examples.
     """
-    start, result, error, before, after, test, examples = losses
+    start, result, error, before, after, test, examples = map(float, losses)
     if not start - result > SHARE * abs(start):
         return ""
     fell = f"E fell from {start:.4g} to {result:.4g}, but"

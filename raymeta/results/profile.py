@@ -19,16 +19,19 @@ def profile_of(rows: "pd.DataFrame") -> dict[float, float]:
 
     Returns:
         E by offset, in order: 0 at the point, the best until then, negative downhill;
-        ∞ where training diverged. Empty where there were no looks.
+        ∞ where training diverged. Empty where there were no looks beside it, or there
+        is no such point.
     """
     if "offset" not in rows:
         return {}
     rows = rows[rows["status"] != "final"].reset_index(drop=True)
-    looks = rows.dropna(subset=["offset"])
+    looks = rows[rows["offset"].notna() & (rows["offset"] != 0)]
     if not len(looks):
         return {}
     before = rows.iloc[: looks.index[0]]
     centre = before["outer_loss"][before["status"] == "complete"].min()
+    if math.isnan(centre):
+        return {}
     values = looks["outer_loss"].fillna(math.inf)
     beside = dict(zip(looks["offset"], values, strict=True))
     return dict(sorted({**beside, 0.0: float(centre)}.items()))

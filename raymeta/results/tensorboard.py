@@ -17,6 +17,11 @@ with preserved():  # a variable for its checksums
     from tensorboardX.record_writer import RecordWriter, register_writer_factory
 
 FOLDER = "tensorboard"
+#: How often TensorBoard itself looks.
+SHOW_EVERY_S = 30.0
+#: Bytes after which a curve goes on in another file: an object store takes only whole
+#: ones, again whenever they have grown.
+FILE_BYTES = 1 << 15
 
 
 class _Appended:
@@ -45,6 +50,15 @@ class TensorBoardWriter:
         self._folder = folder / FOLDER
         self._begun = time.time()
         self._shown: dict[str, float] = {}
+        self._files: dict[str, int] = {}
+        self._last = -math.inf
+
+    def is_due(self) -> bool:
+        """Whether curves were shown last so long ago that they are to be shown again.
+
+        What a run ends with is shown without asking.
+        """
+        return time.monotonic() - self._last > SHOW_EVERY_S
 
     def extend(
         self, run: str, rows: pd.DataFrame, *, step: str, values: Sequence[str]
@@ -57,26 +71,37 @@ class TensorBoardWriter:
             step: column of the horizontal axis.
             values: columns to draw.
         """
+        self._last = time.monotonic()
         new = rows[rows[step] > self._shown.get(run, -math.inf)]
         if new.empty:
             return
         events = list(self._points(new, step, values))
-        if run not in self._shown:
-            events = [*self._opening(), *events]
+        begins = run not in self._shown
         self._shown[run] = float(new[step].max())
-        file = self._folder / run / f"events.out.tfevents.{self._begun:017.6f}"
+        file = self._file(run)
+        if not file.exists():
+            events = [*self._opening(begins), *events]
         file.parent.mkdir(parents=True, exist_ok=True)
         with closing(RecordWriter(f"append:{file}")) as writer:
             for event in events:
                 writer.write(event.SerializeToString())
 
-    def _opening(self) -> list[Event]:
+    def _file(self, run: str) -> Path:
+        """The file in which a curve goes on; in the order of their names."""
+        number = self._files.setdefault(run, 0)
+        name = f"events.out.tfevents.{self._begun:017.6f}"
+        file = self._folder / run / (f"{name}.{number:06}" if number else name)
+        if file.exists() and file.stat().st_size >= FILE_BYTES:
+            self._files[run] += 1
+            return self._file(run)
+        return file
+
+    def _opening(self, begins: bool) -> list[Event]:
         """TensorBoard's mark of a file, and of a run that starts again at step 0."""
+        start = SessionLog(status=SessionLog.START)
         return [
             Event(wall_time=self._begun, file_version="brain.Event:2"),
-            Event(
-                wall_time=self._begun, session_log=SessionLog(status=SessionLog.START)
-            ),
+            *[Event(wall_time=self._begun, session_log=start)] * begins,
         ]
 
     def _points(

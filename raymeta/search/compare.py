@@ -389,13 +389,14 @@ class _Saver:
     def save_if_due(self) -> None:
         """Save when the last time is long ago."""
         if time.monotonic() > self._due:
-            self.save()
+            self.save(self._tensorboard.is_due())
 
-    def save(self) -> None:
+    def save(self, show: bool = True) -> None:
         """Save, and plan the next time so that saving takes at most 5 % of it all."""
         start = time.monotonic()
         frame = to_frame(self._coordinator.studies.values())
         self._whole.write(frame)
-        show_comparison(self._tensorboard, frame)
+        if show:
+            show_comparison(self._tensorboard, frame)
         took = time.monotonic() - start
         self._due = start + max(SAVE_EVERY_S, 20 * took)

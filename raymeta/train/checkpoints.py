@@ -30,18 +30,33 @@ class Checkpoints:
         self._folder, self._keep = folder, keep
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="raymeta-checkpoint")
         self._last: Future[None] | None = None
+        self._untold: dict[str, Any] = {}
 
     def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
         """Copy a checkpoint and write it in the background, after the one before."""
         self.wait()
         if self._last is None:
-            for aside in self._folder.glob("*.tmp"):  # of an attempt that was killed
+            # Of an attempt that was killed.
+            for aside in self._folder.glob("*.pt.*.tmp"):
                 aside.unlink(missing_ok=True)
         copy = tree_map(
             lambda x: x.detach().to("cpu", copy=True) if isinstance(x, Tensor) else x,
             checkpoint,
         )
         self._last = self._thread.submit(self._write, copy, best)
+        said = {name: checkpoint[name] for name in ("step", "val_loss")}
+        self._untold = said | {"best": best}
+
+    def take_written(self) -> dict[str, Any]:
+        """Step, val_loss and best of the last one, once, when it is on the disk.
+
+        Raises what went wrong there.
+        """
+        if self._last is None or not self._last.done():
+            return {}
+        self._last.result()
+        told, self._untold = self._untold, {}
+        return told
 
     def wait(self) -> None:
         """Until everything is on the disk; raises what went wrong there."""
@@ -114,6 +129,11 @@ def _read(path: Path) -> Checkpoint:
             f"{path} is no checkpoint that can be read: delete it, and the run goes on "
             "from the one before"
         ) from None
+
+
+def seed_folder(path: Path, seed: int) -> Path:
+    """The folder of a seed's checkpoints and pictures, in that of its run."""
+    return path / f"seed-{seed}"
 
 
 def step_file(folder: Path, step: int) -> Path:

@@ -56,7 +56,7 @@ class TrainConfig:
             summed, which is that of all its tasks of a step in less memory. None: all.
         autocast: dtype of matrix products, under `torch.autocast`. None: dtype.
         clip_norm: longest meta-gradient; longer ones are scaled to it. None: no limit.
-        seeds: one training for each, one after the other.
+        seeds: one training for each.
         knobs: whatever else makes this run what it is, JSON values; a run is continued
             only with the same.
         engine: what takes the inner steps, see `MetaModule`.

@@ -59,17 +59,18 @@ class ProgressText:
 
     Args:
         outer_steps: number of them in each seed's training.
+        others: whether there are other seeds that go on where one is given up.
 
     Attributes:
-        failure: why the run was given up, or None.
+        failures: why trainings were given up.
         stopped: whether it ended before its end.
     """
 
-    def __init__(self, outer_steps: int) -> None:
-        self._outer_steps = outer_steps
+    def __init__(self, outer_steps: int, others: bool = False) -> None:
+        self._outer_steps, self._others = outer_steps, others
         self._now: Event = {}
         self._val, self._attempt, self._workers = "", 0, 0
-        self.failure: str | None = None
+        self.failures: list[str] = []
         self.stopped = False
 
     def record(self, event: Event) -> list[str]:
@@ -88,7 +89,11 @@ class ProgressText:
             where = f"seed {event['seed']}, outer step {event['step']}"
             return [f"{where}: a node is about to go; a checkpoint is written"]
         if kind == "failed":
-            self.failure = event["reason"]
+            self.failures.append(event["reason"])
+            return [f"{event['reason']}; the others go on"] if self._others else []
+        if kind == "finished":
+            self._now = {}
+            return [f"seed {event['seed']} has finished"] if self._others else []
         self.stopped = kind == "stopped"
         return []
 

@@ -18,6 +18,8 @@ from raymeta.types import Tensors
 
 #: Rows of a file; a larger one would take long to write again.
 ROWS_PER_FILE = 5_000
+#: Characters of a file's attempt, rank and number.
+PLAIN = len("0001-0000-0000")
 
 
 class Rows:
@@ -27,10 +29,12 @@ class Rows:
         folder: the folder of all ranks' files.
         attempt: number of this start of the run, from 1.
         rank: this process among all.
+        group: name of the processes, where others train other seeds meanwhile.
     """
 
-    def __init__(self, folder: Path, attempt: int, rank: int) -> None:
+    def __init__(self, folder: Path, attempt: int, rank: int, group: str = "") -> None:
         self._folder, self._attempt, self._rank = folder, attempt, rank
+        self._group = _suffix(group)
         self._rows: list[dict[str, Any]] = []
         #: What is still on the device: (row, names, values).
         self._measured: list[tuple[dict[str, Any], tuple[str, ...], torch.Tensor]] = []
@@ -57,7 +61,8 @@ class Rows:
         """Write what has been added."""
         if len(self._rows) > self._written:
             self._fetch()
-            name = f"{self._attempt:04}-{self._rank:04}-{self._file:04}.parquet"
+            name = f"{self._attempt:04}-{self._rank:04}-{self._file:04}"
+            name += f"{self._group}.parquet"
             write_frame(pd.DataFrame(self._rows), self._folder / name)
             self._written = len(self._rows)
 
@@ -71,10 +76,16 @@ class Rows:
             self._measured.clear()
 
 
-def last_attempt(folder: Path) -> int:
-    """How often the run was started before."""
+def last_attempt(folder: Path, group: str = "") -> int:
+    """How often a group was started before, or all seeds at once; "": any of them."""
     there = [path for path in files(folder) if path.suffix == ".parquet"]
-    return max((int(path.name[:4]) for path in there), default=0)
+    own = ("", _suffix(group))
+    tries = (path for path in there if not group or path.stem[PLAIN:] in own)
+    return max((int(path.name[:4]) for path in tries), default=0)
+
+
+def _suffix(group: str) -> str:
+    return f"-{group}" if group else ""
 
 
 def merged(folder: Path) -> pd.DataFrame:

@@ -1,13 +1,12 @@
 """Launcher of a meta-training run on Ray Train's workers."""
 
-import math
 import secrets
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,14 @@ from raymeta.results import mirror
 from raymeta.results.atomic import atomic_write
 from raymeta.results.jsonlines import JsonLines
 from raymeta.runtime import ray_session
-from raymeta.runtime.cluster import require_shared
+from raymeta.runtime.cluster import require_shared, room
 from raymeta.runtime.interrupt import Interrupt
 from raymeta.runtime.serialization import REMEDY, Payload, pack
 from raymeta.tasks import loading
-from raymeta.train.checkpoints import last_step
+from raymeta.train.checkpoints import last_step, seed_folder
 from raymeta.train.config import TrainConfig
 from raymeta.train.events import EVENTS, FAILED, STOP, Event
+from raymeta.train.fitting import fit_all
 from raymeta.train.process_group import ProcessGroup
 from raymeta.train.scaling import POLL_S, Cluster, is_embedded, wait_for
 from raymeta.train.worker import work
@@ -60,8 +60,12 @@ def run_on_ray(
     show: Callable[[str], None],
     on_tick: Callable[[], None],
     stop: Callable[[], bool],
-) -> Result | None:
+) -> tuple[Result | None, list[ValueError]]:
     """Train on Ray's workers, where rank 0 writes its events to events.jsonl.
+
+    Seeds have workers of their own where several have room side by side, and then
+    events and failures in their own folders; else they follow one another on the same.
+    With the user's own `RunConfig`, whose run is one, they do, too.
 
     Args:
         config: the run's settings.
@@ -72,37 +76,76 @@ def run_on_ray(
         stop: says whether to end as by Ctrl-C.
 
     Returns:
-        What Ray Train says; None where its files are not kept.
+        What Ray Train says, None where its files are not kept; and why trainings ended
+        early: what a worker raised, or that workers died or failed too often.
 
     Raises:
-        ValueError: config cannot be sent to workers; the cluster has too little; what
-            a worker raises; workers died or failed too often.
+        ValueError: config cannot be sent to workers; the cluster has too little.
         KeyboardInterrupt: Ctrl-C, before the training began or a second time.
     """
     payload = pack(config, "a learner and its family", loading.modules())
-    stops, failed, scratch = (path / name for name in (STOP, FAILED, SCRATCH))
-    for left in (stops, failed):
-        left.unlink(missing_ok=True)
-    result = None
+    seeds, stops = config.seeds, path / STOP
+    stops.unlink(missing_ok=True)
+    results: list[Result] = []
+    failures: list[ValueError] = []
+    homes: list[Path] = []
+    at_most = 1 if cluster.kept else len(seeds)
+
+    def done(place: int, result: Callable[[], Result]) -> None:
+        try:
+            results.append(_outcome(homes[place], result))
+        except ValueError as failure:
+            failures.append(failure)
+            if len(homes) > 1:
+                show(f"seed {seeds[place]} ends, the others go on: {failure}")
+        if not cluster.kept:
+            mirror.discard(homes[place] / SCRATCH)
+
     try:
-        with on_cluster(cluster, path, show, stop) as asked:
-            result = _fit(payload, config, path, cluster, asked, on_tick)
-    except ENDED as error:
-        if not failed.exists():
-            raise ValueError(
-                f"the training ended too often, the last time because {reason(error)}; "
-                "its checkpoints are kept: the same name goes on from there, and Ray's "
-                "logs say more"
-            ) from error
+        with on_cluster(cluster, path, show, stop, at_most) as asked:
+            at_once = min(at_most, room(cluster.bundle) // cluster.most)
+            alone = {seed_folder(path, seed): (seed,) for seed in seeds}
+            groups = alone if at_once > 1 else {path: seeds}
+            homes.extend(groups)
+            if at_once > 1:
+                show(f"{at_once} of {len(seeds)} seeds have room side by side")
+            trainers = [
+                _trainer(payload, path, home, group, cluster, config.keep)
+                for home, group in groups.items()
+            ]
+            end = stops.touch
+            fit_all(trainers, max(1, at_once), asked, on_tick, end, done, STOP_S)
     finally:
         stops.unlink(missing_ok=True)
         if not cluster.kept:
-            mirror.discard(scratch)
+            for home in homes:
+                mirror.discard(home / SCRATCH)
         mirror.sync(path)
         on_tick()
-    if failed.exists():
-        raise ValueError(failed.read_text(encoding="utf-8"))
-    return result if cluster.kept else None
+    return (results[0] if cluster.kept and results else None), failures
+
+
+def _outcome(home: Path, result: Callable[[], Result]) -> Result:
+    """What a trainer found.
+
+    Raises:
+        ValueError: what a worker has noted, or else what Ray Train says.
+    """
+    noted = home / FAILED
+    try:
+        found = result()
+    except ENDED as error:
+        if mirror.download(noted).exists():
+            raise ValueError(noted.read_text(encoding="utf-8")) from error
+        raise ValueError(
+            f"the training ended too often, the last time because {reason(error)}; "
+            "its checkpoints are kept: the same name goes on from there, and Ray's "
+            "logs say more"
+        ) from error
+    # An attempt after the one that noted it ends at once, in peace.
+    if mirror.download(noted).exists():
+        raise ValueError(noted.read_text(encoding="utf-8"))
+    return found
 
 
 @contextmanager
@@ -111,6 +154,7 @@ def on_cluster(
     path: Path,
     show: Callable[[str], None],
     stop: Callable[[], bool] = lambda: False,
+    at_most: int = 1,
 ) -> Iterator[Callable[[], bool]]:
     """Ray with room for all workers, for the time of a run.
 
@@ -119,6 +163,7 @@ def on_cluster(
         path: its folder, which all nodes must see.
         show: prints a line for people.
         stop: says whether to end as by Ctrl-C.
+        at_most: so many times its workers are of use side by side.
 
     Yields:
         What says whether Ctrl-C, or `stop`, has asked the run to end.
@@ -128,7 +173,7 @@ def on_cluster(
         KeyboardInterrupt: Ctrl-C while it waits, or a second one.
     """
     growing = not is_embedded()
-    with ray_session.running(cluster.cpus), Interrupt() as interrupt:
+    with ray_session.running(cluster.cpus(at_most)), Interrupt() as interrupt:
 
         def asked() -> bool:
             return interrupt.requested or stop()
@@ -139,68 +184,51 @@ def on_cluster(
         yield asked
 
 
-def fitted(
-    trainer: TorchTrainer,
-    asked: Callable[[], bool],
-    on_tick: Callable[[], None],
-    end: Callable[[], None],
-    patience: float = math.inf,
-) -> Result:
-    """What a trainer's `fit` returns, with Ctrl-C as a request to its workers.
+def _trainer(
+    payload: Payload,
+    path: Path,
+    home: Path,
+    seeds: tuple[int, ...],
+    cluster: Cluster,
+    keep: int,
+) -> TorchTrainer:
+    """The trainer of some of a run's seeds.
 
     Args:
-        trainer: starts the workers.
-        asked: says whether they are to end.
-        on_tick: is called several times a second.
-        end: asks them to, once.
-        patience: seconds that they get for it.
-
-    Raises:
-        KeyboardInterrupt: they have not ended by then, or Ctrl-C came again.
+        payload: the run's settings.
+        path: its folder.
+        home: the folder of their events, and of what Ray Train writes; the same, or one
+            in it.
+        seeds: those that its workers train, one after the other.
+        cluster: the resources it asks for.
+        keep: checkpoints that Ray Train keeps.
     """
-    fit = _Background(trainer.fit)
-    since = None
-    while not fit.ended(POLL_S):
-        on_tick()
-        if since is None and asked():
-            since = time.monotonic()
-            end()
-        if since is not None and time.monotonic() - since > patience:
-            raise KeyboardInterrupt
-    on_tick()
-    return fit.result()
-
-
-def _fit(
-    payload: Payload,
-    config: TrainConfig,
-    path: Path,
-    cluster: Cluster,
-    asked: Callable[[], bool],
-    on_tick: Callable[[], None],
-) -> Result:
+    home.mkdir(exist_ok=True)
+    mirror.delete(home / FAILED)
     place = mirror.address(path.resolve())
-    trainer = TorchTrainer(
+    return TorchTrainer(
         _rank,
         train_loop_config={
             "payload": payload,
             "path": place,
+            "group": "" if home == path else home.name,
             "on_gpu": cluster.on_gpu,
-            "seeds": config.seeds,
+            "seeds": seeds,
             "launch": secrets.token_hex(8),
             "retries": cluster.counted_retries,
         },
         # Gloo carries losses and flags; gradients on GPUs have a group of their own.
         torch_config=TorchConfig(backend="gloo"),
         scaling_config=cluster.scaling,
-        run_config=cluster.run_config(f"{place}/{SCRATCH}", config.keep),
+        run_config=cluster.run_config(
+            f"{mirror.address(home.resolve())}/{SCRATCH}", keep
+        ),
     )
-    return fitted(trainer, asked, on_tick, (path / STOP).touch, STOP_S)
 
 
 def _rank(arguments: dict[str, Any]) -> None:
     """The training loop of a worker."""
-    context = get_context()
+    context, group = get_context(), arguments["group"]
     rank, world = context.get_world_rank(), context.get_world_size()
     device, gradients = torch.device("cpu"), None
     if arguments["on_gpu"] and torch.cuda.is_available():
@@ -209,12 +237,13 @@ def _rank(arguments: dict[str, Any]) -> None:
     ranks = ProcessGroup(rank, world, device, gradients)
     with (
         mirror.at(arguments["path"], fetch=(), follow=[STOP]) as path,
-        closing(JsonLines(path / EVENTS)) as log,
+        closing(JsonLines(path / group / EVENTS)) as log,
     ):
-        stop = _StopFile(path / STOP)
+        home, stop = path / group, _StopFile(path / STOP)
+        home.mkdir(exist_ok=True)
         if rank == 0:
-            mirror.download(path / EVENTS)  # which it appends to
-        if mirror.download(path / FAILED).exists():
+            mirror.download(home / EVENTS)  # which it appends to
+        if mirror.download(home / FAILED).exists():
             return  # every attempt would end like the one before
 
         def report(event: Event) -> None:
@@ -223,14 +252,14 @@ def _rank(arguments: dict[str, Any]) -> None:
         try:
             if rank == 0 and arguments["retries"] is not None:
                 _require_progress(path, world, arguments, report)
-            config = arguments["payload"].open()
-            work(config, path, ranks, report, stop.exists, _send, _preempted)
+            config = replace(arguments["payload"].open(), seeds=arguments["seeds"])
+            work(config, path, ranks, report, stop.exists, _send, _preempted, group)
         except ValueError as error:
-            _note_failure(path, str(error))
+            _note_failure(home, str(error))
             raise
         except ModuleNotFoundError as error:
             rule = "workers must be able to load a learner and its family"
-            _note_failure(path, f"{rule}, but {error}: {REMEDY}")
+            _note_failure(home, f"{rule}, but {error}: {REMEDY}")
             raise
         except Exception as error:
             if rank == 0:  # which alone writes the log
@@ -258,12 +287,12 @@ def _require_progress(
     Those that came after progress are not counted: a long run on spot instances loses
     workers often.
     """
-    steps = [last_step(path / f"seed-{seed}") for seed in arguments["seeds"]]
+    steps = [last_step(seed_folder(path, seed)) for seed in arguments["seeds"]]
     done = [-1 if step is None else step for step in steps]
     launch, retries = arguments["launch"], arguments["retries"]
     now = {"launch": launch, "done": done, "workers": workers}
     report({"event": "attempt", **now})
-    events = JsonLines(path / EVENTS).read()
+    events = JsonLines(path / arguments["group"] / EVENTS).read()
     attempts = [e for e in events if e.get("launch") == launch]
     idle = list(takewhile(lambda e: e["done"] == done, reversed(attempts)))
     # Where there are more workers than before, none has died: some have come.
@@ -305,9 +334,9 @@ def _send(metrics: dict[str, Any], newest: Path | None) -> None:
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
 
-def _note_failure(path: Path, said: str) -> None:
+def _note_failure(home: Path, said: str) -> None:
     """Tell the driver, and the next attempt, in one piece: all ranks may fail alike."""
-    with atomic_write(path / FAILED) as file:
+    with atomic_write(home / FAILED) as file:
         file.write(said.encode())
 
 
@@ -321,34 +350,3 @@ class _StopFile:
         if time.monotonic() - self._looked > POLL_S:
             self._looked, self._found = time.monotonic(), self._path.exists()
         return self._found
-
-
-class _Background:
-    """A function at work on a thread that does not outlive the program.
-
-    `TorchTrainer.fit` in the main thread would take Ctrl-C for itself.
-    """
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._function = function
-        self._error: BaseException | None = None
-        self._result: Any = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def ended(self, timeout: float) -> bool:
-        """Whether it ended within so many seconds."""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
-
-    def result(self) -> Any:
-        """What it returned; raises what it raised."""
-        if self._error is not None:
-            raise self._error
-        return self._result
-
-    def _run(self) -> None:
-        try:
-            self._result = self._function()
-        except BaseException as error:
-            self._error = error

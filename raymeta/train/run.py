@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +19,7 @@ from raymeta.results.tensorboard import TensorBoardWriter, show_training
 from raymeta.runtime import source_code
 from raymeta.runtime.interrupt import Interrupt
 from raymeta.runtime.progress import Progress, clock, count, wrap
-from raymeta.train.checkpoints import BEST, last_step, load, step_file
+from raymeta.train.checkpoints import BEST, last_step, load, seed_folder, step_file
 from raymeta.train.config import TrainConfig
 from raymeta.train.events import EVENTS, FAILED, Event, ProgressText
 from raymeta.train.metrics_log import merged, metrics_of
@@ -33,6 +34,8 @@ if TYPE_CHECKING:  # only who asks for workers pays for the import of Ray
     from raymeta.train.scaling import Cluster
 
 SAVE_EVERY_S = 5.0
+#: Seeds with a live line.
+MOST_LINES = 8
 STORAGE = "results"
 
 
@@ -91,7 +94,9 @@ def train(
     A Ray that runs already, or that `RAY_ADDRESS` names, is used; otherwise an embedded
     one starts and ends with the run. The same name continues a run from its last
     checkpoint, on any number of workers: the tasks of a step are the same. A finished
-    run is not run again.
+    run is not run again. On Ray, seeds are trained side by side as far as there is room
+    for their workers, and give the same rows and checkpoints as one after another; one
+    that fails is named, and the others go on.
 
     Args:
         config: settings of what is learnt, and how.
@@ -106,6 +111,7 @@ def train(
             workers' environment. Its name and storage are those of the results. Ray
             Train's own files are kept with it, and `TrainResult.ray_result`: the
             metrics and checkpoint that were reported at most every 10 s and at the end.
+            Seeds then follow one another on the same workers: theirs is one run.
         name: name of the folder of results; algorithm, family and time by default.
         storage: the folder that holds it, which all nodes of a cluster must see; or its
             address on an object store.
@@ -120,8 +126,8 @@ def train(
 
     Raises:
         ValueError: something is impossible, or missing on the cluster; two arguments
-            say the same; the name belongs to another run; too many outer steps in a row
-            were not finite.
+            say the same; the name belongs to another run; too many outer steps of
+            a seed in a row were not finite.
         KeyboardInterrupt: Ctrl-C; the frame and a checkpoint are in the folder.
     """
     if run is not None:
@@ -162,7 +168,9 @@ def trained(
     display.print(_opening(config, place, run_address(storage, name)))
     code = source_code.code_of(config.learner, config.family, config.optimizer)
     theta = check(config)
-    ranks_write = [EVENTS, "parts/*", "seed-*/pictures.npz", FAILED]
+    ranks_write = ["parts/*", "seed-*/pictures.npz"]
+    for each in (EVENTS, FAILED):
+        ranks_write += [each, f"seed-*/{each}"]
     with RunFolder.open(
         storage, name, "training", config.identity(), follow=ranks_write
     ) as home:
@@ -201,9 +209,15 @@ class _Driver:
     ) -> None:
         self._config, self._home, self._display = config, home, display
         self._listen, self._stop = listen, stop
-        self._log = JsonLines(home.path / EVENTS)
-        self._log.read_new()  # what earlier attempts reported
-        self._text = ProgressText(config.outer_steps)
+        several = len(config.seeds) > 1
+        homes = [home.path, *(_seed(home, seed) for seed in config.seeds)]
+        #: Of all seeds together, and of each where they have workers of their own.
+        self._told = [
+            (JsonLines(each / EVENTS), ProgressText(config.outer_steps, several))
+            for each in homes
+        ]
+        for log, _ in self._told:
+            log.read_new()  # what earlier attempts reported
         self._tensorboard = TensorBoardWriter(home.path)
         self._due = time.monotonic() + SAVE_EVERY_S
 
@@ -215,18 +229,21 @@ class _Driver:
         """
         self._home.record_run()
         self._save()  # readable from now on
-        result = None
+        result, failures = None, list[ValueError]()
         try:
             if isinstance(place, torch.device):
                 self._here(place)
             else:
-                result = self._on_ray(place)
+                result, failures = self._on_ray(place)
         finally:
             self._save()
-        if self._text.failure is not None:
-            raise ValueError(self._text.failure)
-        if self._text.stopped:
+        texts = [text for _, text in self._told]
+        if any(text.stopped for text in texts):
             raise KeyboardInterrupt
+        failures += [ValueError(said) for text in texts for said in text.failures]
+        if failures:
+            said = "; ".join(dict.fromkeys(map(str, failures)))
+            raise ValueError(said) from failures[0].__cause__
         return result
 
     def _here(self, device: torch.device) -> None:
@@ -236,9 +253,10 @@ class _Driver:
             def asked() -> bool:
                 return interrupt.requested or self._stop()
 
-            work(self._config, path, ranks, self._show, asked)
+            text = self._told[0][1]
+            work(self._config, path, ranks, partial(self._show, text), asked)
 
-    def _on_ray(self, cluster: "Cluster") -> "Result | None":
+    def _on_ray(self, cluster: "Cluster") -> "tuple[Result | None, list[ValueError]]":
         from raymeta.train.ray_launcher import run_on_ray
 
         self._display.print(["starting Ray"])
@@ -252,26 +270,33 @@ class _Driver:
         )
 
     def _read_along(self) -> None:
-        for event in self._log.read_new():
-            self._show(event)
+        for log, text in self._told:
+            for event in log.read_new():
+                self._show(text, event)
 
-    def _show(self, event: Event) -> None:
-        """Show what rank 0 reports; save the frame now and then."""
+    def _show(self, text: ProgressText, event: Event) -> None:
+        """Show what a rank 0 reports; save the frame now and then."""
         self._listen(event)
-        if lines := self._text.record(event):
+        if lines := text.record(event):
             self._display.print(lines)
         elapsed = self._display.elapsed
-        self._display.update(lambda width: self._text.live(elapsed, width))
-        # Who is asked to stop may have little time.
-        if time.monotonic() > self._due or self._text.stopped:
-            self._save()
+        texts = [each for _, each in self._told]
 
-    def _save(self) -> None:
+        def live(width: int) -> list[str]:
+            return [line for each in texts for line in each.live(elapsed, width)]
+
+        self._display.update(lambda width: live(width)[:MOST_LINES])
+        # Who is asked to stop may have little time.
+        if time.monotonic() > self._due or text.stopped:
+            self._save(text.stopped or self._tensorboard.is_due())
+
+    def _save(self, show: bool = True) -> None:
         """Put the frame together, and plan the next time to spend at most 5 % on it."""
         start = time.monotonic()
         frame = merged(self._home.path / "parts")
         self._home.write(frame)
-        show_training(self._tensorboard, frame, metrics_of(frame))
+        if show:
+            show_training(self._tensorboard, frame, metrics_of(frame))
         took = time.monotonic() - start
         self._due = start + max(SAVE_EVERY_S, 20 * took)
 
@@ -337,7 +362,7 @@ def _opening(
 
 def _seed(home: RunFolder, seed: int) -> Path:
     """The folder of a seed's checkpoints and pictures."""
-    return home.path / f"seed-{seed}"
+    return seed_folder(home.path, seed)
 
 
 def _differing(home: RunFolder, code: Mapping[str, str]) -> list[str]:

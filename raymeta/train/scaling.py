@@ -152,10 +152,15 @@ class Cluster:
         own = {name: value for name, value in named.items() if value}
         return own | scaling.additional_resources_per_worker
 
-    @property
-    def cpus(self) -> int:
-        """CPUs of an embedded Ray in which all workers have room."""
-        return max(1, math.ceil(self.least * self.bundle.get("CPU", 0)))
+    def cpus(self, at_most: int = 1) -> int:
+        """CPUs of an embedded Ray in which all workers have room.
+
+        Args:
+            at_most: so many times, as far as this machine has cores.
+        """
+        cpus, cores = self.bundle.get("CPU", 0), len(os.sched_getaffinity(0))
+        once = max(1, math.ceil(self.least * cpus))
+        return max(once, min(math.ceil(at_most * self.most * cpus), cores))
 
     @property
     def counted_retries(self) -> int | None:

@@ -124,6 +124,7 @@ class Training:
         finally:
             self._rows.flush()
             self._checkpoints.close()
+            self._tell_written()
 
     def _episodes(self) -> Any:
         ranks, config = self._ranks, self._config
@@ -254,6 +255,7 @@ class Training:
         }
 
     def _report_progress(self, losses: Tensor) -> None:
+        self._tell_written()
         self._live.add(float(losses.mean()), len(losses))
         if self.step == self._config.outer_steps or self._live.is_due():
             live = self._live.take()
@@ -321,6 +323,8 @@ class Training:
             self._metrics |= told
         if self._ranks.rank > 0:
             return
+        self._checkpoints.wait()
+        self._tell_written()
         self._checkpoints.save(
             {
                 "algorithm": self._config.algorithm,
@@ -339,7 +343,11 @@ class Training:
             },
             best=best,
         )
-        self._report(event="checkpoint", val_loss=val_loss, best=best)
+
+    def _tell_written(self) -> None:
+        """Report the last checkpoint once it is on the disk: who hears may take it."""
+        if written := self._checkpoints.take_written():
+            self._report(event="checkpoint", **written)
 
     # Held-out tasks.
 

@@ -32,10 +32,10 @@ from raymeta.runtime.serialization import REMEDY, Payload, pack
 from raymeta.search import named
 from raymeta.tasks import loading
 from raymeta.tasks.base import Task, sample_problem
+from raymeta.train.fitting import fitted
 from raymeta.train.ray_launcher import (
     ENDED,
     SCRATCH,
-    fitted,
     on_cluster,
     reason,
     without_tf32,

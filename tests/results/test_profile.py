@@ -35,6 +35,10 @@ def test_it_is_of_the_lucky_point_where_another_is_returned():
 def test_there_is_none_without_looks_and_in_older_frames():
     rows = study((1.0, 1.0, NAN))
     assert profile_of(rows) == profile_of(rows.drop(columns="offset")) == {}
+    # Nor where nothing lies beside, or the point is not known.
+    assert profile_of(study((1.0, 1.0, NAN), (1.0, 1.0, 0.0))) == {}
+    assert profile_of(study((1.0, 1.0, 0.0))) == {}
+    assert profile_of(study((NAN, NAN, NAN), (1.0, 1.0, 0.03))) == {}
 
 
 @pytest.mark.parametrize(

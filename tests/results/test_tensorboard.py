@@ -20,8 +20,10 @@ from raymeta.train import recipe, train
 
 def events(folder, run):
     """The last driver's events of a run, from records whose checksums are right."""
-    file = max((folder / FOLDER / run).iterdir())
-    content, found = file.read_bytes(), []
+    files = sorted((folder / FOLDER / run).iterdir())
+    mark = len("events.out.tfevents.1234567890.123456")
+    own = [file for file in files if file.name[:mark] == files[-1].name[:mark]]
+    content, found = b"".join(file.read_bytes() for file in own), []
     while content:
         (length,) = struct.unpack("<Q", content[:8])
         data = content[12 : 12 + length]
@@ -64,6 +66,22 @@ def test_rows_are_shown_once_and_anew_by_the_next_driver(tmp_path):
         assert curve(tmp_path, "a", "y") == {0: 1.0, 1: 2.0, 2: 3.0}
     # A TensorBoard that looks on would stop at a file that has vanished.
     assert len(list((tmp_path / FOLDER / "a").iterdir())) == 2
+
+
+def test_a_long_curve_goes_on_in_other_files(tmp_path):
+    """An object store takes only whole files: one that grew for ever costs S²."""
+    writer, sent = TensorBoardWriter(tmp_path), 0
+    rows = pd.DataFrame({"x": range(20_000), "wall_s": 0.0, "y": 1.0})
+    for known in range(400, 20_001, 400):  # 30 seconds of a quick run each
+        writer.extend("a", rows[:known], step="x", values=["y"])
+        sent += max((tmp_path / FOLDER / "a").iterdir()).stat().st_size
+    assert list(curve(tmp_path, "a", "y")) == list(range(20_000))
+    files = list((tmp_path / FOLDER / "a").iterdir())
+    assert sent < 2.5 * sum(file.stat().st_size for file in files)
+    kinds = [event.WhichOneof("what") for event in events(tmp_path, "a")]
+    assert kinds.count("session_log") == 1
+    assert kinds.count("file_version") == len(files)
+    assert not writer.is_due()
 
 
 def row(split, step, rank, tasks, loss, *, workers=2, seed=0):

@@ -73,6 +73,22 @@ def test_a_comparison_from_end_to_end(cluster, bench, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(compare(**settings, **where), frame)
 
 
+def test_one_that_has_grown_is_a_fresh_one(cluster, bench, tmp_path):
+    whole = {"tasks": TASK, "methods": METHODS[:3], "budget": 60, "seeds": 2}
+    where = {"name": "x", "storage": tmp_path, "progress": False}
+    compare(TASK, "random", budget=30, seeds=1, **where)
+    compare(TASK, ["random", "tpe"], budget=30, seeds=2, **where)
+
+    grown = compare(**whole, **where)
+
+    order = ["method", "seed", "trial", "gradient_evals"]
+    fresh = bench(**whole).run().frame()
+    assert_same(
+        grown.sort_values(order, kind="stable", ignore_index=True),
+        fresh.sort_values(order, kind="stable", ignore_index=True),
+    )
+
+
 def test_a_trial_whose_worker_dies_runs_again(cluster, bench, tmp_path):
     task = Deadly(grave=tmp_path / "grave", driver=os.getpid())
     settings = {"tasks": task, "methods": ["random"], "budget": 30, "seeds": 2}

@@ -24,10 +24,11 @@ class Points:
     poison: tuple[int, ...] = ()  # training steps with a loss that is not finite
     step_s: float = 0.0
     ends: int = 1_000_000  # the first training step without tasks
+    of: int | None = None  # the only seed whose tasks end; None: of every one
 
     def episodes(self, step, count, start, stop, *, seed, split):
         time.sleep(self.step_s)
-        if split == "train" and step >= self.ends:
+        if split == "train" and step >= self.ends and self.of in (None, seed):
             raise ValueError(f"points ran out at step {step}")
         random = draws(step, count, start, stop, seed=seed, split=split)
         dtype = torch.get_default_dtype()

@@ -77,6 +77,6 @@ def test_lost_workers_are_told():
 def test_how_it_ended_is_remembered():
     text = ProgressText(500)
     text.record({"event": "failed", "reason": "why"})
-    assert (text.failure, text.stopped) == ("why", False)
+    assert (text.failures, text.stopped) == (["why"], False)
     text.record({"event": "stopped", "seed": 0, "step": 3})
     assert text.stopped

@@ -121,6 +121,44 @@ def test_two_workers_one_killed_then_one_equal_an_undisturbed_run(
     assert torch.equal(kept["theta"]["layer.w"], last_theta(path / "seed-0"))
 
 
+def what_was_learnt(frame):
+    """A run's rows, but for when they were made."""
+    return frame.drop(columns=["attempt", "wall_s", "step_s"])
+
+
+def test_seeds_side_by_side_equal_one_after_another_and_one_fails_alone(
+    cluster, here, tmp_path
+):
+    whole = here("whole", seeds=(0, 1)).frame
+    lines, place = [], {"workers": 1, "name": "x", "storage": tmp_path}
+
+    def trained(**changes):
+        run = config(seeds=(0, 1), **changes)
+        return train(run, **place, progress=lines.append).frame
+
+    with pytest.raises(ValueError, match=r"^points ran out at step 6$"):
+        trained(family=Points(ends=6, of=1))
+
+    assert "2 of 2 seeds have room side by side" in lines
+    assert "seed 1 ends, the others go on: points ran out at step 6" in lines
+    assert "seed 0 has finished" in lines
+    left = pd.read_parquet(tmp_path / "x" / "frame.parquet")
+    assert what_was_learnt(left.query("seed == 0")).equals(
+        what_was_learnt(whole.query("seed == 0"))
+    )
+    assert last_step(tmp_path / "x" / "seed-1") == 4
+
+    lines.clear()
+    mended = trained()
+
+    assert "seed 1 goes on from outer step 4 on 1 process, cpu" in lines
+    assert what_was_learnt(mended).equals(what_was_learnt(whole))
+    for seed in ("seed-0", "seed-1"):
+        theta = last_theta(tmp_path / "x" / seed)
+        assert torch.equal(theta, last_theta(tmp_path / "whole" / seed))
+        assert not (tmp_path / "x" / seed / ".ray").exists()
+
+
 def test_what_the_cluster_lacks_is_said_and_waited_for_no_longer(cluster, tmp_path):
     lines = []
     match = "2 workers need 2 GPUs, but the cluster has 0; none came within wait=2 s"
@@ -176,7 +214,7 @@ def test_only_attempts_without_progress_use_up_retries(tmp_path, attempts, refus
     if step >= 0:
         (tmp_path / "seed-0").mkdir()
         (tmp_path / "seed-0" / f"step-{step:08}.pt").touch()
-    arguments = {"seeds": (0,), "launch": "x", "retries": 2}
+    arguments = {"seeds": (0,), "group": "", "launch": "x", "retries": 2}
     with closing(JsonLines(tmp_path / "events.jsonl")) as log:
         for event in events:
             log.append(event)

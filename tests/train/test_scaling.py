@@ -1,5 +1,7 @@
 """What is asked of a cluster, before any Ray starts."""
 
+import os
+
 import pytest
 import ray.train
 import ray.tune
@@ -17,7 +19,10 @@ def test_flags_give_a_scaling_config():
     cluster = Cluster(scaling=scaling)
     assert (cluster.least, cluster.most, cluster.on_gpu) == (1, 4, True)
     assert cluster.bundle == {"CPU": 2.0, "GPU": 1.0, "special": 0.5}
-    assert Cluster(scaling=scaling_of(3, cpus_per_worker=1.5)).cpus == 5
+    three = Cluster(scaling=scaling_of(3, cpus_per_worker=1.5))
+    assert three.cpus() == 5
+    cores = len(os.sched_getaffinity(0))
+    assert three.cpus(4) == max(5, min(18, cores))  # of an embedded Ray, for 4 seeds
 
 
 def test_what_the_run_config_says_passes_through():

@@ -450,7 +450,11 @@ def test_the_shrink_factor_of_the_toy():
 def test_what_a_killed_attempt_was_writing_is_removed(tmp_path):
     (tmp_path / "step-00000001.pt.12ab.tmp").touch()
     checkpoints = Checkpoints(tmp_path, keep=1)
-    checkpoints.save({"step": 1}, best=False)
+    checkpoints.save({"step": 1, "val_loss": 2.0}, best=False)
+    checkpoints.wait()
+    # Told once, when it is on the disk.
+    assert checkpoints.take_written() == {"step": 1, "val_loss": 2.0, "best": False}
+    assert checkpoints.take_written() == {}
     checkpoints.close()
     assert os.listdir(tmp_path) == ["step-00000001.pt"]
 
