@@ -1,10 +1,10 @@
 # raymeta's image for clusters: docker build --target cpu -t registry.example.com/raymeta:0.1.0-cpu .
-# and likewise `gpu`. Everything is pinned; it runs as the user `ray`, which is not root.
+# and likewise `gpu`. All that runs is pinned, and runs as the user `ray`, which is not root.
 ARG RAY=2.60.0
 
 FROM rayproject/ray:${RAY}-py311-cpu AS cpu
 USER ray
-# Docker would make the folder root's, and pip writes in it.
+# Who makes the folder owns it, and pip writes in it.
 RUN mkdir /home/ray/raymeta
 WORKDIR /home/ray/raymeta
 COPY --chown=ray requirements.txt requirements-cluster.txt ./
@@ -18,7 +18,7 @@ RUN pip install --no-cache-dir --no-deps .
 
 FROM rayproject/ray:${RAY}-py311-gpu AS gpu
 USER ray
-# Docker would make the folder root's, and pip writes in it.
+# Who makes the folder owns it, and pip writes in it.
 RUN mkdir /home/ray/raymeta
 WORKDIR /home/ray/raymeta
 COPY --chown=ray requirements.txt requirements-cluster.txt ./

@@ -2,7 +2,10 @@
 
 import ast
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 import raymeta
 
@@ -43,6 +46,20 @@ def test_files_that_are_no_modules_are_shipped():
     others = {p for p in root.rglob("*") if p.is_file() and ".py" not in p.suffix}
     assert others <= shipped
     assert root / "py.typed" in shipped
+
+
+def test_pins_and_what_is_installed_are_within_the_bounds():
+    root = Path(raymeta.__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    named = [*project["dependencies"], *project["optional-dependencies"]["cluster"]]
+    files = ("requirements.txt", "requirements-cluster.txt")
+    lines = [line for file in files for line in (root / file).read_text().splitlines()]
+    pins = dict(line.lower().split("==") for line in lines if "==" in line)
+    bounds = [Requirement(text) for text in named]
+    for bound in bounds:
+        assert bound.specifier.contains(pins[bound.name.lower()]), bound
+        assert bound.specifier.contains(version(bound.name)), bound
+    assert len({str(bound.specifier) for bound in bounds if bound.name == "ray"}) == 1
 
 
 def test_the_root_has_the_vocabulary_alone():

@@ -174,6 +174,11 @@ def test_the_image_is_pinned_and_not_root():
     kept = (simulated.ROOT / ".dockerignore").read_text().splitlines()
     for stage in stages:
         assert stage.splitlines()[1] == "USER ray"
+        # Who makes the folder owns it, and pip writes in it; WORKDIR makes it root's.
+        made, entered = (
+            f"\n{do} /home/ray/raymeta\n" for do in ("RUN mkdir", "WORKDIR")
+        )
+        assert 0 < stage.index(made) < stage.index(entered)
         assert "root" not in stage
         for line in stage.splitlines():
             if line.startswith("COPY"):
