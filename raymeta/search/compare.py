@@ -51,6 +51,7 @@ from raymeta.search.study.coordinator import Coordinator, evidence_in, standing
 from raymeta.search.study.study import Study
 from raymeta.search.tune.bridge import BridgeScheduler, BridgeSearcher, Pulse
 from raymeta.search.tune.quiet import quiet_tune
+from raymeta.search.tune.registry import trainables_looked_up_once
 from raymeta.search.tune.run_options import RunOptions, Stop, run_options
 from raymeta.search.tune.search_study import study_of
 from raymeta.search.whole_frame import WholeFrame, of_studies
@@ -334,7 +335,8 @@ def _run(
             ),
         )
         try:
-            tuner.fit()
+            with trainables_looked_up_once():
+                tuner.fit()
         except TuneError as error:
             raise _origin(error) from None
         except KeyboardInterrupt:

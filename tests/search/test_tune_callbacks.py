@@ -104,8 +104,9 @@ def test_resources_that_no_node_has_are_refused(tmp_path):
         )
 
 
-def test_mlflow_sees_losses_and_hyperparameters(tmp_path):
+def test_mlflow_sees_losses_and_hyperparameters(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
     logger = MLflowLoggerCallback(
@@ -120,8 +121,13 @@ def test_mlflow_sees_losses_and_hyperparameters(tmp_path):
         name="x",
         progress=False,
         callbacks=[logger],
+        keep_tune=True,
     )
     runs = mlflow.search_runs(experiment_names=["own"])
     trained = runs[runs["params.trial"].astype(int) < 3].sort_values("params.trial")
     assert trained["metrics.outer_loss"].tolist() == searched(frame).outer_loss.tolist()
     assert trained["params.hp/lr"].astype(float).tolist() == frame["hp/lr"][:3].tolist()
+    # Tune's own files agree with both.
+    kept = tune.ResultGrid(tune.ExperimentAnalysis(str(tmp_path / "x" / "tune" / "1")))
+    found = kept.get_dataframe().sort_values("config/trial")[:3]
+    assert found["outer_loss"].tolist() == trained["metrics.outer_loss"].tolist()
