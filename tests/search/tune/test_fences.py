@@ -26,6 +26,7 @@ USED = {
     "ray._raylet.AuthenticationTokenLoader.instance": "runtime/ray_session.py",
     "ray._raylet.AuthenticationTokenLoader.reset_cache": "runtime/ray_session.py",
     "ray.tune.schedulers.HyperBandScheduler._unpause_trial": "search/tune/hyperband.py",
+    "ray.tune.registry._global_registry": "search/tune/registry.py",
     f"{AWS}._create_node": "runtime/aws_provider.py",
     **{
         f"ray.tune.schedulers.{name}": "search/tune/population.py"
