@@ -1,0 +1,1 @@
+"""Published experiments, a module each: see `jobs.experiments.reproduce`."""
