@@ -42,14 +42,16 @@ def settings(scale: Scale) -> Sequence[str]:
 
 def run(setting: str, seed: int, scale: Scale) -> Iterator[Row]:
     """See each of the three."""
-    return {"long": long, "online": online, "memory": memory}[setting]()
+    if setting == "long":
+        return long(10 if scale.reduced else HYPER_STEPS)
+    return {"online": online, "memory": memory}[setting]()
 
 
-def long() -> Iterator[Row]:
+def long(hyper_steps: int) -> Iterator[Row]:
     """Forward mode through T = 20 from α = .01: loss curves, and where it ends."""
     eigenvalues = torch.tensor(EIGENVALUES, dtype=torch.float64)
     problem, x = quadratic(eigenvalues), torch.tensor(0.01, dtype=torch.float64).log()
-    for i in range(HYPER_STEPS):
+    for i in range(hyper_steps):
         alpha = x.exp()
         estimator = raymeta.hypergrad.Forward(STEPS)
         found = raymeta.hypergradient(problem, {"lr": alpha}, estimator)

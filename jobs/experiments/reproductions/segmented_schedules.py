@@ -96,7 +96,8 @@ def run(setting: str, seed: int, scale: Scale) -> Iterator[Row]:
     result = raymeta.optimize(
         task, estimator, budget=(OUTER + 1) * cost, seed=seed, progress=False
     )
-    assert result.start_loss is not None and result.outer_loss is not None
+    assert result.start_loss is not None
+    assert result.outer_loss is not None
     yield Row("outer loss", 0, result.start_loss)
     for i, loss in enumerate(result.frame["outer_loss"], 1):
         yield Row("outer loss", i, float(loss))
