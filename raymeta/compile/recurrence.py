@@ -1,24 +1,30 @@
 """Recurrences x ← f(x, c, b) and their derivatives, as graphs of operators."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from itertools import compress
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from raymeta.compile.announced import announced
 from raymeta.compile.inductor import build
 from raymeta.compile.partition import split
+from raymeta.compile.reads import Reads, hold, reading
 from raymeta.compile.trace import (
     Kernel,
     Structure,
     autocasts,
     flatten,
+    too_many_values,
     trace,
     without_autocast,
 )
 
 Flat = Sequence[Tensor]
+#: Programs for the values that a step reads from tensors, at most.
+MOST = 8
 #: The structures of x, c and b.
 Key = tuple[Structure, Structure, Structure]
 
@@ -27,18 +33,32 @@ class Program(NamedTuple):
     """A step for arguments of given structures, on flat lists of tensors.
 
     Attributes:
-        forward: (x…, c…, b…) -> (f(x, c, b)…, saved…).
+        forward: (x…, c…, b…) -> (f(x, c, b)…, read…, saved…).
         backward: (saved…, α of f…, g…) -> (α of x…, g + α ∂f/∂c…); floating-point
             tensors only, and of c only what f depends on. None in a program without
             derivatives, which saves nothing.
         result: the structure of f(x, c, b).
         depends: for each floating-point tensor of c, whether f depends on it.
+        read: the numbers that f read from tensors; where others would be read, f is
+            another program.
     """
 
     forward: Kernel
     backward: Kernel | None
     result: Structure
     depends: list[bool]
+    read: list[int]
+
+    @property
+    def saved_from(self) -> int:
+        """Where, in what `forward` gives, begins what is saved."""
+        return self.result.count + len(self.read)
+
+    def fits(self, given: Flat) -> bool:
+        """Whether what `forward` gave was read as it was traced."""
+        return not self.read or hold(
+            given[self.result.count : self.saved_from], self.read
+        )
 
 
 class Recurrence:
@@ -46,7 +66,9 @@ class Recurrence:
 
     Graphs are laid out for contiguous tensors, which all that goes in and out is made.
     f must be pure: what it reads besides its arguments stays as it was when it was
-    traced. Where x or c requires a gradient the result has one, of first order.
+    traced. Integers and truth values that it reads from tensors, as a check of its own
+    does, are looked at in every step; at others it is traced once more. Where x or c
+    requires a gradient the result has one, of first order.
 
     Args:
         function: f.
@@ -56,7 +78,7 @@ class Recurrence:
 
     def __init__(self, function: Callable[..., Any], *, compiled: bool) -> None:
         self.function, self._compiled = function, compiled
-        self._programs: dict[tuple[bool, Any, Key], Program] = {}
+        self._programs: dict[tuple[bool, Any, Key], list[Program]] = {}
 
     def __call__(self, x: Any, c: Any, batches: Iterable[Any]) -> Any:
         """The x after one step for each b.
@@ -66,31 +88,52 @@ class Recurrence:
         """
         return chain(x, c, ((self, b) for b in batches))
 
-    def program(self, key: Key, inputs: Flat, differentiable: bool) -> Program:
-        """The program for arguments of these structures."""
-        kind = (differentiable, autocasts(), key)
-        found = self._programs.get(kind)
-        if found is None:
-            dense = torch.contiguous_format
-            inputs = [z.detach().clone(memory_format=dense) for z in inputs]
-            found = (self._paired if differentiable else self._plain)(key, inputs)
-            if autocasts():
-                found = found._replace(forward=_outside_autocast(found.forward))
-            self._programs[kind] = found
-        return found
+    def run(
+        self, key: Key, inputs: Flat, differentiable: bool
+    ) -> tuple[Program, Sequence[Tensor]]:
+        """The program for arguments of these structures and values, and what it gives.
+
+        Raises:
+            Untraceable: see `__call__`.
+        """
+        known = self._programs.setdefault((differentiable, autocasts(), key), [])
+        for program in known:
+            given = program.forward(*inputs)
+            if program.fits(given):
+                return program, given
+        if len(known) == MOST:
+            raise too_many_values(known[-1].read)
+        program = self._traced(key, inputs, differentiable)
+        given = program.forward(*inputs)
+        if not program.fits(given):
+            raise too_many_values(program.read)
+        known.append(program)
+        return program, given
+
+    def _traced(self, key: Key, inputs: Flat, differentiable: bool) -> Program:
+        dense = torch.contiguous_format
+        inputs = [z.detach().clone(memory_format=dense) for z in inputs]
+        with (
+            announced("compiling a training step") if self._compiled else nullcontext()
+        ):
+            program = (self._paired if differentiable else self._plain)(key, inputs)
+        if autocasts():
+            return program._replace(forward=_outside_autocast(program.forward))
+        return program
 
     def _plain(self, key: Key, inputs: Flat) -> Program:
-        results: list[Structure] = []
+        results: list[tuple[Structure, list[int]]] = []
 
         def forward(*flat: Tensor) -> list[Tensor]:
-            with torch.no_grad():
+            with torch.no_grad(), reading() as read:
                 tensors, structure = flatten(self.function(*_trees(key, flat)))
-            results.append(structure)
-            return _dense(tensors)
+            results.append((structure, read.values))
+            return _dense([*tensors, *read.tensors])
 
         graph = trace(forward, inputs)
         kernel = build(graph, inputs, self._compiled)
-        return Program(kernel, None, results[0], [])
+        structure, values = results[0]
+        return Program(kernel, None, structure, [], values)
 
     def _paired(self, key: Key, inputs: Flat) -> Program:
         moving = [m for part in key[:2] for m in part.differentiable()]
@@ -98,20 +141,20 @@ class Recurrence:
 
         def pull(
             at: Flat, cotangents: Flat | None
-        ) -> tuple[list[Tensor], Structure, list[Tensor | None]]:
-            """f(x, c, b), and the cotangents' (ones') pullback to x and c."""
+        ) -> tuple[list[Tensor], Structure, list[Tensor | None], Reads]:
+            """f(x, c, b), the cotangents' (ones') pullback to x and c, and reads."""
             at = [z.detach() for z in at]
             leaves = [z.requires_grad_() for z in compress(at, moving)]
-            with torch.enable_grad():
+            with torch.enable_grad(), reading() as read:
                 # Copies, since f may write into its arguments, but not into leaves.
                 copies = [z.clone() for z in at]
                 ends, result = flatten(self.function(*_trees(key, copies)))
             floating = _floating(ends, result)
             if cotangents is None:
                 cotangents = _dense(map(torch.ones_like, floating))
-            return ends, result, _pull(floating, cotangents, leaves)
+            return ends, result, _pull(floating, cotangents, leaves), read
 
-        ends, result, pulled = pull(inputs, None)
+        ends, result, pulled, read = pull(inputs, None)
         depends = [p is not None for p in pulled[x_count:]]
         alphas = _dense(torch.ones_like(z.detach()) for z in _floating(ends, result))
         cs = list(compress(inputs, moving))[x_count:]
@@ -119,7 +162,7 @@ class Recurrence:
 
         def joint(*flat: Tensor) -> list[Tensor]:
             at, rest = flat[: len(inputs)], flat[len(inputs) :]
-            ends, _, pulled = pull(at, rest[: len(alphas)])
+            ends, _, pulled, read = pull(at, rest[: len(alphas)])
             xs = list(compress(at, moving))[:x_count]
             alpha = [
                 torch.zeros_like(z) if p is None else p
@@ -127,15 +170,17 @@ class Recurrence:
             ]
             found = [p for p in pulled[x_count:] if p is not None]
             gathered = [g + p for g, p in zip(rest[len(alphas) :], found, strict=True)]
-            return _dense([z.detach() for z in (*ends, *alpha, *gathered)])
+            outputs = (*ends, *read.tensors, *alpha, *gathered)
+            return _dense([z.detach() for z in outputs])
 
         graph = trace(joint, [*inputs, *alphas, *g])
-        first, second = split(graph, len(inputs), len(ends))
+        outputs = len(ends) + len(read.values)
+        first, second = split(graph, len(inputs), outputs)
         forward = build(first, inputs, self._compiled)
         with torch.no_grad():
-            saved = list(forward(*inputs))[len(ends) :]
+            saved = list(forward(*inputs))[outputs:]
         backward = build(second, [*saved, *alphas, *g], self._compiled)
-        return Program(forward, backward, result, depends)
+        return Program(forward, backward, result, depends, read.values)
 
 
 def chain(x: Any, c: Any, legs: Iterable[tuple[Recurrence, Any]]) -> Any:
@@ -193,15 +238,17 @@ class _Walk:
             at = (recurrence, self.structure, batch)
             if not (at[0] is before[0] and at[1] is before[1] and at[2] is before[2]):
                 key = (self.structure, self._constants, batch)
-                program = recurrence.program(key, inputs, differentiable)
+                program, both = recurrence.run(key, inputs, differentiable)
                 before = at
-                if differentiable:
-                    self.depends = list(map(max, self.depends, program.depends))
-            both = program.forward(*inputs)
+            else:
+                both = program.forward(*inputs)
+                if not program.fits(both):
+                    program, both = recurrence.run(key, inputs, differentiable)
             self.structure = program.result
             xs = both[: self.structure.count]
             if differentiable:
-                self._done.append((program, both[self.structure.count :]))
+                self.depends = list(map(max, self.depends, program.depends))
+                self._done.append((program, both[program.saved_from :]))
         return xs
 
     def backward(self, alphas: Flat, g: Flat) -> tuple[Flat, Flat]:

@@ -128,7 +128,7 @@ def trace(function: Kernel, example: Sequence[Tensor]) -> fx.GraphModule:
     except RuntimeError as error:
         function(*example)  # A mistake of its own comes up as it is.
         reason = f"torch says: {str(error).splitlines()[0]}"
-        culprit = ".item(), int(tensor), F.one_hot or `if tensor`"
+        culprit = ".item(), int(tensor), float(tensor), F.one_hot or nonzero"
         raise _untraceable(reason, culprit) from error
     for node in graph.graph.nodes:
         if _sized_by_values(node):
@@ -201,6 +201,13 @@ def _untraceable(reason: str, culprit: str) -> Untraceable:
         "compile=True needs a step whose operators do not depend on the values of "
         f"tensors, but {reason}; write it without {culprit}, or leave compile out"
     )
+
+
+def too_many_values(read: Sequence[int]) -> Untraceable:
+    """The error for a function that reads other numbers ever again."""
+    some = ", ".join(map(str, read[:3]))
+    reason = f"Python code reads numbers from them that keep changing ({some}, …)"
+    return _untraceable(reason, ".item(), int(tensor) or `if tensor`")
 
 
 def _sized_by_values(node: fx.Node) -> bool:

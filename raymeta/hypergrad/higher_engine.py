@@ -15,6 +15,7 @@ from raymeta._tree import detach
 from raymeta.autograd.stop_gradient import inner_gradient
 from raymeta.optim import Memory, Schedule, Setting
 from raymeta.optim.base import Recipe
+from raymeta.optim.settings import is_zero
 from raymeta.problem import BilevelProblem, Descent, TrainState
 from raymeta.types import Batch, Hparams, Tensors
 
@@ -50,7 +51,8 @@ def _adam_group(given: dict[str, Any], k: int) -> dict[str, Any]:
     """It adds ε to √v before the bias correction of v, `torch.optim` after it."""
     beta1, beta2 = given["beta1"], given["beta2"]
     eps = given["eps"] * (1 - beta2**k) ** 0.5
-    return {**given, "betas": (beta1, beta2), "eps": eps}
+    known = {key: x for key, x in given.items() if key != "eps_root"}
+    return {**known, "betas": (beta1, beta2), "eps": eps}
 
 
 _TWINS = {
@@ -230,6 +232,8 @@ def require_truth(
     at = recipe.settings.at(state.memory.step)
     for key, setting in recipe.settings.given.items():
         tensors = _tensors(setting)
+        if key == "eps_root" and not is_zero(setting):
+            raise _refusal(f"eps_root=0 in {name}", "has none")
         if key in twin.constant and any(x.requires_grad for x in tensors):
             raise _refusal(f"a constant {key} in {name}", twin.constant[key])
         if key in twin.positive and not all(bool((x > 0).all()) for x in tensors):

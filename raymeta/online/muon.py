@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from raymeta.online.base import Learning
 from raymeta.online.rule import Entry, Group
+from raymeta.optim.muon import learning_rate_ratio, newton_schulz
 
 
 class Muon(Learning, torch.optim.Muon):
@@ -44,7 +44,12 @@ class Muon(Learning, torch.optim.Muon):
         momentum, v = entry.values["momentum"], state["momentum_buffer"]
         nesterov = group["nesterov"]
         x = g.lerp(v, momentum) if nesterov else v
-        ns = newton_schulz(group["ns_coefficients"], group["ns_steps"], group["eps"])
+        ns = partial(
+            newton_schulz,
+            coefficients=group["ns_coefficients"],
+            steps=group["ns_steps"],
+            eps=group["eps"],
+        )
         state["direction"] = ns(x.bfloat16())
         if before is None:
             return
@@ -53,36 +58,9 @@ class Muon(Learning, torch.optim.Muon):
             dx = v - g + momentum * dx
         # Half precision is enough for the step, but not for how it changes.
         do = torch.func.jvp(ns, (x.float(),), (dx.float(),))[1]
-        r = _ratio(group["adjust_lr_fn"], p.shape)
+        r = learning_rate_ratio(group["adjust_lr_fn"], p.shape)
         state["d_momentum"] = do.to(p.dtype) * r
 
     def _direction(self, entry: Entry, p: Tensor) -> Tensor:
-        r = _ratio(entry.group["adjust_lr_fn"], p.shape)
+        r = learning_rate_ratio(entry.group["adjust_lr_fn"], p.shape)
         return self.state[p]["direction"].to(p.dtype) * r
-
-
-def newton_schulz(
-    coefficients: tuple[float, float, float], steps: int, eps: float
-) -> Callable[[Tensor], Tensor]:
-    """The iteration X ← a X + (b A + c A²) X with A = X Xᵀ, from X / ‖X‖."""
-    a, b, c = coefficients
-
-    def iterate(x: Tensor) -> Tensor:
-        tall = x.size(0) > x.size(1)
-        x = x.T if tall else x
-        x = x / x.norm().clamp(min=eps)
-        for _ in range(steps):
-            gram = x @ x.T
-            x = torch.addmm(
-                x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a
-            )
-        return x.T if tall else x
-
-    return iterate
-
-
-def _ratio(adjust: str | None, shape: torch.Size) -> float:
-    rows, columns = shape
-    if adjust == "match_rms_adamw":
-        return 0.2 * math.sqrt(max(rows, columns))
-    return math.sqrt(max(1, rows / columns))

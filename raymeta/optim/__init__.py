@@ -15,6 +15,7 @@ from raymeta.optim.export import (
 from raymeta.optim.first_order import first_order
 from raymeta.optim.from_torch import from_torch
 from raymeta.optim.lion import LionMemory, lion
+from raymeta.optim.muon import MuonMemory, muon
 from raymeta.optim.nadam import NAdamMemory, nadam
 from raymeta.optim.radam import RAdamMemory, radam
 from raymeta.optim.rmsprop import RMSpropMemory, rmsprop
@@ -29,6 +30,7 @@ __all__ = [
     "LearnedSchedule",
     "LionMemory",
     "Memory",
+    "MuonMemory",
     "NAdamMemory",
     "Optimizer",
     "RAdamMemory",
@@ -48,6 +50,7 @@ __all__ = [
     "from_torch",
     "lion",
     "load_schedule",
+    "muon",
     "nadam",
     "radam",
     "replay_with_torch",

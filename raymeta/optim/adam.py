@@ -9,7 +9,7 @@ from torch import Tensor
 
 from raymeta.errors import said
 from raymeta.optim.base import Maybe, Optimizer, safe_sqrt, tensorwise
-from raymeta.optim.settings import At, Setting, Settings
+from raymeta.optim.settings import At, Setting, Settings, is_zero
 
 
 class AdamMemory(NamedTuple):
@@ -35,13 +35,14 @@ def adam(
     amsgrad: bool = False,
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
+    eps_root: Setting = 0.0,
 ) -> Optimizer:
     r"""Adam as in `torch.optim.Adam`, differentiable in every setting.
 
     $$ m \leftarrow \beta_1 m + (1-\beta_1) g,\quad
        v \leftarrow \beta_2 v + (1-\beta_2) g^2,\quad
        w \leftarrow w - \alpha \frac{m / (1-\beta_1^k)}
-                                   {\sqrt{v / (1-\beta_2^k)} + \epsilon} $$
+                                   {\sqrt{v / (1-\beta_2^k) + \epsilon_r} + \epsilon} $$
 
     Args:
         lr: α. Numbers, tensors, mappings and schedules: see `Setting`.
@@ -52,6 +53,9 @@ def adam(
             derivative is the mean of both.
         decoupled_weight_decay: see `adamw`.
         maximize: ascend.
+        eps_root: ε_r, added within the square root: the derivative of √v, which grows
+            without bound as gradients vanish, is then at most 1 / (2 √ε_r).
+            `torch.optim` has none.
 
     Raises:
         ValueError: a number outside its range.
@@ -62,7 +66,7 @@ def adam(
     return tensorwise(
         lambda w, at: adam_start(w, amsgrad),
         adam_step,
-        adam_settings("adam", lr, betas, eps, weight_decay),
+        adam_settings("adam", lr, betas, eps, weight_decay, eps_root),
         decoupled=decoupled_weight_decay,
         maximize=maximize,
         stands_for="Adam",
@@ -76,6 +80,7 @@ def adam_settings(
     betas: tuple[Setting, Setting],
     eps: Setting,
     weight_decay: Setting,
+    eps_root: Setting,
     **nonnegative: Setting,
 ) -> Settings:
     """The settings that all of Adam's family has, and further ones.
@@ -86,7 +91,13 @@ def adam_settings(
     beta1, beta2 = pair(optimizer, betas)
     return Settings(
         optimizer,
-        nonnegative={"lr": lr, "eps": eps, "weight_decay": weight_decay, **nonnegative},
+        nonnegative={
+            "lr": lr,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "eps_root": eps_root,
+            **nonnegative,
+        },
         fractions={"beta1": beta1, "beta2": beta2},
     )
 
@@ -123,5 +134,10 @@ def adam_step(
         v_max = torch.maximum(v_max, v)
     m_hat = m / (1 - at.beta1**k)
     v_hat = (v_max if isinstance(v_max, Tensor) else v) / (1 - at.beta2**k)
-    w = w - at.lr * m_hat / (safe_sqrt(v_hat) + at.eps)
+    w = w - at.lr * m_hat / (root(v_hat, at) + at.eps)
     return w, AdamMemory(m, v, v_max)
+
+
+def root(v: Tensor, at: At) -> Tensor:
+    """√(v + ε_r)."""
+    return safe_sqrt(v if is_zero(at.eps_root) else v + at.eps_root)

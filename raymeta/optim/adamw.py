@@ -15,11 +15,12 @@ def adamw(
     weight_decay: Setting = 1e-2,
     amsgrad: bool = False,
     maximize: bool = False,
+    eps_root: Setting = 0.0,
 ) -> Optimizer:
     r"""AdamW as in `torch.optim.AdamW`, differentiable in every setting.
 
     $$ w \leftarrow w - \alpha \lambda w - \alpha \frac{m / (1-\beta_1^k)}
-                                        {\sqrt{v / (1-\beta_2^k)} + \epsilon} $$
+                             {\sqrt{v / (1-\beta_2^k) + \epsilon_r} + \epsilon} $$
 
     with the moments m and v of `adam`: weight decay does not enter them.
 
@@ -30,6 +31,7 @@ def adamw(
         weight_decay: λ; the learning rate multiplies it too.
         amsgrad: see `adam`.
         maximize: ascend; the weights still decay.
+        eps_root: ε_r, see `adam`.
 
     Raises:
         ValueError: a number outside its range.
@@ -40,7 +42,7 @@ def adamw(
     return tensorwise(
         lambda w, at: adam_start(w, amsgrad),
         adam_step,
-        adam_settings("adamw", lr, betas, eps, weight_decay),
+        adam_settings("adamw", lr, betas, eps, weight_decay, eps_root),
         decoupled=True,
         maximize=maximize,
     )

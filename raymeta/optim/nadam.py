@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raymeta.optim.adam import adam_settings
-from raymeta.optim.base import Optimizer, safe_sqrt, tensorwise
+from raymeta.optim.adam import adam_settings, root
+from raymeta.optim.base import Optimizer, tensorwise
 from raymeta.optim.settings import At, Setting
 
 
@@ -36,13 +36,15 @@ def nadam(
     momentum_decay: Setting = 4e-3,
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
+    eps_root: Setting = 0.0,
 ) -> Optimizer:
     r"""NAdam as in `torch.optim.NAdam`, differentiable in every setting.
 
     $$ \mu_k = \beta_1 (1 - \tfrac12 0.96^{k\psi}),\qquad
        \hat m = \frac{(1 - \mu_k)\, g}{1 - \prod_{i \le k} \mu_i}
               + \frac{\mu_{k+1}\, m}{1 - \prod_{i \le k+1} \mu_i},\qquad
-       w \leftarrow w - \alpha \frac{\hat m}{\sqrt{v / (1-\beta_2^k)} + \epsilon} $$
+       w \leftarrow w - \alpha \frac{\hat m}
+       {\sqrt{v / (1-\beta_2^k) + \epsilon_r} + \epsilon} $$
 
     with the moments m and v of `adam`.
 
@@ -54,6 +56,7 @@ def nadam(
         momentum_decay: ψ.
         decoupled_weight_decay: $w \leftarrow w - \alpha\lambda w$ instead.
         maximize: ascend.
+        eps_root: ε_r, see `adam`.
 
     Raises:
         ValueError: a number outside its range.
@@ -77,14 +80,20 @@ def nadam(
         v = at.beta2 * memory.v + (1 - at.beta2) * g.square()
         v_hat = v / (1 - at.beta2**k)
         m_hat = (1 - mu) / (1 - product) * g + mu_next / (1 - product * mu_next) * m
-        w = w - at.lr * m_hat / (safe_sqrt(v_hat) + at.eps)
+        w = w - at.lr * m_hat / (root(v_hat, at) + at.eps)
         return w, NAdamMemory(m, v, product)
 
     return tensorwise(
         start,
         step,
         adam_settings(
-            "nadam", lr, betas, eps, weight_decay, momentum_decay=momentum_decay
+            "nadam",
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            eps_root,
+            momentum_decay=momentum_decay,
         ),
         decoupled=decoupled_weight_decay,
         maximize=maximize,

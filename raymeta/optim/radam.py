@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raymeta.optim.adam import adam_settings
-from raymeta.optim.base import Optimizer, safe_sqrt, tensorwise
+from raymeta.optim.adam import adam_settings, root
+from raymeta.optim.base import Optimizer, tensorwise
 from raymeta.optim.settings import At, Setting
 
 
@@ -32,6 +32,7 @@ def radam(
     weight_decay: Setting = 0.0,
     decoupled_weight_decay: bool = False,
     maximize: bool = False,
+    eps_root: Setting = 0.0,
 ) -> Optimizer:
     r"""RAdam as in `torch.optim.RAdam`, differentiable in every setting.
 
@@ -40,7 +41,7 @@ def radam(
        r^2 = \frac{(\rho-4)(\rho-2)\rho_\infty}{(\rho_\infty-4)(\rho_\infty-2)\rho} $$
 
     $$ w \leftarrow w - \alpha \frac{m}{1-\beta_1^k}
-       \cdot \begin{cases} r \sqrt{1-\beta_2^k} / (\sqrt v + \epsilon)
+       \cdot \begin{cases} r \sqrt{1-\beta_2^k} / (\sqrt{v + \epsilon_r} + \epsilon)
        & \rho > 5 \\ 1 & \text{else} \end{cases} $$
 
     with the moments m and v of `adam`. The case depends on the step and on β2 alone;
@@ -54,6 +55,7 @@ def radam(
         weight_decay: λ in $g \leftarrow g + \lambda w$, which comes first.
         decoupled_weight_decay: $w \leftarrow w - \alpha\lambda w$ instead.
         maximize: ascend.
+        eps_root: ε_r, see `adam`; like ε, before the bias correction.
 
     Raises:
         ValueError: a number outside its range.
@@ -72,14 +74,14 @@ def radam(
         v = at.beta2 * memory.v + (1 - at.beta2) * g.square()
         m_hat = m / (1 - at.beta1**k)
         rectified, r = _rectification(at.beta2, k)
-        adaptive = r * (1 - at.beta2**k) ** 0.5 / (safe_sqrt(v) + at.eps)
+        adaptive = r * (1 - at.beta2**k) ** 0.5 / (root(v, at) + at.eps)
         w = w - at.lr * m_hat * torch.where(rectified, adaptive, 1.0)
         return w, RAdamMemory(m, v)
 
     return tensorwise(
         start,
         step,
-        adam_settings("radam", lr, betas, eps, weight_decay),
+        adam_settings("radam", lr, betas, eps, weight_decay, eps_root),
         decoupled=decoupled_weight_decay,
         maximize=maximize,
     )

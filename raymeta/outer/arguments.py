@@ -9,10 +9,14 @@ from raymeta.hypergrad import Estimator
 from raymeta.hypergrad.base import require_estimator
 from raymeta.hypergrad.registry import ESTIMATORS, by_name
 from raymeta.outer.auto import AUTO, Auto
+from raymeta.tasks import loading
 
 
 def estimator_of(given: Any, horizon: int) -> Estimator | Auto:
     """An estimator, or the one of that name for runs of `horizon` steps, or "auto".
+
+    A name may be `path.py:Name` or an entry point: of an estimator, or of what takes
+    the horizon and makes one, such as a class.
 
     Raises:
         ValueError: it is none, or there is none of that name.
@@ -20,9 +24,13 @@ def estimator_of(given: Any, horizon: int) -> Estimator | Auto:
     if isinstance(given, str):
         if given == AUTO:
             return Auto()
-        if given not in ESTIMATORS:
+        own = loading.own(given, loading.ESTIMATOR)
+        if own is not None:
+            given = own if isinstance(own, Estimator) else own(horizon)
+        elif given not in ESTIMATORS:
             raise unknown_name("estimator", given, [AUTO, *ESTIMATORS])
-        return by_name(given, horizon)
+        else:
+            given = by_name(given, horizon)
     if isinstance(given, Auto):
         return given
     require_estimator(given, horizon)

@@ -35,11 +35,18 @@ def _check_learner(learner: Any) -> None:
     require_function("learner", learner, ("seed",))
 
 
+def _check_estimator(estimator: Any) -> None:
+    if isinstance(estimator, type) or not callable(estimator):
+        return  # what it is depends on the horizon: its user asks for more
+    require_function("estimator", estimator, ("horizon",))
+
+
 TASK = Kind("task", "raymeta.tasks", check_task, "sample")
 FAMILY = Kind("family", "raymeta.families", check_family, "episodes")
 #: seed -> `raymeta.meta.Learner`.
 LEARNER = Kind("learner", "raymeta.learners", _check_learner, "")
-KINDS = (TASK, FAMILY, LEARNER)
+ESTIMATOR = Kind("estimator", "raymeta.estimators", _check_estimator, "")
+KINDS = (TASK, FAMILY, LEARNER, ESTIMATOR)
 
 _files: dict[Path, ModuleType] = {}
 _beside: list[ModuleType] = []

@@ -1,5 +1,6 @@
 """A recurrence is a Python loop, in value and derivative, whatever its trees hold."""
 
+import time
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raymeta._tree import detach, is_differentiable, tree_leaves, tree_map
-from raymeta.compile import recurrence
+from raymeta.compile import announced, recurrence
 from raymeta.compile.recurrence import Recurrence
 from raymeta.compile.trace import Untraceable
 from tests.support.memory import peak_bytes
@@ -157,15 +158,52 @@ def test_a_state_that_counts_in_python_is_traced_anew_at_each_step(monkeypatch):
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_what_depends_on_values_is_refused_and_nothing_kept(live, monkeypatch):
+def test_a_fraction_that_is_read_is_refused_and_nothing_kept(live, monkeypatch):
     traces = counted(monkeypatch)
     x, c = torch.ones(2), torch.ones(2).requires_grad_(live)
-    steps = Recurrence(lambda x, c, b: x * c if x.sum() > b else x, compiled=False)
+    steps = Recurrence(lambda x, c, b: x * c * float(x.detach().sum()), compiled=False)
     for times in (1, 2):
         with pytest.raises(Untraceable, match="do not depend on the values"):
             steps(x, c, [torch.tensor(1.0)])
         assert len(traces) == times
     assert x.tolist() == c.tolist() == [1.0, 1.0]
+
+
+def branching(x: Tensor, c: Tensor, b: Tensor) -> Tensor:
+    y = x * c
+    if b.any():  # of a batch
+        y = y.sin()
+    return -y if (y.sum() > 0).item() else y * (1 + int(b.sum()))  # of what is computed
+
+
+def test_truth_values_and_integers_may_be_read(monkeypatch):
+    traces = counted(monkeypatch)
+    batches = [torch.tensor(b) for b in ([0, 0], [1, 0], [1, 0], [0, 0], [2, 0])]
+    toy = Toy(branching, normal(2), normal(2, seed=1) - 1, batches)
+    assert_is_the_loop(toy, compiled=False)
+    assert 1 < len(traces) <= len(batches)
+    truth = loop(*toy)
+    assert_same(Recurrence(branching, compiled=False)(*toy[1:]), truth)
+
+
+def test_a_number_that_keeps_changing_is_refused():
+    steps = Recurrence(lambda x, c, b: x * int(b), compiled=False)
+    few = [torch.tensor(i) for i in range(recurrence.MOST)]
+    assert steps(torch.ones(1), None, [*few, *few]).item() == 0
+    with pytest.raises(Untraceable, match=r"keep changing \(7, …\); write it without"):
+        steps(torch.ones(1), None, [torch.tensor(99)])
+
+
+def test_a_long_compilation_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(announced, "SHORT_S", 0.0)
+
+    def slow(*args: Any) -> Any:
+        time.sleep(0.2)
+        return args[0].forward
+
+    monkeypatch.setattr(recurrence, "build", slow)
+    Recurrence(lambda x, c, b: x * c, compiled=True)(number(1), number(2), [None])
+    assert capsys.readouterr().err == "compiling a training step … 0 s\n"
 
 
 # ------------------------------------------------------------------------- derivatives

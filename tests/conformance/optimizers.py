@@ -50,6 +50,28 @@ class TorchLion(torch.optim.Optimizer):
                 m.copy_(beta2 * m + (1 - beta2) * g)
 
 
+class RootedAdam(torch.optim.Optimizer):
+    """Kingma & Ba 2015, Algorithm 1, with ε in the root as well; torch has none."""
+
+    def __init__(self, params: Any, **defaults: Any) -> None:
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for theta in group["params"]:
+                state = self.state[theta]
+                g = theta.grad + group["weight_decay"] * theta
+                m = beta1 * state.get("exp_avg", torch.zeros_like(theta))
+                v = beta2 * state.get("exp_avg_sq", torch.zeros_like(theta))
+                m, v = m + (1 - beta1) * g, v + (1 - beta2) * g**2
+                k = state.get("step", 0) + 1
+                state.update(exp_avg=m, exp_avg_sq=v, step=k)
+                root = (v / (1 - beta2**k) + group["eps_root"]).sqrt()
+                theta -= group["lr"] * m / (1 - beta1**k) / (root + group["eps"])
+
+
 class Clipped:
     """A torch optimizer whose step is preceded by clipping."""
 
@@ -114,6 +136,7 @@ CASES = {
     **family("sgd.undamped", torch.optim.SGD, _SGD, "nesterov", "maximize"),
     **family("sgd.plain", torch.optim.SGD, {"lr": 0.2, "weight_decay": 0.03}),
     **family("adam", torch.optim.Adam, _ADAM, "amsgrad", DECOUPLED, "maximize"),
+    **family("adam.rooted", RootedAdam, _ADAM | {"eps_root": 1e-3}),
     **family("adamw", torch.optim.AdamW, _ADAM, "amsgrad", "maximize"),
     **family("nadam", torch.optim.NAdam, _NADAM, DECOUPLED, "maximize"),
     **family("radam", torch.optim.RAdam, _RADAM, DECOUPLED, "maximize"),

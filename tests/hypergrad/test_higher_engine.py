@@ -40,6 +40,8 @@ def refusal(name: str) -> str | None:
     optimizer, *flags = name.split("-")
     if optimizer.partition(".")[0] not in OPTIMIZERS:
         return "sgd, adam, rmsprop, adagrad or adadelta, without clipping"
+    if "eps_root" in CASES[name].settings:
+        return "needs eps_root=0 in Adam"
     refused = "|".join(REFUSED_FLAGS & set(flags))
     return f"needs ({refused})=False in" if refused else None
 

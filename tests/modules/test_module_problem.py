@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
+from raymeta import optim
+from raymeta.compile.recurrence import Recurrence
 from raymeta.hypergrad import Forward, Reverse, ShortTerm, hypergradient
 from raymeta.hypergrad.base import advance
+from raymeta.modules import module_problem
 from raymeta.outer.report import plain_run
 from raymeta.problem import BilevelProblem
 from raymeta.testing.truth import largest_relative_error, run_differences
@@ -261,3 +264,35 @@ def test_hyper_steps_leave_no_tensors_behind(estimator):
         assert counts[0] == counts[1] == counts[2]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("is_causal", [None, False, True])
+def test_a_layer_that_looks_at_its_mask_can_be_traced(is_causal):
+    # nn.TransformerEncoder asks of the values of its mask whether it is causal.
+    layer = nn.TransformerEncoderLayer(8, 2, 8, dropout=0.0, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    class Causal(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = encoder
+            mask = nn.Transformer.generate_square_subsequent_mask(3)
+            self.register_buffer("mask", mask)
+
+        def forward(self, x):
+            return self.encoder(x, mask=self.mask, is_causal=is_causal)
+
+    x = torch.randn(4, 3, 8)
+    problem = module_problem(
+        Causal(),
+        loss=F.mse_loss,
+        train=(x, x.flip(0)),
+        val=(x, x),
+        optimizer=lambda h: optim.sgd(h["lr"]),
+    )
+    hparams = {"lr": torch.tensor(0.1)}
+    state, batch = problem.init(hparams), problem.batch(0)
+    traced = Recurrence(problem.step, compiled=False)(state, hparams, [batch])
+    eager = problem.step(state, hparams, batch)
+    for name, w in eager.params.items():
+        torch.testing.assert_close(traced.params[name], w)
