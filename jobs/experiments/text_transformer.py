@@ -20,6 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import Subset
 
 from jobs.benchmarks.ranks import Blocks
 from raymeta.data import split
@@ -68,14 +69,14 @@ class TextTransformer:
         """A new split, initialization and batch order."""
         inputs, targets, characters = passages(text(self.path), LENGTH)
         parts = split(inputs, targets, fractions=(0.9, 0.05), seed=seed)
-        examples = slice(64)
+        some = range(64)
         return module_problem(
             seeded(lambda: Blocks(WIDTH, DEPTH, len(characters), LENGTH), seed),
             loss=F.cross_entropy,
             train=parts.train,
-            val=tuple(x[examples] for x in parts.val),
+            val=Subset(parts.val, some),
             val_batch_size=16,
-            test=tuple(x[examples] for x in parts.test),
+            test=Subset(parts.test, some),
             metrics={"bits_per_character": _bits},
             batch_size=4,
             optimizer=self._optimizer,

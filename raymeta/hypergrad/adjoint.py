@@ -22,12 +22,13 @@ class Adjoint:
     Attributes:
         alpha: dE/ds_t of each tensor of the state that was reached; None where E does
             not depend on it.
+        g: what dE/dλ has gathered, in the order of `leaves`; None likewise.
     """
 
     def __init__(self, outer_loss: Tensor, leaves: Tensors) -> None:
         self._leaves = leaves
         self.alpha: list[Tensor | None] = [torch.ones_like(outer_loss)]
-        self._g: list[Tensor | None] = [None] * len(leaves)
+        self.g: list[Tensor | None] = [None] * len(leaves)
 
     def pull(self, ends: list[Tensor], state: list[Tensor]) -> None:
         """Go from α at the ends of a graph, E at first, to α at the state before."""
@@ -42,9 +43,9 @@ class Adjoint:
             ends, alphas = map(list, zip(*pairs, strict=True))
             pulled = list(torch.autograd.grad(ends, inputs, alphas, allow_unused=True))
         self.alpha, direct = pulled[: len(state)], pulled[len(state) :]
-        self._g = [
+        self.g = [
             b if a is None else a if b is None else a + b
-            for a, b in zip(self._g, direct, strict=True)
+            for a, b in zip(self.g, direct, strict=True)
         ]
 
     def grads(self) -> Tensors:
@@ -53,7 +54,7 @@ class Adjoint:
         Raises:
             ValueError: the outer loss does not depend on a hyperparameter.
         """
-        found = dict(zip(self._leaves, self._g, strict=True))
+        found = dict(zip(self._leaves, self.g, strict=True))
         missing = [name for name, g in found.items() if g is None]
         if missing:
             raise disconnected(missing)

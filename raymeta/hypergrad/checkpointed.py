@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import ClassVar
 
 from raymeta._tree import detach, partition
@@ -27,9 +29,17 @@ from raymeta.hypergrad.checkpoint_schedules import (
     even,
 )
 from raymeta.hypergrad.compiled import compiled
-from raymeta.hypergrad.kept_states import Kept, kept_states, require_folder
+from raymeta.hypergrad.kept_states import Kept, require_folder
 from raymeta.hypergrad.memory import parse_bytes, state_bytes
 from raymeta.hypergrad.preflight import differentiating, require_sound
+from raymeta.hypergrad.resumable import (
+    Journal,
+    Position,
+    fingerprint,
+    forgotten,
+    require_resumable,
+    resumed,
+)
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams, State
 
@@ -58,12 +68,18 @@ class Checkpointed:
             from, its graph and its result come on top.
         spill: an existing folder, for files of the kept states in the place of memory;
             they are removed at the end.
+        resume: whether an estimate that was killed goes on, to the same bits, when it
+            is made again: its states stay in `spill`, and beside them, now and then,
+            where its backward pass stands. It is known again by λ, s_0, its first and
+            last batch, its first step and E after it.
         compile: run the steps and their derivatives as machine code; see `compiled`.
 
     Raises:
         ValueError: counts below 1 or beyond `steps`; two of `segments`, `states` and
-            `memory`; a size that is none. From `init`: `memory` below one state; no
-            folder to spill into. From `estimate`: a disk that is full.
+            `memory`; a size that is none; `resume` without `spill`. From `init`:
+            `memory` below one state; no folder to spill into; `resume` on several
+            ranks, or with states that have more than tensors. From `estimate`: a disk
+            that is full.
 
     Source: Griewank & Walther 2000 (binomial); Chen et al. 2016 (segments).
     """
@@ -73,6 +89,7 @@ class Checkpointed:
     states: int | None = None
     memory: str | int | None = None
     spill: str | None = None
+    resume: bool = False
     compile: bool = False
     continues: ClassVar[bool] = False
 
@@ -97,6 +114,11 @@ class Checkpointed:
             )
         if self.memory is not None:
             parse_bytes("memory", self.memory)
+        if self.resume and self.spill is None:
+            raise ValueError(
+                "Checkpointed(resume=True) keeps what it goes on from in a folder, but "
+                "got spill=None: give spill="
+            )
 
     @differentiating
     def init(self, problem: BilevelProblem, hparams: Hparams) -> Rollout:
@@ -113,6 +135,8 @@ class Checkpointed:
             require_functional(problem)
         rollout = start(problem, hparams)
         self._schedule(rollout.state)
+        if self.resume:
+            require_resumable(rollout.state)
         return rollout
 
     @differentiating
@@ -125,9 +149,15 @@ class Checkpointed:
         live = {**hparams, **leaves}
         s_0 = problem.init(live)
         adjoint: Adjoint | None = None
-        with kept_states(self.spill) as kept:
-            kept[0] = detach(s_0)
-            for pullback in self._schedule(s_0):
+        with self._kept(problem, hparams, s_0) as (kept, journal):
+            if found := journal.read():
+                outer_loss, s_T = found.outer_loss, found.s_T
+                adjoint = Adjoint(outer_loss, leaves)
+                adjoint.alpha, adjoint.g = found.alpha, found.g
+            if 0 not in set(kept):
+                kept[0] = detach(s_0)
+            done = found.done if found else 0
+            for pullback in islice(self._schedule(s_0), done, None):
                 before = _reach(problem, hparams, kept, pullback)
                 values, rest, merge = partition(before)
                 values = [value.detach().requires_grad_() for value in values]
@@ -143,6 +173,8 @@ class Checkpointed:
                 # Two steps' graphs must not be alive at once, and compiled ones live as
                 # long as their ends.
                 del state
+                done += 1
+                journal.note(Position(done, adjoint.alpha, adjoint.g, outer_loss, s_T))
         assert adjoint is not None
         adjoint.pull(partition(s_0)[0], [])
         cost = self.cost(problem, hparams)
@@ -156,6 +188,17 @@ class Checkpointed:
         s_0 = None if self.memory is None else problem.init(hparams)
         without = advances(self._schedule(s_0))
         return 3 * self.steps + without + estimated_loss_cost(problem)
+
+    def _kept(
+        self, problem: BilevelProblem, hparams: Hparams, s_0: State
+    ) -> AbstractContextManager[tuple[Kept, Journal]]:
+        """Where states are kept, and where it is noted how far the estimate is."""
+        if not self.resume:
+            return forgotten(self.spill, detach(s_0))
+        assert self.spill is not None
+        knobs = repr(replace(self, spill=None, resume=False))
+        run = fingerprint(problem, hparams, detach(s_0), self.steps, knobs)
+        return resumed(self.spill, run, detach(s_0))
 
     def _schedule(self, s_0: State) -> Iterator[Pullback]:
         states = self.states
@@ -176,9 +219,9 @@ def _reach(
     problem: BilevelProblem, hparams: Hparams, kept: Kept, to: Pullback
 ) -> State:
     """The state before a step; keeps what is said, drops what is needed no more."""
-    t = to.origin
+    t = max(step for step in kept if step <= to.step)  # `origin`, or beyond
     state = kept[t]
-    for stop in (*to.keep, to.step):
+    for stop in [stop for stop in (*to.keep, to.step) if stop > t]:
         state = advance(problem, hparams, state, t, stop - t)
         t = stop
         if stop in to.keep:

@@ -9,39 +9,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raymeta._tree import flatten, unflatten
+from raymeta._tree import flatten, tree_leaves, unflatten
+from raymeta.results.atomic import atomic_write
 from raymeta.types import State
 
 Kept = MutableMapping[int, State]
 #: Where a tensor was among the leaves of a state.
 TENSOR = object()
+#: Of their files.
+SUFFIX = ".state"
 
 
 class SpilledStates(MutableMapping[int, State]):
     """States by step, the tensors of each in a file.
 
     Args:
-        folder: of the files.
+        folder: of the files; those that are there already are of these states.
+        like: a state; all others are like it but for their tensors.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, like: State) -> None:
         self._folder = folder
         # What is no tensor stays in memory.
         self._rest: dict[int, tuple[list[Any], Any]] = {}
+        for path in folder.glob(f"*{SUFFIX}"):
+            self._rest[int(path.stem)] = _without_tensors(like)
 
     def __setitem__(self, step: int, state: State) -> None:
-        leaves, spec = flatten(state)
         # Copies: of a view, the whole that it is part of would be written.
-        tensors = [x.detach().clone() for x in leaves if isinstance(x, Tensor)]
-        try:
-            with self._path(step).open("wb") as file:
-                torch.save(tensors, file)
-        except (OSError, RuntimeError) as error:  # torch's own, where a disk is full
-            raise _unwritten(self._folder, error) from error
-        self._rest[step] = (
-            [TENSOR if isinstance(x, Tensor) else x for x in leaves],
-            spec,
-        )
+        tensors = [x for x in tree_leaves(state) if isinstance(x, Tensor)]
+        save([x.detach().clone() for x in tensors], self._path(step))
+        self._rest[step] = _without_tensors(state)
 
     def __getitem__(self, step: int) -> State:
         leaves, spec = self._rest[step]
@@ -59,12 +57,17 @@ class SpilledStates(MutableMapping[int, State]):
         return len(self._rest)
 
     def _path(self, step: int) -> Path:
-        return self._folder / f"{step}.pt"
+        return self._folder / f"{step}{SUFFIX}"
 
 
 @contextmanager
-def kept_states(spill: str | None) -> Iterator[Kept]:
-    """States in memory; with a folder, in files there, which are gone afterwards."""
+def kept_states(spill: str | None, like: State) -> Iterator[Kept]:
+    """States in memory; with a folder, in files there, which are gone afterwards.
+
+    Args:
+        spill: the folder.
+        like: the first of them.
+    """
     if spill is None:
         yield {}
         return
@@ -74,7 +77,25 @@ def kept_states(spill: str | None) -> Iterator[Kept]:
     except OSError as error:
         raise _unwritten(Path(spill), error) from error
     with made as folder:
-        yield SpilledStates(Path(folder))
+        yield SpilledStates(Path(folder), like)
+
+
+def save(values: Any, path: Path) -> None:
+    """Write tensors into a file.
+
+    Raises:
+        ValueError: the disk is full.
+    """
+    try:
+        with atomic_write(path) as file:
+            torch.save(values, file)
+    except (OSError, RuntimeError) as error:  # torch's own, where a disk is full
+        raise _unwritten(path.parent, error) from error
+
+
+def _without_tensors(state: State) -> tuple[list[Any], Any]:
+    leaves, spec = flatten(state)
+    return [TENSOR if isinstance(x, Tensor) else x for x in leaves], spec
 
 
 def require_folder(spill: str) -> None:

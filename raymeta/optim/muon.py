@@ -134,7 +134,8 @@ def muon(
                 f"muon is a rule for real matrices, but {sorted(rest)} are none, or "
                 "are named in besides: give others=, such as adamw(1e-3)"
             )
-        return MuonMemory(rule.init(matrices), others.init(rest) if rest else ())
+        own = rule.init(matrices)
+        return MuonMemory(own, others.init(rest) if rest and others else ())
 
     def update(
         grads: Tensors, memory: MuonMemory, params: Tensors, t: Tensor

@@ -26,7 +26,7 @@ def estimator_of(given: Any, horizon: int) -> Estimator | Auto:
             return Auto()
         own = loading.own(given, loading.ESTIMATOR)
         if own is not None:
-            given = own if isinstance(own, Estimator) else own(horizon)
+            given = own(horizon) if callable(own) else own
         elif given not in ESTIMATORS:
             raise unknown_name("estimator", given, [AUTO, *ESTIMATORS])
         else:

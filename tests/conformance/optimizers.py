@@ -9,6 +9,7 @@ import torch
 
 from raymeta import optim
 from raymeta.optim import Optimizer
+from raymeta.optim.base import as_real
 
 
 class Case(NamedTuple):
@@ -61,15 +62,15 @@ class RootedAdam(torch.optim.Optimizer):
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
             for theta in group["params"]:
-                state = self.state[theta]
-                g = theta.grad + group["weight_decay"] * theta
-                m = beta1 * state.get("exp_avg", torch.zeros_like(theta))
-                v = beta2 * state.get("exp_avg_sq", torch.zeros_like(theta))
+                state, w, g = self.state[theta], as_real(theta), as_real(theta.grad)
+                g = g + group["weight_decay"] * w
+                m = beta1 * state.get("exp_avg", torch.zeros_like(w))
+                v = beta2 * state.get("exp_avg_sq", torch.zeros_like(w))
                 m, v = m + (1 - beta1) * g, v + (1 - beta2) * g**2
                 k = state.get("step", 0) + 1
                 state.update(exp_avg=m, exp_avg_sq=v, step=k)
                 root = (v / (1 - beta2**k) + group["eps_root"]).sqrt()
-                theta -= group["lr"] * m / (1 - beta1**k) / (root + group["eps"])
+                w -= group["lr"] * m / (1 - beta1**k) / (root + group["eps"])
 
 
 class Clipped:

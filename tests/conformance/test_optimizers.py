@@ -134,7 +134,7 @@ def test_a_root_of_no_gradient_has_a_bounded_derivative(make):
     rule = make(0.1, betas=(0.0, 0.9), eps=1e-8, eps_root=torch.tensor(1e-4))
     g = torch.full((1,), 1e-12, requires_grad=True)
     params = {"w": torch.zeros(1)}
-    memory = rule.init(params)._replace(step=torch.tensor(99))  # past RAdam's rectifying
+    memory = rule.init(params)._replace(step=torch.tensor(99))  # RAdam rectifies
     ours, _ = rule.update({"w": g}, memory, params, torch.tensor(9))
     (slope,) = torch.autograd.grad(ours["w"].sum(), g)
     assert 1.0 < -float(slope) < 100.0  # α / √ε_r, where that of Adam itself is 10^7

@@ -1,13 +1,17 @@
 """Reverse mode with recomputation: what it recomputes and what it keeps."""
 
 import math
+import os
 import resource
+import signal
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 
-from raymeta.hypergrad import Checkpointed, Reverse, hypergradient
+import raymeta
+from raymeta.hypergrad import Checkpointed, Reverse, hypergradient, resumable
 from raymeta.hypergrad.base import with_steps
 from raymeta.hypergrad.checkpoint_schedules import advances, beta, binomial, even
 from raymeta.hypergrad.memory import state_bytes
@@ -182,6 +186,82 @@ def test_a_folder_that_is_none_or_full_is_told_in_one_line(tmp_path):
     assert "\n" not in str(told.value)
     assert "File too large; spill into a folder with more room" in str(told.value)
     assert not list(tmp_path.iterdir())
+
+
+def killed_after(count: int, estimator: Checkpointed) -> bool:
+    """Whether an estimate in a process of its own was killed when it asked for a batch.
+
+    Args:
+        count: how many batches it is given.
+        estimator: makes the estimate.
+    """
+    problem, hparams = sgd_everything()
+
+    def batch(t: int):
+        nonlocal count
+        count -= 1
+        if count < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return problem.batch(t)
+
+    child = os.fork()
+    if child == 0:
+        hypergradient(replace(problem, batch=batch), hparams, estimator)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("knobs", [{}, {"states": 3}], ids=str)
+def test_an_estimate_that_is_killed_goes_on_to_the_same_bits(
+    tmp_path, knobs, monkeypatch
+):
+    monkeypatch.setattr(resumable, "SHARE", math.inf)  # where it stands is noted always
+    problem, hparams = sgd_everything()
+    truth = hypergradient(problem, hparams, Checkpointed(30, **knobs))
+    resuming = Checkpointed(30, spill=str(tmp_path), resume=True, **knobs)
+    lives = 0
+    while killed_after(20, resuming):  # of about 90 altogether: in either pass
+        lives += 1
+        assert list(tmp_path.iterdir())
+        assert lives < 30
+    assert lives >= 4
+    assert not list(tmp_path.iterdir())
+    for _ in range(3):
+        assert killed_after(20, resuming)
+    ours = hypergradient(problem, hparams, resuming)
+    assert not list(tmp_path.iterdir())
+    assert torch.equal(ours.outer_loss, truth.outer_loss)
+    assert all(torch.equal(ours.grads[k], g) for k, g in truth.grads.items())
+
+
+def test_another_run_in_the_same_folder_begins_anew(tmp_path):
+    problem, hparams = sgd_everything()
+    resuming = Checkpointed(30, spill=str(tmp_path), resume=True)
+    assert killed_after(70, resuming)
+    turned = replace(problem, outer_loss=lambda s, h: -problem.outer_loss(s, h))
+    for other, h, estimator in (
+        (problem, {**hparams, "lr": 0.9 * hparams["lr"]}, resuming),
+        (problem, hparams, with_steps(resuming, 29)),
+        (turned, hparams, resuming),
+    ):
+        plain = replace(estimator, spill=None, resume=False)
+        truth = hypergradient(other, h, plain)
+        ours = hypergradient(other, h, estimator)
+        assert all(torch.equal(ours.grads[k], g) for k, g in truth.grads.items())
+    assert len(list(tmp_path.iterdir())) == 1  # what was killed is kept
+
+
+def test_what_cannot_go_on_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"in a folder, but got spill=None: give"):
+        Checkpointed(4, resume=True)
+    problem = raymeta.BilevelProblem(
+        init=lambda h: (h["a"], 3),
+        step=lambda s, h, b: (s[0] * h["a"], s[1]),
+        outer_loss=lambda s, h: s[0],
+    )
+    resuming = Checkpointed(4, spill=str(tmp_path), resume=True)
+    with pytest.raises(ValueError, match=r"but state\[1\] is .*3.*: make it a tensor"):
+        hypergradient(problem, {"a": torch.tensor(0.5)}, resuming)
 
 
 def test_a_thousand_steps_in_the_memory_of_sixty():
