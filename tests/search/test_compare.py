@@ -289,6 +289,7 @@ def test_all_methods_are_those_that_can_run(without_packages):
     assert {m.name for m in plan.methods} | set(plan.skipped) == set(METHODS)
     needy = {"cmaes", "bohb", "hyperopt", "nevergrad", "bayesopt"}
     needy |= {"schedule_free", "schedule_free_calibrated"}
+    needy |= {"prodigy", "prodigy_cosine"}
     assert set(plan.skipped) == needy
 
 

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW
+from torch.optim import SGD, Adam, AdamW, NAdam
 from torch.optim.lr_scheduler import LambdaLR
 
+from raymeta import online
 from raymeta._tree import detach
 from raymeta.hypergrad.base import plain_cost
 from raymeta.hypergrad.used_hparams import Read
@@ -203,6 +204,18 @@ class ScheduleFree(TuningFree):
         optimizer.eval()  # type: ignore[attr-defined]
 
 
+@dataclass(frozen=True)
+class Prodigy(TuningFree):
+    """Training once by Adam with an estimate of how far the minimum is as its step.
+
+    Otherwise as `TuningFree`: see there which hyperparameters are overridden.
+
+    Source: Mishchenko & Defazio 2024 (arXiv 2306.06101), by the authors' own package.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("prodigyopt>=1.1",)
+
+
 def _overridden(step: Descent, problem: BilevelProblem, hparams: Hparams) -> set[str]:
     """The hyperparameters that a task's optimizer reads, and nothing else of it."""
     of_rule, elsewhere = Read(hparams), Read(hparams)
@@ -231,15 +244,32 @@ def _without(task: Task, names: set[str]) -> Point:
 # (jobs/experiments/tuning) on seeds 0 to 2: of runs of 40 to 100 steps.
 _CALIBRATED = (("lr", 0.1),)
 _SCHEDULE_FREE = "schedulefree.AdamWScheduleFree"
+_PRODIGY = "prodigyopt.Prodigy"
+# NAdamW of AlgoPerf's self-tuning baseline (arXiv 2306.07179). Dozat's momentum decay
+# is no part of it: a large one is none.
+_ALGOPERF = (
+    ("lr", 0.0017486387539278373),
+    ("betas", (1 - 0.06733926164, 0.9955159689799007)),
+    ("weight_decay", 0.08121616522670176),
+    ("decoupled_weight_decay", True),
+    ("momentum_decay", 1e6),
+)
 
 #: Optimizers by name, at their published defaults and calibrated.
 RULES: dict[str, TuningFree] = {
     rule.name: rule
     for rule in (
+        TuningFree("sgd", SGD),
+        TuningFree("adam", Adam),
         TuningFree("adamw_wsd", AdamW, wsd),
         TuningFree("adamw_wsd_calibrated", AdamW, wsd, _CALIBRATED),
+        TuningFree("adamw_cosine", AdamW, cosine),
         TuningFree("adam_cosine", Adam, cosine),
         TuningFree("adam_cosine_calibrated", Adam, cosine, _CALIBRATED),
+        TuningFree("nadamw_cosine", NAdam, cosine, _ALGOPERF),
+        TuningFree("online_adamw", online.AdamW),
+        Prodigy("prodigy", _PRODIGY),
+        Prodigy("prodigy_cosine", _PRODIGY, cosine),
         ScheduleFree("schedule_free", _SCHEDULE_FREE),
         ScheduleFree("schedule_free_calibrated", _SCHEDULE_FREE, constant, _CALIBRATED),
     )

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
+import raymeta
 from raymeta import Positive, Space, Unit, module_problem
 from raymeta.modules import smoothed_cross_entropy
 from raymeta.optim import sgd
@@ -79,11 +80,39 @@ def by_hand(make, schedule, before=lambda o: None, after=lambda o: None):
     return F.cross_entropy(net(x), y).item()
 
 
+class NAdamW(torch.optim.Optimizer):
+    """As AlgoPerf's baseline: Nesterov's momentum without a schedule of its own."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 0.0017486387539278373})
+        self.t = 0
+
+    @torch.no_grad()
+    def step(self):
+        b1, b2, decay = 1 - 0.06733926164, 0.9955159689799007, 0.08121616522670176
+        self.t += 1
+        (group,) = self.param_groups
+        for p in group["params"]:
+            s = self.state[p]
+            m, v = s.setdefault("m", 0 * p), s.setdefault("v", 0 * p)
+            p.mul_(1 - group["lr"] * decay)
+            m.mul_(b1).add_((1 - b1) * p.grad)
+            v.mul_(b2).add_((1 - b2) * p.grad**2)
+            ahead = b1 * m / (1 - b1 ** (self.t + 1))
+            ahead = ahead + (1 - b1) * p.grad / (1 - b1**self.t)
+            p.sub_(group["lr"] * ahead / ((v / (1 - b2**self.t)).sqrt() + 1e-8))
+
+
 @pytest.mark.parametrize(
     ("name", "make", "schedule"),
     [
         ("adamw_wsd", torch.optim.AdamW, wsd),
         ("adam_cosine_calibrated", lambda p: torch.optim.Adam(p, lr=0.1), cosine),
+        ("sgd", torch.optim.SGD, lambda t, steps: 1.0),
+        ("adam", torch.optim.Adam, lambda t, steps: 1.0),
+        ("adamw_cosine", torch.optim.AdamW, cosine),
+        ("nadamw_cosine", lambda p: NAdamW(list(p)), cosine),
+        ("online_adamw", raymeta.online.AdamW, lambda t, steps: 1.0),
     ],
 )
 def test_a_rule_is_the_run_that_one_writes_in_torch(name, make, schedule):
@@ -112,6 +141,18 @@ def test_schedule_free_is_evaluated_at_the_mean_of_its_iterates():
     )
     found = the_report(RULES["schedule_free"], Small()).outer_loss
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.skipif(bool(missing(RULES["prodigy"])), reason="needs prodigyopt")
+def test_prodigy_is_its_authors_own():
+    from prodigyopt import Prodigy
+
+    for name, schedule in (
+        ("prodigy", lambda t, steps: 1.0),
+        ("prodigy_cosine", cosine),
+    ):
+        found = the_report(RULES[name], Small()).outer_loss
+        assert found == pytest.approx(by_hand(Prodigy, schedule), rel=1e-5)
 
 
 def test_what_it_overrides_has_no_value_and_the_rest_is_where_it_starts():
