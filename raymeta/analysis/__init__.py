@@ -16,6 +16,7 @@ from raymeta.analysis.figures.loss_animation import write_loss_animation
 from raymeta.analysis.figures.loss_curves import draw_loss_curves
 from raymeta.analysis.figures.loss_rows_3d import draw_curve_row
 from raymeta.analysis.figures.meta_loss import draw_meta_loss
+from raymeta.analysis.figures.performance_profile import draw_performance_profile
 from raymeta.analysis.figures.predictions import draw_pictures
 from raymeta.analysis.figures.style import save
 from raymeta.analysis.figures.surfaces import draw_surface
@@ -28,6 +29,7 @@ from raymeta.analysis.tables.bootstrap import bootstrap_mean, final_differences
 from raymeta.analysis.tables.frames import blackbox_target, read
 from raymeta.analysis.tables.hparams import hparam_bands, hparam_paths
 from raymeta.analysis.tables.incumbents import best_hparams, learnt_hparams
+from raymeta.analysis.tables.profiles import performance_profile
 from raymeta.analysis.tables.ranking import format_ranking, ranking
 from raymeta.analysis.tables.ranks import (
     Ranks,
@@ -61,6 +63,7 @@ __all__ = [
     "draw_diagnosis",
     "draw_loss_curves",
     "draw_meta_loss",
+    "draw_performance_profile",
     "draw_pictures",
     "draw_ranks",
     "draw_surface",
@@ -75,6 +78,7 @@ __all__ = [
     "is_training",
     "learnt_hparams",
     "mean_ranks",
+    "performance_profile",
     "ranking",
     "read",
     "read_published",

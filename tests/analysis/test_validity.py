@@ -64,6 +64,7 @@ def test_the_ranking_says_so_for_the_task_concerned(unfair, frame):
         lambda frame: analysis.draw_anytime(frame, "wall_s"),
         lambda frame: analysis.draw_trajectories(frame, "digits"),
         analysis.draw_ranks,
+        analysis.draw_performance_profile,
     ],
 )
 def test_every_figure_says_so(draw, unfair, frame):

@@ -78,6 +78,8 @@ def run(setting: str, seed: int, scale: Scale) -> Iterator[Row]:
         yield Row("validation loss", i, float(found.outer_loss))
         leaf.grad = found.grads["log_decay"]
         adam.step()
+        with torch.no_grad():  # a minimum that so many steps, and the series, can reach
+            leaf.clamp_(-12.0, 2.0)
     state = problem.init(at)
     for t in range(STEPS):
         state = problem.step(state, at, problem.batch(t))

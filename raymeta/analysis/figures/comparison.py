@@ -12,6 +12,7 @@ from raymeta.analysis.figures.critical_difference import draw_ranks
 from raymeta.analysis.figures.loss_animation import write_loss_animation
 from raymeta.analysis.figures.loss_curves import draw_loss_curves
 from raymeta.analysis.figures.loss_rows_3d import draw_curve_row
+from raymeta.analysis.figures.performance_profile import draw_performance_profile
 from raymeta.analysis.figures.surfaces import draw_surface
 from raymeta.analysis.figures.trajectories import draw_trajectories
 from raymeta.analysis.tables.anytime import UNITS
@@ -38,7 +39,7 @@ def write_figures(
 
     Returns:
         The files, PNG and SVG each: `anytime_gradient_evals`, `anytime_wall_s`, and
-        `trajectories_<task>` per task (see `stems`), and `ranks`.
+        `trajectories_<task>` per task (see `stems`), `profile` and `ranks`.
 
     Raises:
         ValueError: A required column is missing.
@@ -50,6 +51,7 @@ def write_figures(
     for task, stem in stems("trajectories", frame["task"].unique()).items():
         figure = draw_trajectories(frame, task, (domains or {}).get(task))
         files += style.save(figure, folder / stem)
+    files += style.save(draw_performance_profile(frame), folder / "profile")
     return [*files, *style.save(draw_ranks(frame), folder / "ranks")]
 
 

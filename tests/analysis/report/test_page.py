@@ -147,8 +147,8 @@ def test_the_page_of_a_comparison(folder):
     assert cells["difference"] == "+0.02500"  # of .3 - .2 and .4 - .45
     assert cells["seeds better"] == "1 of 2"
     assert cells["median to target"] == "150"
-    # Two figures of curves, ranks, trajectories, a surface, a row, an animation.
-    assert len(found.images) == 7
+    # Two figures of curves, a profile, ranks, trajectories, a surface, a row, an animation.
+    assert len(found.images) == 8
     for image in found.images:
         kind, content = re.match(
             r"data:image/([\w+]+)[^,]*,(.*)", image["src"]
@@ -233,7 +233,7 @@ def test_a_browser_shows_the_page(folder, tmp_path_factory, scheme, width):
         images = shown.value(
             "[...document.images].map(i => [i.complete, i.naturalWidth, i.alt])"
         )
-        assert len(images) == 7
+        assert len(images) == 8
         assert all(done and size > 300 and alt for done, size, alt in images)
         assert shown.value("document.documentElement.scrollWidth") <= width
         assert shown.value("document.title") == "digits"
