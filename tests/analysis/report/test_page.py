@@ -147,7 +147,7 @@ def test_the_page_of_a_comparison(folder):
     assert cells["difference"] == "+0.02500"  # of .3 - .2 and .4 - .45
     assert cells["seeds better"] == "1 of 2"
     assert cells["median to target"] == "150"
-    # Two figures of curves, a profile, ranks, trajectories, a surface, a row, an animation.
+    # Two of curves, a profile, ranks, trajectories, a surface, a row, an animation.
     assert len(found.images) == 8
     for image in found.images:
         kind, content = re.match(
