@@ -102,7 +102,7 @@ def claims(frame: pd.DataFrame) -> list[Claim]:
             0.99,
             1.01,
             [a / b for a, b in zip(cut, full, strict=True)],
-            remark="slopes of ten steps are biased: their descent ends at another point",
+            remark="slopes of ten steps are biased: they lead to another point",
         ),
     ]
 

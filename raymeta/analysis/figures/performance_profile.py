@@ -46,6 +46,7 @@ def draw_performance_profile(
                 gid=f"profile {method}",
             )
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlim(1, end)
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("τ: times what the fastest method needs, to the target")
