@@ -95,6 +95,7 @@ def test_the_default_methods_need_no_package():
 # What a model suggests is no sample; cmaes and nevergrad start at the centre, narrowly.
 SAMPLED = [
     *("random", "sobol", "asha", "hyperband", "median", "pbt", "pb2", "tpe", "gp"),
+    "tpe_multivariate",
     *("hyperopt", "bayesopt", "bohb"),
 ]
 

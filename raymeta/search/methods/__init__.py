@@ -51,6 +51,7 @@ METHODS: dict[str, Method] = {
     "pbt": Pbt(),
     "pb2": Pb2(),
     "tpe": Tpe(),
+    "tpe_multivariate": Tpe("tpe_multivariate", multivariate=True),
     "cmaes": CmaEs(),
     "gp": Gp(),
     "bohb": Bohb(),

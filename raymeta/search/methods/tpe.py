@@ -18,13 +18,26 @@ class Tpe(SearchMethod):
     modelled together, by Optuna's group decomposition. What is in flight counts as poor
     (a constant lie), so several at once look at different places.
 
+    Attributes:
+        name: name of the method.
+        multivariate: whether hyperparameters are modelled together in every space; one
+            by one without, as Optuna does by default.
+
     Source: Bergstra et al. 2011; Watanabe 2023 for what Optuna does.
     """
 
     name: str = "tpe"
+    multivariate: bool = False
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        kind = "multivariate TPE" if self.multivariate else "TPE"
+        return f"Full runs where good hyperparameters are dense, by Optuna's {kind}."
 
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """The initial point, nine random ones, then the model's."""
-        whole = None if task.space.when else TPESampler(seed=seed, constant_liar=True)
+        together = self.multivariate or task.space.when
+        whole = None if together else TPESampler(seed=seed, constant_liar=True)
         searcher = OptunaSearcher(task.space, whole, seed)
         return TuneConfig(metric=METRIC, mode=MODE, search_alg=searcher)

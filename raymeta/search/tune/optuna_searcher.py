@@ -22,9 +22,9 @@ class OptunaSearcher(Searcher):
     Args:
         space: what is searched. A sampler sees it as one cube, and what the options do
             not use is suggested for nothing.
-        sampler: what suggests. None is Optuna's TPE on a space with conditions, which
-            asks for what is used and models each group of hyperparameters that are
-            used together by themselves.
+        sampler: what suggests. None is Optuna's multivariate TPE, which asks for what
+            is used and models each group of hyperparameters that are used together by
+            themselves.
         seed: seeds that TPE.
     """
 
