@@ -158,6 +158,8 @@ class BilevelProblem:
             None where there are too few examples to tell E's standard error by them.
         holdout_loss: (s, λ) -> E on validation data held back, shape (); no choice is
             made by it.
+        autocast: the dtype of a module's matrix products and convolutions, where that
+            is not the weights'.
         traced: what estimators traced or compiled of it, a cache.
     """
 
@@ -172,6 +174,7 @@ class BilevelProblem:
     validation_size: int | None = None
     fold_losses: Callable[[State, Hparams], Tensor] | None = None
     holdout_loss: Callable[[State, Hparams], Tensor] | None = None
+    autocast: torch.dtype | None = None
     traced: dict[Any, Any] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

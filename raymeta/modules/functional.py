@@ -198,11 +198,31 @@ def _of_copies(run: Run) -> Run:
     return lambda noise, inputs: run(noise, cloned(inputs))
 
 
+#: As many entries as there are `full_precision` around us, on any thread: what is
+#: evaluated again in a backward pass may be on one of autograd's.
+_wide: list[None] = []
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Modules run without the autocast that they were given.
+
+    Steps that were traced before keep it: take a problem that was not traced yet.
+    """
+    _wide.append(None)
+    try:
+        yield
+    finally:
+        _wide.pop()
+
+
 def _autocast(run: Run, device: torch.device, dtype: torch.dtype) -> Run:
     def widen(x: Any) -> Any:
         return x.float() if isinstance(x, Tensor) and x.dtype == dtype else x
 
     def autocast(noise: Noise, inputs: tuple) -> Any:
+        if _wide:
+            return run(noise, inputs)
         # A cast weight kept from one transform would be a stranger in the next.
         with torch.autocast(device.type, dtype, cache_enabled=False):
             outputs = run(noise, inputs)

@@ -335,6 +335,7 @@ def module_problem(
         validation_size=judging.size,
         fold_losses=fold_losses(outer_loss) if folded else None,
         holdout_loss=None if data.holdout is None else holdout_loss,
+        autocast=autocast,
     )
     return micro_batched(problem, micro_batches)
 

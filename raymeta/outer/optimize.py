@@ -27,6 +27,7 @@ from raymeta.outer.evaluator import DIRECT, Evaluator
 from raymeta.outer.first_look import first_look
 from raymeta.outer.following import follow
 from raymeta.outer.parallel import DATA, layout_of
+from raymeta.outer.precision import noise
 from raymeta.outer.report import Report, Schedule, held_out, plain_run
 from raymeta.outer.result import Result, better
 from raymeta.problem import BilevelProblem
@@ -187,6 +188,8 @@ def descended(
         if not BudgetMeter(budget).covers(sure):
             line = unsure(task, type(estimator).__name__, budget, sure)
             warnings.warn(line, stacklevel=3)
+        if (noisy := noise(task, problem, estimator, evaluator)) is not None:
+            warnings.warn(noisy, stacklevel=3)
         for report in evaluator.timed(descent):
             if not reports and report.complete and problem.holdout_loss is not None:
                 look = partial(_held_back, task, problem, report)

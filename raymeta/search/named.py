@@ -29,7 +29,7 @@ from raymeta.tasks import loading
 from raymeta.tasks.base import Task
 
 #: What is needed beside evaluations, see `Evaluator.once`.
-NUMBERS = ("start_holdout_loss",)
+NUMBERS = ("start_holdout_loss", "half_precision_cosine")
 
 
 class Kept(NamedTuple):

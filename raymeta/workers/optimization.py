@@ -54,6 +54,20 @@ with ray_session.prepared():
 BACKENDS = {False: "gloo", True: "cpu:gloo,cuda:nccl"}
 
 
+class LostWorkers(ValueError):
+    """Workers ended without a result, and without a refusal.
+
+    Args:
+        message: for people.
+        why: in short.
+        heard: how many reports they had told.
+    """
+
+    def __init__(self, message: str, why: str, heard: int) -> None:
+        super().__init__(message)
+        self.why, self.heard = why, heard
+
+
 def _forget(name: str, value: float) -> None:
     pass
 
@@ -104,7 +118,16 @@ class Run:
         """
         kept = named.begun(folder, self.task, self.estimator, self.settings, self._say)
         note = partial(named.note, folder, kept.signature)
-        result = self.launched(folder.path, kept, note)
+        heard = 0
+        while True:
+            try:
+                result = self.launched(folder.path, kept, note, heard)
+                break
+            except LostWorkers as error:
+                if error.heard <= heard:  # it would die there again
+                    raise
+                heard = error.heard
+                self._say(f"{error.why}: all start again, and go on")
         named.write(folder, result)
         return result
 
@@ -113,6 +136,7 @@ class Run:
         path: Path,
         kept: named.Kept | None = None,
         note: Callable[[str, float], None] = _forget,
+        heard_before: int = 0,
     ) -> Result:
         """The result of the workers.
 
@@ -120,8 +144,10 @@ class Run:
             path: a folder that all nodes see.
             kept: what was evaluated, and where more of it is kept; None for nowhere.
             note: keeps a number that is needed beside evaluations, by name.
+            heard_before: how many reports were shown already.
 
         Raises:
+            LostWorkers: one of them died.
             ValueError: see `raymeta.optimize`.
             KeyboardInterrupt: likewise.
         """
@@ -139,7 +165,8 @@ class Run:
         workers, gpus, parallel = self.layout
         cluster = Cluster.of(workers, gpus, None, None, None, None)
         self._say(f"starting Ray: {count(workers, 'worker')}, {parallel} shared out")
-        heard = _Heard(shown(self.progress, self.settings["budget"]), note)
+        show = shown(self.progress, self.settings["budget"])
+        heard = _Heard(show, note, heard_before)
         try:
             with on_cluster(cluster, path, self._say) as asked:
                 _fit(payload, cluster, path, heard, asked, self._say)
@@ -148,9 +175,12 @@ class Run:
                 goes_on = "the same name goes on from what it has evaluated"
                 if kept is None:
                     goes_on = "with a name, the same call goes on where it was"
-                raise ValueError(
-                    f"the optimization ended because {reason(error)}: {goes_on}, and "
-                    "Ray's logs say more"
+                why = reason(error)
+                raise LostWorkers(
+                    f"the optimization ended because {why}: {goes_on}, and "
+                    "Ray's logs say more",
+                    why,
+                    heard.count,
                 ) from error
         finally:
             mirror.discard(path / SCRATCH)
@@ -192,10 +222,13 @@ class _Heard:
     Args:
         show: takes reports.
         note: keeps numbers, by name.
+        before: how many reports were shown already.
     """
 
     show: Callable[[Report, float], None]
     note: Callable[[str, float], None]
+    before: int = 0
+    count: int = 0
     result: Result | None = None
     refused: str | None = None
     warned: list[tuple[type[Warning], str]] = field(default_factory=list)
@@ -206,6 +239,9 @@ class _Heard:
         for line in told.lines:
             say(line)
         for report, best in told.reports:
+            self.count += 1
+            if self.count <= self.before:
+                continue
             try:
                 self.show(report, best)
                 follow(report, best)
@@ -246,7 +282,7 @@ def _fit(
         },
         torch_config=TorchConfig(backend=BACKENDS[cluster.on_gpu]),
         scaling_config=cluster.scaling,
-        # A rank that died is not replaced: the same name goes on.
+        # Not by Ray: all ranks begin from one log, and only where it has grown.
         run_config=replace(config, failure_config=FailureConfig(max_failures=0)),
     )
     try:

@@ -1,8 +1,9 @@
 """Optimizations on Ray Train: the rows of one process, and how they end."""
 
+import itertools
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import pytest
@@ -23,15 +24,27 @@ for module in (small_tasks, test_rank):
 
 @dataclass(frozen=True, kw_only=True)
 class Dying(Small):
-    """A task whose rank 1 is killed where a file says so."""
+    """A task whose rank 1 is killed where a file says so, at once or in mid-descent."""
 
     file: str = ""
 
     def sample(self, seed):
+        self._die(self.file)
+        problem, runs = super().sample(seed), itertools.count()
+
+        def init(hparams):
+            if next(runs) == 12:
+                self._die(f"{self.file}-later")
+            return problem.init(hparams)
+
+        return replace(problem, init=init)
+
+    def _die(self, file):
         dist = torch.distributed
-        if os.path.exists(self.file) and dist.is_initialized() and dist.get_rank():
+        if os.path.exists(file) and dist.is_initialized() and dist.get_rank():
+            if file != self.file:
+                os.unlink(file)  # once
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().sample(seed)
 
 
 def test_two_workers_equal_one_process_and_one_that_dies_is_told_in_a_line(
@@ -52,8 +65,9 @@ def test_two_workers_equal_one_process_and_one_that_dies_is_told_in_a_line(
     with pytest.raises(ValueError, match=r"ended because .*the same name goes on"):
         raymeta.optimize(task, **settings)
     assert shown == []
-    marker.unlink()
-    result = raymeta.optimize(task, **settings)
+    marker.rename(f"{marker}-later")
+    result = raymeta.optimize(task, **settings)  # all start again by themselves
+    assert not list(tmp_path.glob("die*"))
     test_rank.same(result, truth)
     assert len(shown) == len(truth.reports)
     assert result.hparams.keys() == truth.hparams.keys()
