@@ -37,6 +37,11 @@ def _kind(cls: type) -> Any:
     return namedtuple if _pytree.is_namedtuple_class(cls) else cls
 
 
+def is_container(cls: type) -> bool:
+    """Whether trees are made of it: torch's registry knows it, or a named tuple is."""
+    return _kind(cls) in _pytree.SUPPORTED_NODES
+
+
 def flatten(tree: Any) -> tuple[list[Any], Spec]:
     """The leaves of a tree, and the rest of it."""
     leaves: list[Any] = []

@@ -31,13 +31,20 @@ def exit_code(program: Callable[[], None]) -> int:
         # The reader of `raymeta list | head` has seen enough; nothing is left to flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            said = (
+                f"the disk of the results is full ({error}); what was written before "
+                "is whole: make room, and the same --name goes on from it"
+            )
+        elif error.filename is not None:
+            said = (
+                f"{error.filename2 or error.filename} cannot be used "
+                f"({error.strerror}): delete it or make it accessible, or use another "
+                "name"
+            )
+        else:
             raise
-        print(
-            f"raymeta: error: the disk of the results is full ({error}); what was "
-            "written before is whole: make room, and the same --name goes on from it",
-            file=sys.stderr,
-        )
+        print(f"raymeta: error: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         said = ": ".join(["interrupted", *map(str, interrupt.args)])

@@ -1,9 +1,7 @@
 """Loss landscape of a finished comparison, for its report."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -11,8 +9,9 @@ from raymeta import analysis, tasks
 from raymeta.analysis.figures.comparison import CURVES, SURFACE
 from raymeta.errors import said
 from raymeta.outer.landscape import learning_curves, loss_surface
+from raymeta.results.integrity import read_parquet
+from raymeta.results.records import read_record
 from raymeta.results.run_folder import write_frame
-from raymeta.results.schema import read_parquet
 from raymeta.tasks import Task
 
 #: Takes a task's name, the number of runs done, and of all.
@@ -137,18 +136,15 @@ def tasks_of(frame: pd.DataFrame, folder: Path, *, trust: bool = False) -> list[
 
 def _sources(folder: Path) -> dict[str, str]:
     """Task name -> `path.py:Name`, as the latest run recorded it."""
-    for name in ("comparison.json", "optimization.json"):
-        if (folder / name).is_file():
-            record: dict[str, Any] = json.loads((folder / name).read_text())
-            runs = record.get("runs", [])
-            return runs[-1].get("task_files", {}) if runs else {}
-    return {}
+    record = read_record(folder, "comparison") or read_record(folder, "optimization")
+    runs = record.get("runs", [])
+    return runs[-1].get("task_files", {}) if runs else {}
 
 
 def _written(file: Path, tables: list[pd.DataFrame], known: set[str]) -> Path:
     """Write tables, after the rows of other tasks that the file has."""
-    if file.is_file():
-        before = read_parquet(file)
+    if file.exists():
+        before = read_parquet(file, "delete it")
         tables = [before[~before["task"].isin(known)], *tables]
     write_frame(pd.concat(tables), file)
     return file

@@ -25,7 +25,7 @@ def atomic_write(path: Path, *, sync: bool = False) -> Iterator[IO[bytes]]:
     """
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with aside.open("xb") as file:
+        with aside.open("x+b") as file:
             yield file
             if sync:
                 file.flush()

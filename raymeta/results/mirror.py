@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow.fs as fs
 
 from raymeta.results.lease import HEARTBEATS, Lease, LockedError
-from raymeta.results.refusals import refusals
+from raymeta.results.refusals import refusals, require_no_keys
 from raymeta.results.segments import GrowingFile, file_of, grows
 from raymeta.results.whole_file import WholeFile
 
@@ -60,6 +60,7 @@ class Mirror:
     """
 
     def __init__(self, uri: str, local: Path, *, follow: Names = ()) -> None:
+        require_no_keys(uri)
         self.uri, self.local, self._follow = uri.rstrip("/"), local, follow
         self._busy = threading.Lock()
         #: What was the same on both sides: size and time of change here; and there.

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from raymeta.results.refusals import without_keys
+
 PACKAGES = ("raymeta", "torch", "ray", "optuna")
 
 
@@ -17,7 +19,7 @@ def provenance() -> dict[str, Any]:
     """What is recorded of this process, as JSON values."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": [without_keys(argument) for argument in sys.argv],
         "commit": _commit(),
         "machine": _machine(),
         "versions": _versions(),

@@ -17,7 +17,16 @@ import pandas as pd
 
 from raymeta.results import mirror, schema
 from raymeta.results.atomic import atomic_write
+from raymeta.results.integrity import (
+    WRITTEN_AGAIN,
+    DamagedFile,
+    json_bytes,
+    parquet_bytes,
+    read_json,
+    read_parquet,
+)
 from raymeta.results.provenance import provenance
+from raymeta.results.refusals import require_no_keys
 from raymeta.results.segments import join_segments
 
 Kind = Literal["comparison", "optimization", "training", "diagnosis"]
@@ -120,12 +129,15 @@ class RunFolder:
         if others and not self._file.exists():
             raise ValueError(
                 f"a new {self.kind} needs a new folder, but {self.path} holds "
-                "something else: use another name"
+                f"something else, and no {self._file.name}: use another name"
             )
         _lock(locked.enter_context((self.path / ".lock").open("ab")), self.kind)
         version = {schema.KEY: schema.VERSION}
         if resume and self._file.exists():
-            record = schema.current_record(json.loads(self._file.read_text()))
+            record = schema.current_record(read_json(self._file))
+            if lacking := [name for name in settings if name not in record]:
+                reason = f"it is the record of something else: it lacks {lacking[0]!r}"
+                raise DamagedFile(self._file, reason)
             require(self.path, record, settings)
             # Not written: who must go on with an older version finds what it wrote.
             self._record, self._has_frame = record | version, self.frame.exists()
@@ -160,7 +172,7 @@ class RunFolder:
 
     def read(self) -> pd.DataFrame:
         """The frame as it was written last."""
-        return schema.current_frame(schema.read_parquet(self.frame))
+        return schema.current_frame(read_parquet(self.frame, WRITTEN_AGAIN))
 
     def write(self, frame: pd.DataFrame) -> None:
         """Replace the frame."""
@@ -172,8 +184,10 @@ def run_name(storage: str | Path, name: str | None, words: Sequence[str]) -> str
     """The name of a run's folder; by default a new one of these words and the time.
 
     Raises:
-        ValueError: it is not the name of a folder.
+        ValueError: it is not the name of a folder; the storage has keys in its
+            address.
     """
+    require_no_keys(str(storage))
     if name is None:
         plain = re.sub(r"[^\w.-]+", "_", "-".join(words))
         name = f"{plain[:60]}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -197,14 +211,14 @@ def run_address(storage: str | Path, name: str) -> str:
 def write_frame(frame: pd.DataFrame, path: Path) -> None:
     """Write parquet in one piece, also on the object store that the folder is on."""
     with atomic_write(path) as file:
-        frame.to_parquet(file, index=False)
+        file.write(parquet_bytes(frame))
     mirror.upload(path)
 
 
-def write_json(value: Any, path: Path) -> None:
+def write_json(value: Mapping[str, Any], path: Path) -> None:
     """Write JSON in one piece, also on the object store that the folder is on."""
     with atomic_write(path) as file:
-        file.write(json.dumps(value, indent=2).encode() + b"\n")
+        file.write(json_bytes(value))
     mirror.upload(path)
 
 

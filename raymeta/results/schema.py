@@ -1,26 +1,22 @@
 """Schema of all frames: columns, dtypes, families; and how older files are read.
 
-Before version 1, `forward` was the online method and `forward_long` forward mode
+Files have checksums since version 2, see `raymeta.results.integrity`. Before version 1,
+`forward` was the online method and `forward_long` forward mode
 through the whole run. Frames, records and journals without a version are of that time:
 frames and records are read with the names that their methods have today.
 """
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
 #: Under this key, frames (`attrs`, which parquet keeps) and records have their version.
-KEY, VERSION = "schema", 1
+KEY, VERSION = "schema", 2
 
 #: Names of methods before version 1 -> their names today.
 RENAMED = {"forward": "forward_online", "forward_long": "forward"}
-
-#: The first event of a journal.
-EVENT: dict[str, Any] = {"event": KEY, "version": VERSION}
 
 #: Families of methods.
 BLACK_BOX, HYPERGRADIENT, HYBRID = "black-box", "hypergradient", "hybrid"
@@ -90,16 +86,6 @@ TRAINING = {
 }
 
 
-def read_parquet(file: Path) -> "pd.DataFrame":
-    """A table that another process may replace meanwhile.
-
-    By path, pandas opens it twice, and reads the one file with the footer of the other.
-    """
-    import pandas as pd
-
-    return pd.read_parquet(BytesIO(file.read_bytes()), engine="pyarrow")
-
-
 def frame_of(
     rows: Sequence[Mapping[str, Any]],
     names: Sequence[str],
@@ -160,15 +146,6 @@ def current_record(record: Mapping[str, Any]) -> dict[str, Any]:
                 for row in rows
             ]
     return current
-
-
-def require_current(events: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Raise ValueError where an older version began the journal of a comparison."""
-    if events and events[0] != EVENT:
-        raise ValueError(
-            f"{folder} was begun by an older raymeta, whose journals this one cannot "
-            "continue: finish it with that version, or use another name"
-        )
 
 
 def _settings(name: str, text: str) -> str:

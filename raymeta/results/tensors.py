@@ -7,19 +7,36 @@ the classes by name among those that it knows already.
 """
 
 import json
+import struct
 import sys
+import zlib
 from collections import OrderedDict, namedtuple
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-from raymeta._tree import Spec, flatten
+from raymeta._tree import Spec, flatten, is_container
 from raymeta.results.atomic import atomic_write
+from raymeta.results.integrity import (
+    CHECKSUM,
+    EMPTY,
+    OTHER,
+    SEAL,
+    ZEROS,
+    DamagedFile,
+    newer,
+)
+from raymeta.results.schema import KEY
 
 _SCALARS = (bool, int, float, str, type(None))
+#: How a zip archive without a comment ends: a signature, and 18 bytes on.
+_END, _END_BYTES = b"PK\x05\x06", 22
+#: At most, of any version.
+_SEAL_BYTES = 64
+_CHUNK_BYTES = 1 << 20
 
 
 def save_tensors(path: Path, tree: Any, *, sync: bool = False) -> None:
@@ -42,19 +59,79 @@ def save_tensors(path: Path, tree: Any, *, sync: bool = False) -> None:
             )
     with atomic_write(path, sync=sync) as file:
         torch.save(tree, file)
+        _seal(file)
 
 
-def load_tensors(path: Path, device: str | None = None) -> Any:
+def load_tensors(path: Path, device: str | None = None, remedy: str = OTHER) -> Any:
     """Read a tree of tensors; nothing in it is run.
 
     Args:
         path: the file.
         device: where the tensors go; by default each to where it was.
+        remedy: what to do about a damaged one.
 
     Raises:
-        Exception: of any kind, where the file is torn or holds something else.
+        DamagedFile: it cannot be read, is not as it was written, or holds something
+            else.
     """
-    return torch.load(path, map_location=device, weights_only=True)
+    try:
+        with path.open("rb") as file:
+            if reason := _wrong(file):
+                raise DamagedFile(path, reason, remedy)
+            file.seek(0)
+            return torch.load(file, map_location=device, weights_only=True)
+    except DamagedFile:
+        raise
+    except OSError as error:
+        reason = f"reading it fails ({error.strerror})"
+        raise DamagedFile(path, reason, remedy) from None
+    except Exception:  # of any kind, from a file of any kind
+        raise DamagedFile(path, "it holds no tree of tensors", remedy) from None
+
+
+def _seal(file: IO[bytes]) -> None:
+    """Give a zip archive, which is open, a comment with its checksum."""
+    file.seek(-2, 2)
+    file.write(struct.pack("<H", len(SEAL)) + SEAL)
+    place = file.tell() - len(SEAL) + SEAL.index(EMPTY) + EMPTY.index(ZEROS)
+    checksum = _checksum(file, place)
+    file.seek(place)
+    file.write(b"%08x" % checksum)
+
+
+def _wrong(file: IO[bytes]) -> str:
+    """What is wrong with a file of tensors; "" where nothing is."""
+    length = file.seek(0, 2)
+    if not length:
+        return "it is empty"
+    file.seek(max(0, length - _END_BYTES))
+    if file.read(4) == _END:
+        return ""  # of a version before there were checksums
+    file.seek(max(0, length - _SEAL_BYTES))
+    end = file.read()
+    try:
+        seal = json.loads(end[end.rindex(b"{") :])
+        version, digits = seal[KEY], seal[CHECKSUM]
+        place = length - len(end) + end.rindex(digits.encode())
+        if reason := newer(version):
+            return reason
+        whole = f"{_checksum(file, place):08x}" == digits
+    except (ValueError, LookupError, TypeError, AttributeError):
+        whole = False
+    return "" if whole else "it is cut short, altered, or no file of raymeta"
+
+
+def _checksum(file: IO[bytes], place: int) -> int:
+    """CRC-32 of a file, with zeros for the eight digits at a place."""
+    checksum = 0
+    file.seek(0)
+    while chunk := file.read(min(_CHUNK_BYTES, place - file.tell())):
+        checksum = zlib.crc32(chunk, checksum)
+    checksum = zlib.crc32(ZEROS, checksum)
+    file.seek(place + len(ZEROS))
+    while chunk := file.read(_CHUNK_BYTES):
+        checksum = zlib.crc32(chunk, checksum)
+    return checksum
 
 
 def _leaves(tree: Any) -> Iterator[Any]:
@@ -123,9 +200,12 @@ def _restored(described: Any, classes: dict[str, type]) -> Spec:
         return None
     name, context, below = described
     parts = [_restored(part, classes) for part in below]
-    if name == "namedtuple":
-        return namedtuple, _class(context, classes), parts
-    return _class(name, classes), context, parts
+    if name != "namedtuple":
+        return _class(name, classes), context, parts
+    cls = _class(context, classes)
+    if len(cls._fields) != len(parts):
+        raise LookupError(context)
+    return namedtuple, cls, parts
 
 
 def _name(cls: type) -> str:
@@ -133,14 +213,18 @@ def _name(cls: type) -> str:
 
 
 def _class(name: str, classes: dict[str, type]) -> type:
-    """A class that is known already: nothing is imported because a file says so."""
+    """A class of containers that is known already.
+
+    Nothing is imported because a file says so, and nothing is called but what puts a
+    container together: a file may name any class, and what it is to be given.
+    """
     if name in classes:
         return classes[name]
     module, _, path = name.partition(":")
     found: Any = sys.modules.get(module)
     for part in path.split("."):
-        found = getattr(found, part, None)
-    if not isinstance(found, type):
+        found = getattr(found, "__dict__", {}).get(part)
+    if not isinstance(found, type) or not is_container(found):
         raise LookupError(name)
     return found
 

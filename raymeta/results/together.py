@@ -1,12 +1,13 @@
 """Comparisons of several folders in one, where they trained on the same."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymeta.results import schema
-from raymeta.results.atomic import atomic_write
+from raymeta.results.integrity import WRITTEN_AGAIN, read_parquet
+from raymeta.results.records import read_evidence, read_record, read_spending
+from raymeta.results.run_folder import write_frame, write_json
 from raymeta.results.same_training import difference, unlike
 from raymeta.results.validity import marked
 
@@ -33,7 +34,7 @@ def put_together(folders: Sequence[Path]) -> Path:
     folders = [path if path.is_dir() else path.parent for path in folders]
     records = [_record(folder) for folder in folders]
     frames = [_frame(folder) for folder in folders]
-    known = [_read(folder, "evidence.json") for folder in folders]
+    known = [read_evidence(folder) for folder in folders]
     for place, folder in enumerate(folders):
         for before in range(place):
             pair = f"{folders[before]} and {folder}"
@@ -87,22 +88,22 @@ def joined(frames: "Sequence[pd.DataFrame]") -> "pd.DataFrame":
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    record = _read(folder, "comparison.json")
+    record = read_record(folder, "comparison")
     if not record:
         raise ValueError(
             f"folders of comparisons can be put together, but {folder} has no "
             "comparison.json: report it alone"
         )
-    return schema.current_record(record)
+    return record
 
 
 def _frame(folder: Path) -> "pd.DataFrame":
     file = folder / "frame.parquet"
-    if not file.is_file():
+    if not file.exists():
         raise ValueError(
             f"a comparison must have a frame, but {file} does not exist: run it first"
         )
-    return marked(schema.current_frame(schema.read_parquet(file)), folder)
+    return marked(schema.current_frame(read_parquet(file, WRITTEN_AGAIN)), folder)
 
 
 def _write(
@@ -118,7 +119,7 @@ def _write(
             "rename it"
         )
     target.mkdir(exist_ok=True)
-    _write_json({"folders": [str(f) for f in folders]}, target / "together.json")
+    write_json({"folders": [str(f) for f in folders]}, target / "together.json")
     merged: dict[str, Any] = dict(records[0])
     for record in records[1:]:
         for what in ("tasks", "methods", "budgets"):
@@ -126,15 +127,15 @@ def _write(
         seeds = dict.fromkeys([*merged["seeds"], *record["seeds"]])
         merged["seeds"] = list(seeds)
         merged["runs"] = [*merged["runs"], *record["runs"]]
-    _write_json(merged, target / "comparison.json")
+    write_json(merged, target / "comparison.json")
     found: dict[str, dict[str, Any]] = {}
     for task, seeds in ((t, s) for one in evidence for t, s in one.items()):
         for seed, at in seeds.items():
             mine = found.setdefault(task, {}).setdefault(seed, {**at, "methods": []})
             names = [*mine["methods"], *at.get("methods", [])]
             mine["methods"] = list(dict.fromkeys(names))
-    _write_json(found, target / "evidence.json")
-    spent = [schema.current_record(_read(f, "spending.json")) for f in folders]
+    write_json(found, target / "evidence.json")
+    spent = [read_spending(f) for f in folders]
     cells: dict[tuple[Any, ...], Any] = {}
     for one in spent:
         for row in one.get("cells", []):
@@ -148,16 +149,5 @@ def _write(
         "skipped": [row for one in spent for row in one.get("skipped", [])],
         "cells": list(cells.values()),
     }
-    _write_json(spending, target / "spending.json")
-    with atomic_write(target / "frame.parquet") as file:
-        joined(frames).to_parquet(file, index=False)
-
-
-def _write_json(value: Any, path: Path) -> None:
-    with atomic_write(path) as file:
-        file.write(json.dumps(value, indent=2).encode() + b"\n")
-
-
-def _read(folder: Path, name: str) -> dict[str, Any]:
-    file = folder / name
-    return json.loads(file.read_text()) if file.is_file() else {}
+    write_json(spending, target / "spending.json")
+    write_frame(joined(frames), target / "frame.parquet")

@@ -6,13 +6,14 @@ says why, in every row of the (task, seed); everything that is made from such a 
 says so too. A column, for it survives `pandas.concat`, filters and files.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
+
+from raymeta.results.records import read_spending
 
 COLUMN = "invalid"
 
@@ -72,11 +73,8 @@ def marked(frame: "pd.DataFrame", folder: Path) -> "pd.DataFrame":
 
 def _recorded(folder: Path) -> dict[tuple[str, int], str]:
     """What the spending.json of a comparison says; nothing without one."""
-    file = folder / "spending.json"
-    if not file.is_file():
-        return {}
     reasons: dict[tuple[str, int], list[str]] = {}
-    for mismatch in json.loads(file.read_text()).get("mismatches", []):
+    for mismatch in read_spending(folder).get("mismatches", []):
         place, _, why = mismatch.rpartition(": ")
         task, _, seed = place.rpartition(", seed ")
         reasons.setdefault((task, int(seed)), []).append(why.removesuffix(" differ"))

@@ -12,10 +12,12 @@ import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from raymeta.process import preserved
 from raymeta.runtime.interrupt import uninterrupted
+from raymeta.runtime.session_folder import session_folder
 
 VARIABLES = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no three log files a trial
@@ -83,8 +85,8 @@ def running(slots: int | None) -> Iterator[int]:
         if ray.is_initialized():
             yield slots or _cpus()
             return
-        with own_token():
-            _start(slots)
+        with own_token(), session_folder() as folder:
+            _start(slots, folder)
             try:
                 yield slots or _cpus()
             finally:
@@ -128,7 +130,7 @@ def _read_token() -> None:
     AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _start(slots: int | None) -> None:
+def _start(slots: int | None, folder: Path) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address := os.environ.get("RAY_ADDRESS"):
         _join(address, quiet)
@@ -138,6 +140,7 @@ def _start(slots: int | None) -> None:
         "num_cpus": slots,
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
+        "_temp_dir": str(folder),
         **quiet,
     }
     try:

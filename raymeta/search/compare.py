@@ -175,10 +175,7 @@ def _compared(
     states = TrialStore(address(folder.path / ".states"))
     with closing(JsonLines(folder.path / "journal.jsonl")) as journal, quiet_tune():
         lines = journal.read()
-        if not lines:
-            journal.append(schema.EVENT)
-        events = standing(lines)
-        begun = any(event != schema.EVENT for event in lines)
+        events, begun = standing(lines), bool(lines)
         asked = plan.cells()
         known = cells_of(folder.record)
         if FINISHED in lines:
@@ -188,7 +185,10 @@ def _compared(
         known |= dict.fromkeys(map(str, grown), False)
         finished = folder.frame.exists() and all(known.get(cell) for cell in asked)
         if not finished:
-            schema.require_current(lines, folder.path)
+            _require_journal(folder, begun=begun)
+            journal.begin()
+            if journal.damage:
+                warnings.warn(journal.damage, stacklevel=4)
         require_same_code(folder, code, begun=begun, plan=plan)
         if finished:
             display.print(["it had finished before"])
@@ -224,6 +224,15 @@ def _compared(
     display.print(evidence_lines(evidence, unfair, spending, plan.methods))
     display.print([f"finished in {clock(display.elapsed)}: {address(folder.frame)}"])
     return frame
+
+
+def _require_journal(folder: RunFolder, *, begun: bool) -> None:
+    """Raise ValueError where a journal is gone that a frame was made of."""
+    if not begun and folder.frame.exists() and len(folder.read()):
+        raise ValueError(
+            f"{folder.path / 'journal.jsonl'} has no line, but {folder.frame} has what "
+            "trials reported: restore the journal from a copy, or use another name"
+        )
 
 
 def _stop_lines(folder: RunFolder, stops: str, *, begun: bool) -> list[str]:

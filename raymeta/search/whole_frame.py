@@ -1,12 +1,12 @@
 """All that a comparison's folder has: also studies that this call does not show."""
 
-import json
 from collections.abc import Mapping, Set
 from typing import Any
 
 import pandas as pd
 
 from raymeta.results import schema
+from raymeta.results.records import read_evidence, read_spending
 from raymeta.results.run_folder import RunFolder, write_json
 from raymeta.results.together import joined
 from raymeta.results.validity import mark, marked
@@ -51,7 +51,7 @@ class WholeFrame:
 
     def write_spending(self, spending: dict[str, Any]) -> None:
         """Write spending.json."""
-        before = schema.current_record(self._read("spending.json"))
+        before = read_spending(self.folder.path)
         cells = [
             row
             for row in before.get("cells", [])
@@ -71,7 +71,7 @@ class WholeFrame:
             task: {seed: dict(at) for seed, at in seeds.items()}
             for task, seeds in evidence.items()
         }
-        for task, seeds in self._read("evidence.json").items():
+        for task, seeds in read_evidence(self.folder.path).items():
             for seed, at in seeds.items():
                 names = at.get("methods", [])
                 if all(f"{task}/{name}/{seed}" in self._shown for name in names):
@@ -84,10 +84,6 @@ class WholeFrame:
                     for kind in Fingerprint._fields
                 } | {"methods": list(dict.fromkeys([*mine.get("methods", []), *names]))}
         return found
-
-    def _read(self, name: str) -> dict[str, Any]:
-        file = self.folder.path / name
-        return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def of_studies(frame: pd.DataFrame, names: Set[str]) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Checkpoints: written in the background, kept to the best and the last few."""
 
-import pickle
+import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from raymeta._tree import tree_map
-from raymeta.results.mirror import delete, download, files, upload
+from raymeta.results.integrity import DamagedFile
+from raymeta.results.mirror import address, delete, download, files, upload
 from raymeta.results.tensors import load_tensors, save_tensors
 from raymeta.train.config import TrainConfig
 from raymeta.types import Tensors
@@ -16,6 +17,8 @@ from raymeta.types import Tensors
 BEST = "best.pt"
 #: What a file holds: step, theta, optimizer, val_loss and more.
 Checkpoint = dict[str, Any]
+#: What one must have, to be told from another file of tensors.
+_NEEDS = {"algorithm", "family", "step", "theta", "optimizer"}
 
 
 class Checkpoints:
@@ -85,6 +88,32 @@ def last_step(folder: Path) -> int | None:
     return int(files[-1].stem.removeprefix("step-")) if files else None
 
 
+def set_aside(folder: Path) -> list[str]:
+    """Rename damaged checkpoints after the last good one; says so, line by line.
+
+    Raises:
+        DamagedFile: no checkpoint is good, or the best one is not.
+    """
+    lines: list[str] = []
+    if (best := download(folder / BEST)).exists():
+        _read(best)
+    while steps := _steps(folder):
+        try:
+            _read(steps[-1])
+            break
+        except DamagedFile as error:
+            if len(steps) == 1:
+                raise
+            damaged = steps[-1]
+            shutil.copy(damaged, damaged.with_name(f"{damaged.name}.damaged"))
+            delete(damaged)
+            lines.append(
+                f"{address(damaged)} is not used, for {error.reason}: it goes on from "
+                f"{steps[-2].name}, and keeps the other as {damaged.name}.damaged"
+            )
+    return lines
+
+
 def load(path: Path, config: TrainConfig, theta: Tensors) -> Checkpoint:
     """Read a checkpoint for a run.
 
@@ -121,14 +150,14 @@ def load(path: Path, config: TrainConfig, theta: Tensors) -> Checkpoint:
 
 
 def _read(path: Path) -> Checkpoint:
-    try:
-        return load_tensors(download(path), "cpu")
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError):
-        # Only a disk or a person can have damaged it: it was written in one piece.
-        raise ValueError(
-            f"{path} is no checkpoint that can be read: delete it, and the run goes on "
-            "from the one before"
-        ) from None
+    # Only a disk or a person can have damaged it: it was written in one piece.
+    remedy = "delete it, and the run goes on from the one before, or begins anew"
+    if path.name == BEST:
+        remedy = "restore it from a copy, or use another name"
+    found = load_tensors(download(path), "cpu", remedy)
+    if not isinstance(found, dict) or not found.keys() >= _NEEDS:
+        raise DamagedFile(path, "it is no checkpoint of a training", remedy)
+    return found
 
 
 def seed_folder(path: Path, seed: int) -> Path:

@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 import torch
 
+from raymeta.results.integrity import read_parquet
 from raymeta.results.mirror import files
 from raymeta.results.run_folder import write_frame
-from raymeta.results.schema import TRAINING, read_parquet
+from raymeta.results.schema import TRAINING
 from raymeta.types import Tensors
 
 #: Rows of a file; a larger one would take long to write again.

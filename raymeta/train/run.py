@@ -19,7 +19,14 @@ from raymeta.results.tensorboard import TensorBoardWriter, show_training
 from raymeta.runtime import source_code
 from raymeta.runtime.interrupt import Interrupt
 from raymeta.runtime.progress import Progress, clock, count, wrap
-from raymeta.train.checkpoints import BEST, last_step, load, seed_folder, step_file
+from raymeta.train.checkpoints import (
+    BEST,
+    last_step,
+    load,
+    seed_folder,
+    set_aside,
+    step_file,
+)
 from raymeta.train.config import TrainConfig
 from raymeta.train.events import EVENTS, FAILED, Event, ProgressText
 from raymeta.train.metrics_log import merged, metrics_of
@@ -176,6 +183,8 @@ def trained(
     ) as home:
         if start is not None and last_step(_seed(home, config.seeds[0])) is None:
             shutil.copytree(start, _seed(home, config.seeds[0]), dirs_exist_ok=True)
+        for seed in config.seeds:
+            display.print(set_aside(_seed(home, seed)))
         _require_fitting(config, home, theta)
         begun = any(last_step(_seed(home, seed)) is not None for seed in config.seeds)
         display.print(_differing(home, code) if begun else [])
@@ -218,6 +227,8 @@ class _Driver:
         ]
         for log, _ in self._told:
             log.read_new()  # what earlier attempts reported
+            if log.damage:
+                display.print([log.damage])
         self._tensorboard = TensorBoardWriter(home.path)
         self._due = time.monotonic() + SAVE_EVERY_S
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from raymeta.data import Episode, prefetch
 from raymeta.meta import MetaModule, MetaOutput
+from raymeta.results.atomic import atomic_write
 from raymeta.results.mirror import download
 from raymeta.train.checkpoints import (
     BEST,
@@ -372,7 +373,8 @@ class Training:
             arrays: Any = self._config.pictures(
                 self._module, self._config.family, self._seed
             )
-            np.savez(self._folder / "pictures.npz", **arrays)
+            with atomic_write(self._folder / "pictures.npz") as file:
+                np.savez(file, **arrays)
 
     def _evaluate(self, split: Any, count: int, inner_steps: int, step: int) -> float:
         """The mean outer loss of θ after `step` updates; a row on rank 0."""

@@ -11,7 +11,7 @@ from raymeta.analysis.report.page import REPORT
 from raymeta.cli import main
 from raymeta.cli.landscape import CURVES, SURFACE, tasks_of, write_landscape
 from raymeta.hypergrad import Forward
-from raymeta.results.run_folder import RunFolder
+from raymeta.results.run_folder import RunFolder, write_json
 from raymeta.tasks import Quadratic, get, loading
 
 TEXT = """
@@ -80,7 +80,7 @@ def test_a_file_that_the_folder_names_is_not_run_on_its_word(name, tmp_path, cap
     hostile.write_text(f"open({str(ran)!r}, 'w')\n")
     record = json.loads((folder / "optimization.json").read_text())
     record["runs"][-1]["task_files"] = {name: f"{hostile}:make"}
-    (folder / "optimization.json").write_text(json.dumps(record))
+    write_json(record, folder / "optimization.json")
     assert main(["report", str(folder), "--surface", "lr", "momentum"]) == 2
     message = capsys.readouterr().err
     assert f"task {name!r} is in a file, '{hostile}:make'" in message

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from raymeta.results.integrity import read_parquet
 from raymeta.results.run_folder import write_frame
-from raymeta.results.schema import read_parquet
 
 
 def _write(file: Path, stop) -> None:

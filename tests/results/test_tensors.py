@@ -1,6 +1,5 @@
 """Trees of tensors come back to the last bit, and nothing in a file is run."""
 
-import pickle
 import re
 from collections import OrderedDict
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 import raymeta
 from raymeta._tree import flatten, unflatten
+from raymeta.results.integrity import DamagedFile
 from raymeta.results.tensors import (
     load_tensors,
     save_tensors,
@@ -71,7 +71,9 @@ class Trap:
 
 def test_nothing_in_a_file_is_run(tmp_path):
     torch.save({"x": Trap()}, tmp_path / "x.pt")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(
+        DamagedFile, match=r"x\.pt cannot be used, for it holds no tree"
+    ):
         load_tensors(tmp_path / "x.pt")
 
 
@@ -103,9 +105,45 @@ def test_classes_are_known_ones_or_those_of_a_tree_at_hand():
     with pytest.raises(LookupError, match="Local"):
         spec_of(structure)
     assert unflatten([7], spec_of(structure, known)) == [Local(7)]
-    for name in ("no.module:Pair", "os:path", "builtins:print"):
+    for name in ("no.module:Pair", "os:path", "builtins:print", "subprocess:Popen"):
         with pytest.raises(LookupError, match=name):
             spec_of(f'["{name}", null, []]')
+
+
+def test_a_class_that_is_no_container_is_never_called():
+    """A file may name any class, and what it is to be given."""
+    for name in ("subprocess:Popen", "pathlib:Path", f"{__name__}:Trap"):
+        with pytest.raises(LookupError, match=name):
+            spec_of(f'["namedtuple", "{name}", [null]]')
+    with pytest.raises(LookupError, match="Pair"):  # which has two
+        spec_of(f'["namedtuple", "{__name__}:Pair", [null]]')
+
+
+def test_a_bit_that_flipped_anywhere_is_noticed(tmp_path):
+    file = tmp_path / "x.pt"
+    save_tensors(file, {"theta": torch.tensor([0.009])})
+    content = file.read_bytes()
+    for at in range(0, 8 * len(content), 7):  # each byte
+        flipped = bytearray(content)
+        flipped[at // 8] ^= 1 << at % 8
+        file.write_bytes(flipped)
+        with pytest.raises(DamagedFile, match=r"x\.pt cannot be used"):
+            load_tensors(file)
+    for length in range(0, len(content), 97):
+        file.write_bytes(content[:length])
+        with pytest.raises(DamagedFile, match=r"x\.pt cannot be used"):
+            load_tensors(file)
+
+
+def test_versions_are_told_apart(tmp_path):
+    file = tmp_path / "x.pt"
+    torch.save([1], file)  # of a version before there were checksums
+    assert load_tensors(file) == [1]
+    save_tensors(file, [1])
+    newer = file.read_bytes().replace(b'{"schema": 2', b'{"schema": 9')
+    file.write_bytes(newer)
+    with pytest.raises(DamagedFile, match=r"newer raymeta \(format 9, here 2\)"):
+        load_tensors(file)
 
 
 def test_what_json_cannot_say_is_refused():

@@ -8,6 +8,7 @@ import pytest
 from raymeta.analysis.report.record import read_settings
 from raymeta.analysis.tables.frames import read
 from raymeta.results import schema
+from raymeta.results.run_folder import write_json
 from raymeta.results.together import put_together
 
 DIGESTS = {"weights": "1", "data": "2", "batches": "3"}
@@ -47,8 +48,8 @@ def comparison(tmp_path):
                 str(s): {**DIGESTS, "data": data, "methods": [method]} for s in seeds
             }
         }
-        (folder / "comparison.json").write_text(json.dumps(record))
-        (folder / "evidence.json").write_text(json.dumps(evidence))
+        write_json(record, folder / "comparison.json")
+        write_json(evidence, folder / "evidence.json")
         return folder
 
     return build

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from search_toys import Bowl, Listed
 
+from raymeta.results.run_folder import write_json
 from raymeta.results.validity import InvalidComparison
 from raymeta.search.compare import compare
 from raymeta.search.fairness import first_values, same_values
@@ -166,7 +167,7 @@ def test_a_folder_from_before_code_was_noted_goes_on(mine, tmp_path):
     assert record["first_values"]["mine"][:2] == pytest.approx([1.0, 0.64])
     for name in ("code", "first_values"):
         del record[name]
-    file.write_text(json.dumps(record))
+    write_json(record, file)
 
     compared(mine(), tmp_path)
 

@@ -13,7 +13,6 @@ from search_toys import Bowl, Listed, Walk
 from raymeta.analysis.report.record import read_settings
 from raymeta.analysis.tables.frames import read
 from raymeta.hypergrad.registry import ESTIMATORS
-from raymeta.results import schema
 from raymeta.results.jsonlines import JsonLines
 from raymeta.results.run_folder import RunFolder, run_name
 from raymeta.search import compare
@@ -210,7 +209,7 @@ def test_a_finished_comparison_returns_without_ray(bench, tmp_path):
         comparison(tmp_path, make_plan(**settings)) as folder,
         closing(JsonLines(folder.path / "journal.jsonl")) as journal,
     ):
-        for event in [schema.EVENT, *done.journal.read()]:
+        for event in done.journal.read():
             journal.append(event)
 
     lines = []

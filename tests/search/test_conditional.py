@@ -12,7 +12,6 @@ from ray import cloudpickle
 import raymeta
 from raymeta.outer.landscape import loss_surface
 from raymeta.results.jsonlines import JsonLines
-from raymeta.results.schema import EVENT
 from raymeta.search import compare
 from raymeta.search.methods import get, missing
 from raymeta.search.methods.pb2 import Pb2
@@ -245,7 +244,6 @@ def test_a_conditional_comparison_on_ray(cluster, bench, tmp_path):
     assert not frame.failure.any()
     # Nothing, or half of the journal of one that was killed, leads to the same.
     events = JsonLines(tmp_path / "x" / "journal.jsonl").read()
-    events = [event for event in events if event != EVENT]
     for known in ((), events[: len(events) // 2]):
         expected = bench(**settings, events=known).run().frame()
         pd.testing.assert_frame_equal(

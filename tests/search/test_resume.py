@@ -11,7 +11,7 @@ from search_toys import Bowl, Listed
 
 from raymeta.analysis import read
 from raymeta.cli import main
-from raymeta.results.run_folder import RunFolder
+from raymeta.results.run_folder import RunFolder, write_json
 from raymeta.search import compare, resume
 from raymeta.search.frame import to_frame
 from raymeta.space import Positive, Space
@@ -183,7 +183,7 @@ def test_another_version_is_refused_where_it_grows(grow, monkeypatch, package):
     record = json.loads((grow.folder / "comparison.json").read_text())
     here = record["runs"][0]["versions"][package]
     record["runs"][0]["versions"][package] = "1.2.3"
-    (grow.folder / "comparison.json").write_text(json.dumps(record))
+    write_json(record, grow.folder / "comparison.json")
 
     match = f"version of {package} was 1.2.3 and is {re.escape(here)} now: install"
     with pytest.raises(ValueError, match=match):

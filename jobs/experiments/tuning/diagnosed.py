@@ -18,9 +18,9 @@ from jobs.experiments.tuning.tasks import TUNING
 from raymeta.cli import exit_code
 from raymeta.outer.diagnose import diagnose
 from raymeta.outer.diagnosis import Diagnosis
+from raymeta.results.integrity import read_parquet
 from raymeta.results.mirror import local
 from raymeta.results.run_folder import run_address
-from raymeta.results.schema import read_parquet
 
 #: A study of a frame.
 KEYS = ["task", "method", "seed"]

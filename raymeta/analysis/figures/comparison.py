@@ -17,7 +17,7 @@ from raymeta.analysis.figures.surfaces import draw_surface
 from raymeta.analysis.figures.trajectories import draw_trajectories
 from raymeta.analysis.tables.anytime import UNITS
 from raymeta.analysis.tables.frames import check
-from raymeta.results.schema import read_parquet
+from raymeta.results.integrity import read_parquet
 from raymeta.results.validity import reasons_of
 
 #: Files of a folder, and names of figures.
@@ -85,10 +85,10 @@ def write_surface_figures(frame: pd.DataFrame, folder: str | Path) -> list[Path]
 
 def _by_task(file: Path, tasks: Iterable[str]) -> list[tuple[str, pd.DataFrame]]:
     """The rows of each task of the comparison; none without the file."""
-    if not file.is_file():
+    if not file.exists():
         return []
     known = set(tasks)
-    groups = read_parquet(file).groupby("task")
+    groups = read_parquet(file, "delete it").groupby("task")
     return [
         (str(task), rows.dropna(axis="columns", how="all"))
         for task, rows in groups

@@ -46,6 +46,7 @@ def write_loss_animation(
         )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # perhaps a link to elsewhere
     steps = list(split)
     shades = colormaps["viridis"](np.linspace(0, 0.88, max(2, len(steps))))
     with style.context():

@@ -13,6 +13,7 @@ import matplotlib as mpl
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
+from raymeta.results.atomic import atomic_write
 from raymeta.results.schema import BLACK_BOX, HYBRID, TUNING_FREE
 
 INK, MUTED = "#222222", "#6b6b6b"  # text; notes and the target line
@@ -139,7 +140,10 @@ def save(figure: Figure, path_stem: str | Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, svg = (stem.parent / f"{stem.name}.{kind}" for kind in ("png", "svg"))
     with context():
-        figure.savefig(png, dpi=DPI)
-        figure.savefig(svg, metadata={"Date": None})
+        # Never through a link that the folder has under such a name.
+        with atomic_write(png) as file:
+            figure.savefig(file, format="png", dpi=DPI)
+        with atomic_write(svg) as file:
+            figure.savefig(file, format="svg", metadata={"Date": None})
     figure.clear()
     return [png, svg]

@@ -9,6 +9,7 @@ from raymeta.analysis.figures import style
 from raymeta.analysis.figures.meta_loss import draw_meta_loss
 from raymeta.analysis.figures.predictions import draw_pictures
 from raymeta.analysis.tables.training import read_published
+from raymeta.results.integrity import DamagedFile
 
 
 def write_training_figures(frame: pd.DataFrame, folder: str | Path) -> list[Path]:
@@ -27,8 +28,19 @@ def write_training_figures(frame: pd.DataFrame, folder: str | Path) -> list[Path
     files = style.save(figure, folder / "meta_loss")
     for seed in sorted(frame["seed"].unique()):
         pictures = folder / f"seed-{seed}" / "pictures.npz"
-        if pictures.is_file():
-            with np.load(pictures) as arrays:
-                figure = draw_pictures(arrays)
+        if pictures.exists():
+            figure = draw_pictures(_arrays(pictures))
             files += style.save(figure, folder / f"learnt_seed_{seed}")
     return files
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    """What a file of arrays holds; nothing in it is run."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # of many kinds, from a file of any kind
+        reason = f"it holds no arrays ({type(error).__name__})"
+        raise DamagedFile(
+            file, reason, "delete it, and that figure stays away"
+        ) from None

@@ -11,12 +11,7 @@ from raymeta.analysis.report.budgets import (
     failure_columns,
     skipped_columns,
 )
-from raymeta.analysis.report.record import (
-    Record,
-    evidence_columns,
-    read_record,
-    read_settings,
-)
+from raymeta.analysis.report.record import evidence_columns, read_settings
 from raymeta.analysis.report.rendering import render
 from raymeta.analysis.report.results import rankings, statistics
 from raymeta.analysis.report.trust import trust_columns
@@ -25,7 +20,7 @@ from raymeta.analysis.tables.ranking import ranking
 from raymeta.analysis.tables.ranks import mean_ranks, task_scores
 from raymeta.analysis.tables.text import number
 from raymeta.results.overfitting import overfitted
-from raymeta.results.schema import current_record
+from raymeta.results.records import Record, read_evidence, read_spending
 from raymeta.results.validity import reasons_of, sentence
 
 
@@ -40,7 +35,7 @@ def comparison_page(frame: pd.DataFrame, folder: Path, part: bool = False) -> st
     record = read_settings(folder)
     if part:
         record = _of_frame(record, frame)
-    spending = current_record(read_record(folder, "spending.json"))
+    spending = read_spending(folder)
     tasks = sorted(frame["task"].unique())
     table = ranking(frame)
     ranks = mean_ranks(task_scores(frame))
@@ -80,7 +75,7 @@ def comparison_page(frame: pd.DataFrame, folder: Path, part: bool = False) -> st
         trust=trust_columns(frame),
         failures=failure_columns(frame),
         skipped=skipped_columns(spending),
-        evidence=evidence_columns(read_record(folder, "evidence.json")),
+        evidence=evidence_columns(read_evidence(folder)),
         spending={"mismatches": [], "flops": {}} | spending,
         runs=record.get("runs", []),
     )

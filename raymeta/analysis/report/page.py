@@ -11,6 +11,7 @@ from raymeta.analysis.report.record import domains, read_settings
 from raymeta.analysis.report.training import training_page
 from raymeta.analysis.tables.frames import read
 from raymeta.analysis.tables.training import is_training, read_training
+from raymeta.results.atomic import atomic_write
 
 REPORT = "report.html"
 
@@ -42,5 +43,6 @@ def write_report(path: str | Path, shown: pd.DataFrame | None = None) -> list[Pa
         figures += write_surface_figures(frame, folder)
         page = comparison_page(frame, folder, part=shown is not None)
     report = folder / REPORT
-    report.write_text(page, encoding="utf-8")
+    with atomic_write(report) as file:  # never through a link that the folder has
+        file.write(page.encode())
     return [*figures, report]

@@ -1,29 +1,18 @@
 """Records of a folder besides its frame: settings, spending, evidence."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-from raymeta.results.schema import current_record
-
-Record = dict[str, Any]
+from raymeta.results.records import Record, read_record
 
 #: A hyperparameter in the text of a `Space`.
 DOMAIN = re.compile(r"([^\s,(]+)=(Positive|Unit|Real|Choice)\(")
 
 
-def read_record(folder: Path, name: str) -> Record:
-    """Read a JSON file of the folder; empty where there is none."""
-    file = folder / name
-    return json.loads(file.read_text()) if file.is_file() else {}
-
-
 def read_settings(folder: Path) -> Record:
     """Read the record of a comparison, or else of an optimization."""
-    return current_record(read_record(folder, "comparison.json")) or read_record(
-        folder, "optimization.json"
-    )
+    return read_record(folder, "comparison") or read_record(folder, "optimization")
 
 
 def domains(record: Record) -> dict[str, dict[str, str]]:

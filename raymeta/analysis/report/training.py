@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from raymeta.analysis.report.record import Record, read_record
 from raymeta.analysis.report.rendering import render
 from raymeta.analysis.tables.training import (
     describe,
@@ -14,6 +13,7 @@ from raymeta.analysis.tables.training import (
     read_published,
     skipped_updates,
 )
+from raymeta.results.records import Record, read_record
 
 #: What the record holds besides settings.
 OTHERS = ("runs", "published", "finished", "knobs", "code", "schema")
@@ -26,7 +26,7 @@ def training_page(frame: pd.DataFrame, folder: Path) -> str:
         frame: see `read_training`.
         folder: the run's; its figures are drawn.
     """
-    record = read_record(folder, "training.json")
+    record = read_record(folder, "training")
     train, test = (frame[frame["split"] == split] for split in ("train", "test"))
     seeds = sorted(frame["seed"].unique())
     return render(

@@ -9,14 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
-from raymeta.results.schema import (
-    BLACK_BOX,
-    REQUIRED_COLUMNS,
-    current_frame,
-    read_parquet,
-)
+from raymeta.results.integrity import WRITTEN_AGAIN, read_parquet
+from raymeta.results.schema import BLACK_BOX, REQUIRED_COLUMNS, current_frame
 from raymeta.results.validity import marked
 
 STUDY = ["task", "method", "seed"]
@@ -37,19 +32,17 @@ def read(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     file = path / "frame.parquet" if path.is_dir() else path
-    if not file.is_file():
+    if not file.exists():
         raise ValueError(
             f"a frame must be a parquet file or a run folder with a frame.parquet, but "
             f"{file} does not exist: pass the folder that the comparison wrote"
         )
-    try:
-        frame = current_frame(read_parquet(file))
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
+    frame = current_frame(read_parquet(file, WRITTEN_AGAIN))
+    if {"algorithm", "split"} <= set(frame.columns):
         raise ValueError(
-            f"a frame must be a readable parquet file, but {file} is not ({reason}): "
-            f"run the comparison again or restore the file"
-        ) from error
+            f"{file} is the frame of a training, but {file.parent / 'training.json'} "
+            "does not exist: restore it from a copy"
+        )
     check(frame, source=str(file))
     return marked(frame, file.parent)
 

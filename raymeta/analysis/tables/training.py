@@ -1,6 +1,5 @@
 """The frame of a meta-training run: reading it, and what its figures and table show."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,9 @@ import numpy as np
 import pandas as pd
 
 from raymeta.analysis.tables.text import align, number
-from raymeta.results.schema import TRAINING, read_parquet
+from raymeta.results.integrity import WRITTEN_AGAIN, read_parquet
+from raymeta.results.records import read_record
+from raymeta.results.schema import TRAINING
 
 BINS = 50  # the most points of a training curve
 #: What every frame has; what a figure does not need may be missing.
@@ -22,7 +23,7 @@ COLUMNS = tuple(
 
 def is_training(folder: str | Path) -> bool:
     """Whether a folder holds a meta-training run, rather than a comparison."""
-    return (Path(folder) / "training.json").is_file()
+    return (Path(folder) / "training.json").exists()
 
 
 def read_training(folder: str | Path) -> pd.DataFrame:
@@ -39,11 +40,11 @@ def read_training(folder: str | Path) -> pd.DataFrame:
         ValueError: there is none, or it lacks a column.
     """
     file = Path(folder) / "frame.parquet"
-    if not file.is_file():
+    if not file.exists():
         raise ValueError(
             f"a training has a frame.parquet, but {file} does not exist: start it again"
         )
-    frame = read_parquet(file)
+    frame = read_parquet(file, WRITTEN_AGAIN)
     if missing := [name for name in COLUMNS if name not in frame.columns]:
         raise ValueError(
             f"{file} lacks {', '.join(missing)}: it is no training's frame"
@@ -70,8 +71,7 @@ def read_published(folder: str | Path) -> list[dict[str, Any]]:
         Of each figure `value`, `ci95`, `inner_steps`, `outer_steps` and `source`; see
         `raymeta.train.published`.
     """
-    record = json.loads((Path(folder) / "training.json").read_text())
-    return record.get("published", [])
+    return read_record(Path(folder), "training").get("published", [])
 
 
 def training_curve(frame: pd.DataFrame, metric: str = "outer_loss") -> pd.DataFrame:

@@ -161,12 +161,14 @@ class ReplayingEvaluator(Evaluator):
         """Where training stands at the end of the log."""
         snapshot = self._log.snapshot
         self._log.snapshot = snapshot._replace(rollout=None, carry=None)
-        state = unflatten(snapshot.rollout or [], self._structure)
         try:
+            state = unflatten(snapshot.rollout or [], self._structure)
             structure = spec_of(snapshot.structure, self._structure)
+            return Rollout(state, step, unflatten(snapshot.carry or [], structure))
         except LookupError as error:
             self._discard(f"the log has a class that is not known here: {error}")
-        return Rollout(state, step, unflatten(snapshot.carry or [], structure))
+        except Exception as error:  # of any kind, where another has written it
+            self._discard(f"the log's states are none of this run: {error}")
 
     def _next(self, asked: int) -> LogRecord:
         """The next evaluation on the log, which must be the one that is asked for."""

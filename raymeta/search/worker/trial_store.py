@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from raymeta._tree import flatten, tree_leaves, unflatten
+from raymeta.results.integrity import DamagedFile
 from raymeta.results.mirror import Mirror, is_remote
 from raymeta.results.tensors import load_tensors, save_tensors
 from raymeta.search.spec import StudyKey
@@ -66,7 +67,7 @@ class TrialStore:
                     mirror.pull(path)
             try:
                 leaves = load_tensors(path)
-            except FileNotFoundError:
+            except DamagedFile:  # or none at all
                 return None
         return unflatten(leaves, flatten(like)[1])
 

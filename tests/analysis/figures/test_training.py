@@ -16,7 +16,10 @@ from tests.support.drawn import images
 
 def test_all_figures_of_a_folder(training, tmp_path, published):
     assert not is_training(tmp_path)
-    (tmp_path / "training.json").write_text(json.dumps({"published": [published]}))
+    record = {"algorithm": "maml", "family": "sinusoid", "runs": []}
+    (tmp_path / "training.json").write_text(
+        json.dumps({**record, "published": [published]})
+    )
     assert is_training(tmp_path)
     with pytest.raises(ValueError, match=r"frame.parquet does not exist"):
         read_training(tmp_path)

@@ -146,7 +146,9 @@ def test_read_names_the_missing_file(tmp_path):
 def test_read_names_an_unreadable_file_in_one_line(tmp_path):
     file = tmp_path / "cut.parquet"
     file.write_bytes(b"PAR1 and then the disk was full")
-    with pytest.raises(ValueError, match=r"cut\.parquet is not .*run the") as caught:
+    with pytest.raises(
+        ValueError, match=r"cut\.parquet cannot be used, .*: delete it"
+    ) as caught:
         read(file)
     assert "\n" not in str(caught.value)
 
