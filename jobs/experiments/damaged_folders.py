@@ -205,7 +205,10 @@ def _cut(share: float) -> Callable[[Path], None]:
 
 
 def _replaced(content: bytes) -> Callable[[Path], None]:
-    return lambda file: file.write_bytes(content) and None
+    def replace(file: Path) -> None:
+        file.write_bytes(content)
+
+    return replace
 
 
 def _folder(file: Path) -> None:
@@ -290,10 +293,8 @@ def _ended(go: Callable[[], None]) -> tuple[int | None, str]:
 def _require_equal(found: pd.DataFrame, expected: pd.DataFrame) -> None:
     """The same numbers, but for seconds and the number of the attempt."""
     apart = ["wall_s", "step_s", "attempt"]
-    pd.testing.assert_frame_equal(
-        found.drop(columns=apart, errors="ignore"),
-        expected.drop(columns=apart, errors="ignore"),
-    )
+    frames = (frame.drop(columns=apart, errors="ignore") for frame in (found, expected))
+    pd.testing.assert_frame_equal(*frames)
 
 
 def _verdict(code: int | None, said: str, file: Path) -> str:

@@ -103,7 +103,7 @@ class JsonLines:
             reason = f"reading it fails ({error.strerror})"
             raise DamagedFile(self._path, reason) from None
         *lines, rest = content.split(b"\n")
-        found = []
+        found: list[Record] = []
         for line in lines:
             if (record := self._understood(line)) is None:
                 return found

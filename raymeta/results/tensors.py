@@ -36,7 +36,7 @@ _SCALARS = (bool, int, float, str, type(None))
 _END, _END_BYTES = b"PK\x05\x06", 22
 #: At most, of any version.
 _SEAL_BYTES = 64
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
 
 
 def save_tensors(path: Path, tree: Any, *, sync: bool = False) -> None:
@@ -202,7 +202,7 @@ def _restored(described: Any, classes: dict[str, type]) -> Spec:
     parts = [_restored(part, classes) for part in below]
     if name != "namedtuple":
         return _class(name, classes), context, parts
-    cls = _class(context, classes)
+    cls: Any = _class(context, classes)
     if len(cls._fields) != len(parts):
         raise LookupError(context)
     return namedtuple, cls, parts

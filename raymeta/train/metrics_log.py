@@ -116,6 +116,27 @@ def merged(folder: Path) -> pd.DataFrame:
     return pd.concat(kept).sort_values(order, key=_in_order, ignore_index=True)
 
 
+def require_rows(folder: Path, frame: pd.DataFrame) -> None:
+    """Raise ValueError where rows are gone that a frame was made of.
+
+    Args:
+        folder: of all ranks' files.
+        frame: what they were put together to.
+    """
+    if lost := _steps(frame) - _steps(merged(folder)):
+        seed, split, step = min(lost)
+        raise ValueError(
+            f"{folder} lacks rows that the frame beside it has (seed {seed}, {split}, "
+            f"outer step {step}): restore its files from a copy, or use another name"
+        )
+
+
+def _steps(frame: pd.DataFrame) -> set[tuple[Any, ...]]:
+    """What a frame has of training and validation; later attempts do it anew."""
+    rows = frame.loc[frame["split"] != "test", ["seed", "split", "outer_step"]]
+    return set(rows.itertuples(index=False, name=None))
+
+
 def metrics_of(frame: pd.DataFrame) -> list[str]:
     """The columns of a frame that are metrics of its learner."""
     others = set(frame.columns) - set(TRAINING)

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,6 +13,7 @@ import torch
 
 from raymeta.meta import MetaModule
 from raymeta.process import preserved
+from raymeta.results.integrity import DamagedFile
 from raymeta.results.jsonlines import JsonLines
 from raymeta.results.mirror import address, download
 from raymeta.results.run_folder import RunFolder, run_address, run_name
@@ -29,7 +31,7 @@ from raymeta.train.checkpoints import (
 )
 from raymeta.train.config import TrainConfig
 from raymeta.train.events import EVENTS, FAILED, Event, ProgressText
-from raymeta.train.metrics_log import merged, metrics_of
+from raymeta.train.metrics_log import merged, metrics_of, require_rows
 from raymeta.train.preflight import check, new_module
 from raymeta.train.process_group import ProcessGroup
 from raymeta.train.worker import work
@@ -239,6 +241,9 @@ class _Driver:
             What Ray Train says, where its files are kept.
         """
         self._home.record_run()
+        if self._home.frame.exists():
+            with suppress(DamagedFile):  # it is made anew
+                require_rows(self._home.path / "parts", self._home.read())
         self._save()  # readable from now on
         result, failures = None, list[ValueError]()
         try:
