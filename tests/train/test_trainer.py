@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -318,20 +319,33 @@ def test_a_checkpoint_of_another_algorithm_or_shape_is_refused(here, tmp_path):
         here("y", outer_steps=8, algorithm="maml")
 
 
-def test_a_checkpoint_that_cannot_be_read_is_named_and_the_one_before_goes_on(
-    here, tmp_path
-):
+@pytest.mark.parametrize("cut", [0, 100, -100])
+def test_the_last_good_checkpoint_goes_on_aloud(here, tmp_path, cut):
     whole = here("whole", outer_steps=16)
     here("x")
     damaged = tmp_path / "x" / "seed-0" / "step-00000012.pt"
-    for content in (b"", b"no checkpoint", damaged.read_bytes()[:-100]):
-        damaged.write_bytes(content)
-        with pytest.raises(ValueError, match=r"step-00000012.pt is no .*: delete it"):
-            here("x", outer_steps=16)
-    damaged.unlink()
+    content = damaged.read_bytes()[:cut]
+    damaged.write_bytes(content)
     lines = []
     same(here("x", outer_steps=16, progress=lines.append).frame, whole.frame)
+    said = "is not used, for it is .*: it goes on from step-00000008.pt, and keeps"
+    assert [line for line in lines if re.search(rf"00012.pt {said}", line)]
     assert "seed 0 goes on from outer step 8 on 1 process, cpu" in lines
+    assert damaged.with_name("step-00000012.pt.damaged").read_bytes() == content
+
+
+def test_where_none_is_good_the_file_is_named(here, tmp_path):
+    here("x", keep=1)
+    for name, remedy in (
+        ("step-00000012.pt", "delete it, and"),
+        ("best.pt", "restore"),
+    ):
+        file = tmp_path / "x" / "seed-0" / name
+        content = file.read_bytes()
+        file.write_bytes(content[:-100])
+        with pytest.raises(ValueError, match=f"{name} cannot be used.*: {remedy}"):
+            here("x", outer_steps=16, keep=1)
+        file.write_bytes(content)
 
 
 def test_an_optimizer_that_cannot_be_made_is_refused_before(here):
