@@ -121,13 +121,19 @@ class Cluster:
             )
         if run is not None:
             _require_only_run(run, retries)
-        return cls(
+        cluster = cls(
             scaling=scaling,
             run=RunConfig() if run is None else run,
             wait=wait,
             retries=RETRIES if retries is None else retries,
             kept=run is not None,
         )
+        if not cluster.bundle:
+            raise ValueError(
+                "each worker must hold something, but got resources of 0 alone: give "
+                "it a CPU or a share of one"
+            )
+        return cluster
 
     @property
     def least(self) -> int:

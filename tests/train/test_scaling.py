@@ -79,6 +79,10 @@ def test_what_the_run_config_says_passes_through():
             },
             "must be numbers >= 0, but got special=-1",
         ),
+        (
+            {"scaling": ScalingConfig(num_workers=1, resources_per_worker={"CPU": 0})},
+            "each worker must hold something, but got resources of 0 alone",
+        ),
     ],
 )
 def test_what_contradicts_itself_is_refused(where, message):
