@@ -166,6 +166,9 @@ def _scale(axes: Axes, name: str, *values: pd.Series, room: pd.Series) -> None:
     """Show all values, with the usual half of an interval as room."""
     every = np.concatenate([np.asarray(v, float) for v in values])
     every = every[np.isfinite(every)]
+    if not len(every):
+        layout.remark(axes, "no finite value was reported")
+        return
     usual = float(room.median()) if room.notna().any() else 0.0
     least, high = float(every.min()), float(every.max()) + usual
     low = least - usual

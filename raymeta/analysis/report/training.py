@@ -35,7 +35,7 @@ def training_page(frame: pd.DataFrame, folder: Path) -> str:
         algorithm=record["algorithm"],
         family=record["family"],
         finished=bool(record.get("finished")),
-        outer_steps=train["outer_step"].max() + 1,
+        outer_steps=0 if train.empty else train["outer_step"].max() + 1,
         seeds=len(seeds),
         folder=folder,
         settings=_asked(record),

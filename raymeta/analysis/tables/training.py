@@ -84,7 +84,8 @@ def training_curve(frame: pd.DataFrame, metric: str = "outer_loss") -> pd.DataFr
     Returns:
         At most 50 rows: `outer_step` (the middle of the steps that are averaged),
         `mean` (over all tasks of all seeds), `low` and `high` (the least and the
-        greatest mean of one rank of one seed). Steps that were skipped are left out.
+        greatest mean of one rank of one seed), NaN where it is not known of all of
+        them. Steps that were skipped are left out.
     """
     rows = frame[(frame["split"] == "train") & ~frame["skipped"]]
     if rows.empty:
@@ -94,16 +95,21 @@ def training_curve(frame: pd.DataFrame, metric: str = "outer_loss") -> pd.DataFr
         bin=rows["outer_step"] // width, total=rows[metric] * rows["tasks"]
     )
     sums = rows.groupby("bin")[["total", "tasks"]].sum()
+    # A sum leaves NaN out, which would count as zero.
+    known = rows["total"].notna().groupby(rows["bin"]).all()
     own = rows.groupby(["bin", "seed", "rank"])[["total", "tasks"]].sum()
     each = (own["total"] / own["tasks"]).groupby("bin")
     steps = rows.groupby("bin")["outer_step"].agg(["min", "max"]).mean(axis=1)
-    table = {
-        "outer_step": steps,
-        "mean": sums["total"] / sums["tasks"],
-        "low": each.min(),
-        "high": each.max(),
-    }
-    return pd.DataFrame(table).reset_index(drop=True)
+    table = pd.DataFrame(
+        {
+            "mean": sums["total"] / sums["tasks"],
+            "low": each.min(),
+            "high": each.max(),
+        }
+    )
+    table = table.where(known)
+    table.insert(0, "outer_step", steps)
+    return table.reset_index(drop=True)
 
 
 def held_out(
@@ -127,7 +133,8 @@ def held_out(
     width = "ci95" if metric == "outer_loss" else f"{metric}_ci95"
     table = pd.DataFrame(
         {
-            "mean": over[metric].mean(),
+            # A seed without a value is not left out: the mean is not known then.
+            "mean": over[metric].agg(lambda x: x.mean(skipna=False)),
             "ci95": over[width].agg(lambda x: np.sqrt((x**2).sum()) / len(x)),
             "median": over["median"].mean(),
             "seeds": over["seed"].nunique(),

@@ -1,5 +1,7 @@
 """The loss figure of a meta-training run."""
 
+import math
+
 import pytest
 
 from raymeta.analysis import (
@@ -43,6 +45,13 @@ def test_tasks_that_diverge_do_not_flatten_the_figure(training):
     right = draw_meta_loss(training).axes[1]
     assert right.get_ylim()[1] < 10
     assert right.get_title(loc="right") == "the mean leaves the panel: tasks diverge"
+
+
+def test_a_run_without_a_finite_loss_says_so(training):
+    lost = training.assign(outer_loss=math.nan, median=math.nan)
+    left, right, *_ = draw_meta_loss(lost).axes
+    for axes in (left, right):
+        assert [t.get_text() for t in axes.texts] == ["no finite value was reported"]
 
 
 def test_a_run_that_has_just_begun_is_drawn(training):

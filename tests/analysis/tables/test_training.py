@@ -26,6 +26,19 @@ def test_the_training_curve_averages_over_steps_tasks_and_seeds(training):
     assert training_curve(lopsided).iloc[1].tolist() == [5.5, 8.5, 5.5, 9.5]
 
 
+def test_what_one_rank_or_seed_does_not_know_is_no_number(training):
+    one = (training["seed"] == 1) & (training["rank"] == 0)
+    training.loc[one & training["outer_step"].between(4, 7), "outer_loss"] = math.nan
+    curve = training_curve(training)
+    assert curve.iloc[1, 0] == 5.5
+    assert curve.iloc[1, 1:].isna().all()
+    assert curve.drop(index=1).notna().all(axis=None)
+    at = one & (training["split"] == "test") & (training["inner_steps"] == 1)
+    training.loc[at, "outer_loss"] = math.nan
+    mean = held_out(training, "test")["mean"]
+    assert mean.isna().tolist() == [False, True, False]
+
+
 def test_held_out_losses_are_averaged_over_seeds(training):
     test = held_out(training, "test")
     assert test["inner_steps"].tolist() == [0, 1, 2]
