@@ -63,6 +63,48 @@ def drive_on_ray(trials: int, slots: int, folder: Path) -> Driver:
     return Driver(trials, took / trials, grown / trials, disk / trials, 0.0, 0.0)
 
 
+def drive_empty_tune(trials: int, slots: int, folder: Path) -> Driver:
+    """Ray Tune alone: a function that reports a number, and a searcher that counts."""
+    from ray import tune
+    from ray.tune.search import Searcher
+
+    from raymeta.runtime import ray_session
+
+    class Counting(Searcher):
+        """Suggests so many numbers."""
+
+        left = trials
+
+        def suggest(self, trial_id: str) -> Any:
+            self.left -= 1
+            return {"x": self.left} if self.left >= 0 else Searcher.FINISHED
+
+        def on_trial_complete(self, *told: Any, **more: Any) -> None:
+            pass
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}
+
+        def save(self, checkpoint_path: str) -> None:
+            pass
+
+    tuner = tune.Tuner(
+        tune.with_resources(lambda config: tune.report({"loss": 1.0}), {"CPU": 1}),
+        tune_config=tune.TuneConfig(
+            search_alg=Counting(),
+            num_samples=-1,
+            reuse_actors=True,
+            max_concurrent_trials=slots,
+        ),
+        run_config=tune.RunConfig(name="x", storage_path=str(folder), verbose=0),
+    )
+    with ray_session.running(slots):
+        began, before = time.process_time(), resident()
+        tuner.fit()
+        took, grown = time.process_time() - began, resident() - before
+    return Driver(trials, took / trials, grown / trials, 0.0, 0.0, 0.0)
+
+
 class Training(NamedTuple):
     """What a step of meta-training costs a worker.
 
@@ -213,6 +255,9 @@ def main(arguments: list[str] | None = None) -> None:
             driver = drive_on_ray(settings.ray_trials, settings.slots, folder)
             measured["on_ray"] = driver._asdict()
             say("on Ray Tune", settings.ray_trials, driver)
+            empty = drive_empty_tune(settings.ray_trials, settings.slots, folder)
+            measured["empty_tune"] = empty._asdict()
+            say("of Ray Tune alone", settings.ray_trials, empty)
     cost = measure_training(settings.algorithm, settings.family)
     measured["training"] = cost._asdict()
     print(
