@@ -146,8 +146,9 @@ def run(arguments: argparse.Namespace) -> None:
 def _scaling(settings: TrainSettings) -> Any:
     from raymeta.train.scaling import scaling_of
 
+    most = settings.max_workers
     return scaling_of(
-        (settings.workers, settings.max_workers or settings.workers),
+        (settings.workers, settings.workers if most is None else most),
         settings.gpus,
         settings.cpus_per_worker,
         dict(map(_amount, settings.resources_per_worker or ())),

@@ -13,7 +13,7 @@ from raymeta.data.images import DigitFunctions, PhotographFunctions
 from raymeta.data.omniglot import LAYOUT, omniglot
 from raymeta.data.real_images import DigitBatches
 from raymeta.data.sinusoid import Sinusoid
-from raymeta.errors import unknown_name
+from raymeta.errors import said, unknown_name
 
 
 class Family(Protocol):
@@ -116,7 +116,7 @@ def check_family(family: object) -> None:
         if not hasattr(family, name):
             raise ValueError(
                 f"a family needs name and episodes(step, count, start, stop, *, seed, "
-                f"split), but {family!r} has no {name}: add it"
+                f"split), but {said(family)} has no {name}: add it"
             )
     taken = signature(family.episodes)  # type: ignore[attr-defined]  # seen above
     try:

@@ -1,13 +1,26 @@
 """Records of a folder beside its frame, as they are read back."""
 
+import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raymeta.results.integrity import WRITTEN_AGAIN, read_json
-from raymeta.results.schema import KEY, current_record
+from raymeta.results.atomic import atomic_write
+from raymeta.results.integrity import (
+    WRITTEN_AGAIN,
+    DamagedFile,
+    json_bytes,
+    read_bytes,
+    read_json,
+)
+from raymeta.results.mirror import upload
+from raymeta.results.schema import current_record
 
 Record = dict[str, Any]
+
+#: Under this key spending.json has checksums that evidence.json may have.
+EVIDENCE = "evidence_crc32"
 
 #: What the record of each kind of run has, in every version.
 NEEDS: Mapping[str, Mapping[str, type]] = {
@@ -45,6 +58,38 @@ def read_evidence(folder: Path) -> Record:
     Raises:
         DamagedFile: likewise.
     """
-    found = read_json(folder / "evidence.json", WRITTEN_AGAIN)
-    found.pop(KEY, None)
-    return found
+    file = folder / "evidence.json"
+    if not file.exists():
+        return {}
+    known = read_spending(folder).get(EVIDENCE, [])
+    if known and _checksum(read_bytes(file, WRITTEN_AGAIN)) not in known:
+        reason = "its checksum is not that of its content"
+        raise DamagedFile(file, reason, WRITTEN_AGAIN)
+    return read_json(file, WRITTEN_AGAIN)
+
+
+def write_evidence(folder: Path, evidence: Record, spending: Record) -> None:
+    """Write spending.json, and evidence.json, whose checksum the first has.
+
+    For who reads it, evidence.json has tasks and nothing else. Between the two writes
+    that of the file before is as good.
+    """
+    file = folder / "evidence.json"
+    content = json.dumps(evidence, indent=2).encode() + b"\n"
+    before = [file.read_bytes()] if file.is_file() else []
+    known = [_checksum(each) for each in (content, *before)]
+    write_json({**spending, EVIDENCE: known}, folder / "spending.json")
+    with atomic_write(file) as opened:
+        opened.write(content)
+    upload(file)
+
+
+def write_json(value: Mapping[str, Any], path: Path) -> None:
+    """Write JSON in one piece, also on the object store that the folder is on."""
+    with atomic_write(path) as file:
+        file.write(json_bytes(value))
+    upload(path)
+
+
+def _checksum(content: bytes) -> str:
+    return f"{zlib.crc32(content):08x}"

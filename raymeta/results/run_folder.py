@@ -6,6 +6,7 @@ wherever the storage is, alone, and with the settings of the run that it continu
 
 import fcntl
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,12 +21,12 @@ from raymeta.results.atomic import atomic_write
 from raymeta.results.integrity import (
     WRITTEN_AGAIN,
     DamagedFile,
-    json_bytes,
     parquet_bytes,
     read_json,
     read_parquet,
 )
 from raymeta.results.provenance import provenance
+from raymeta.results.records import write_json
 from raymeta.results.refusals import require_no_keys
 from raymeta.results.segments import join_segments
 
@@ -53,6 +54,7 @@ class RunFolder:
         self.frame = path / "frame.parquet"
         self._file = path / f"{kind}.json"
         self._record: dict[str, Any] = {}
+        self._locked = -1
         self._has_frame = False
 
     @classmethod
@@ -123,15 +125,15 @@ class RunFolder:
         locked: ExitStack,
     ) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
+        lock = self.path / ".lock"
+        if not lock.exists():  # nothing is left in a folder of something else
+            self._require_ours()
+        # First, then a look: another process may be about to begin here.
+        held = locked.enter_context(lock.open("ab"))
+        _lock(held, self.kind)
+        self._locked = held.fileno()
         join_segments(self.path)
-        own = re.compile(r"\.lock|.*\.tmp")  # as a killed process may leave them alone
-        others = [f for f in self.path.iterdir() if not own.fullmatch(f.name)]
-        if others and not self._file.exists():
-            raise ValueError(
-                f"a new {self.kind} needs a new folder, but {self.path} holds "
-                f"something else, and no {self._file.name}: use another name"
-            )
-        _lock(locked.enter_context((self.path / ".lock").open("ab")), self.kind)
+        self._require_ours()
         version = {schema.KEY: schema.VERSION}
         if resume and self._file.exists():
             record = schema.current_record(read_json(self._file))
@@ -147,6 +149,30 @@ class RunFolder:
                 file.unlink()
         self.note(**settings, runs=[], **version)
 
+    def _require_ours(self) -> None:
+        own = re.compile(r"\.lock|.*\.tmp")  # as a killed process may leave them alone
+        others = [f for f in self.path.iterdir() if not own.fullmatch(f.name)]
+        if others and not self._file.exists():
+            raise ValueError(
+                f"a new {self.kind} needs a new folder, but {self.path} holds "
+                f"something else, and no {self._file.name}: use another name"
+            )
+
+    def require_there(self) -> None:
+        """Raise ValueError where somebody has removed or replaced the folder."""
+        try:
+            same = os.path.samestat(
+                os.stat(self.path / ".lock"), os.fstat(self._locked)
+            )
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise ValueError(
+                f"{self.path} was removed or replaced while a run wrote in it, and "
+                "what the run found is lost: restore the folder, or give the same "
+                "command to begin anew"
+            )
+
     def record_run(self, task_files: Mapping[str, str] | None = None) -> None:
         """Note when, where, by which command and with which versions it runs.
 
@@ -158,6 +184,7 @@ class RunFolder:
 
     def note(self, **facts: Any) -> None:
         """Keep JSON values beside the settings."""
+        self.require_there()
         self._record |= facts
         write_json(self._record, self._file)
 
@@ -176,6 +203,7 @@ class RunFolder:
 
     def write(self, frame: pd.DataFrame) -> None:
         """Replace the frame."""
+        self.require_there()
         write_frame(frame, self.frame)
         self._has_frame = True
 
@@ -212,13 +240,6 @@ def write_frame(frame: pd.DataFrame, path: Path) -> None:
     """Write parquet in one piece, also on the object store that the folder is on."""
     with atomic_write(path) as file:
         file.write(parquet_bytes(frame))
-    mirror.upload(path)
-
-
-def write_json(value: Mapping[str, Any], path: Path) -> None:
-    """Write JSON in one piece, also on the object store that the folder is on."""
-    with atomic_write(path) as file:
-        file.write(json_bytes(value))
     mirror.upload(path)
 
 

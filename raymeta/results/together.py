@@ -6,8 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from raymeta.results import schema
 from raymeta.results.integrity import WRITTEN_AGAIN, read_parquet
-from raymeta.results.records import read_evidence, read_record, read_spending
-from raymeta.results.run_folder import write_frame, write_json
+from raymeta.results.records import (
+    read_evidence,
+    read_record,
+    read_spending,
+    write_evidence,
+    write_json,
+)
+from raymeta.results.run_folder import write_frame
 from raymeta.results.same_training import difference, unlike
 from raymeta.results.validity import marked
 
@@ -134,7 +140,6 @@ def _write(
             mine = found.setdefault(task, {}).setdefault(seed, {**at, "methods": []})
             names = [*mine["methods"], *at.get("methods", [])]
             mine["methods"] = list(dict.fromkeys(names))
-    write_json(found, target / "evidence.json")
     spent = [read_spending(f) for f in folders]
     cells: dict[tuple[Any, ...], Any] = {}
     for one in spent:
@@ -149,5 +154,5 @@ def _write(
         "skipped": [row for one in spent for row in one.get("skipped", [])],
         "cells": list(cells.values()),
     }
-    write_json(spending, target / "spending.json")
+    write_evidence(target, found, spending)
     write_frame(joined(frames), target / "frame.parquet")

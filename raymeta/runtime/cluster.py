@@ -4,10 +4,11 @@ import math
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
+from raymeta.errors import one_line, said
 from raymeta.runtime.ray_session import ray
 
 #: Seconds that a node gets to look for a file; it may have to start a process first.
@@ -38,12 +39,34 @@ def groups() -> list[Group]:
     path = Path(BOOTSTRAP).expanduser()
     if not path.exists():
         return []
-    config = yaml.safe_load(path.read_text())
-    return [
-        Group(name, kind["resources"], kind.get("max_workers", config["max_workers"]))
-        for name, kind in config["available_node_types"].items()
-        if name != config["head_node_type"]
-    ]
+    try:
+        config = yaml.safe_load(path.read_text())
+        return [
+            _group(name, kind, config.get("max_workers"))
+            for name, kind in config["available_node_types"].items()
+            if name != config["head_node_type"]
+        ]
+    except (
+        *(OSError, ValueError, yaml.YAMLError, RecursionError),
+        *(AttributeError, KeyError, TypeError),
+    ) as error:
+        raise ValueError(
+            f"{path} has the cluster's configuration as `ray up` leaves it, but this "
+            f"one cannot be used ({one_line(error)}): run `ray up` again, or remove it"
+        ) from None
+
+
+def _group(name: Any, kind: Mapping[str, Any], most: Any) -> Group:
+    """A group of nodes, if its numbers are some."""
+    most = kind.get("max_workers", most)
+    resources = dict(kind["resources"].items())
+    numbers = {"max_workers": most, **resources}
+    for what, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{what} of {name} is {said(value)}, not a number")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{what} of {name} is {value}")
+    return Group(str(name), resources, int(most))
 
 
 def require_possible(

@@ -216,8 +216,7 @@ def _compared(
         whole.write(frame)
         evidence, spending = evidence_of(studies), spending_of(studies)
         unfair = mismatches(evidence)
-        whole.write_evidence(evidence)
-        whole.write_spending(_spending(plan, spending, unfair))
+        whole.write_records(evidence, _spending(plan, spending, unfair))
         folder.note(cells=folder.noted("cells") | dict.fromkeys(asked, True))
         states.clear()
     display.print(progress_lines(coordinator.progress(), display.elapsed))
@@ -297,6 +296,7 @@ def _run(
     shown: list[str] = []
 
     def on_tick() -> None:
+        folder.require_there()
         if (error := coordinator.first_error) and not shown:
             shown.append(error)
             where = address(folder.frame)

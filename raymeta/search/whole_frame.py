@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from raymeta.results import schema
-from raymeta.results.records import read_evidence, read_spending
-from raymeta.results.run_folder import RunFolder, write_json
+from raymeta.results.records import read_evidence, read_spending, write_evidence
+from raymeta.results.run_folder import RunFolder
 from raymeta.results.together import joined
 from raymeta.results.validity import mark, marked
 from raymeta.search.fairness import DIFFERS, Fingerprint, reasons
@@ -41,16 +41,16 @@ class WholeFrame:
             frame = joined([frame, self._rest])
         self.folder.write(frame)
 
-    def write_evidence(self, evidence: Evidence) -> None:
-        """Write evidence.json, and mark what did not train on the same."""
+    def write_records(self, evidence: Evidence, spending: dict[str, Any]) -> None:
+        """Write evidence.json and spending.json; mark what trained on other things."""
         found = self._merged(evidence)
-        write_json(found, self.folder.path / "evidence.json")
+        write_evidence(self.folder.path, found, self._with_rest(spending))
         if self._rest is not None and reasons(found):
             frame = self.folder.read()
             self.folder.write(mark(frame, reasons(found)))
 
-    def write_spending(self, spending: dict[str, Any]) -> None:
-        """Write spending.json."""
+    def _with_rest(self, spending: dict[str, Any]) -> dict[str, Any]:
+        """The spending of what is shown, and of the rest."""
         before = read_spending(self.folder.path)
         cells = [
             row
@@ -63,7 +63,7 @@ class WholeFrame:
             old = before.get("mismatches", ())
             merged["mismatches"] = list(dict.fromkeys([*spending["mismatches"], *old]))
             merged["valid"] = not merged["mismatches"]
-        write_json(merged, self.folder.path / "spending.json")
+        return merged
 
     def _merged(self, evidence: Evidence) -> dict[str, dict[str, dict[str, Any]]]:
         """The evidence of what is shown, and of the rest."""

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from raymeta.data import Family, check_family
-from raymeta.errors import unknown_name
+from raymeta.errors import require_types, said, unknown_name
 from raymeta.meta import Learner, MetaModule
 from raymeta.meta.module import ENGINES
 from raymeta.modules.user_functions import require_function
@@ -104,6 +104,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check every number."""
+        require_types(self)
         check_family(self.family)
         require_function("learner", self.learner, ("seed",))
         if self.dtype not in DTYPES:
@@ -129,10 +130,11 @@ class TrainConfig:
         self.make_optimizer, self.make_scheduler  # noqa: B018  # raise for names
         if self.test_steps is not None:
             _require("test_steps", self.test_steps, self.test_steps >= 0, ">= 0")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+        whole = [seed for seed in self.seeds if type(seed) is int]
+        if not self.seeds or len(set(whole)) < len(self.seeds):
             raise ValueError(
-                f"a run needs seeds, each once, but got {list(self.seeds)}: give, for "
-                "example, (0, 1, 2)"
+                f"a run needs seeds, each once, but got {said(list(self.seeds))}: "
+                "give whole numbers, for example (0, 1, 2)"
             )
 
     def _check_autocast(self) -> None:

@@ -1,6 +1,8 @@
 """What a cluster cannot do is said in one line, before anything waits for it."""
 
+import copy
 import errno
+import functools
 import resource
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import simulated
+import yaml
 
 from raymeta import cli
 from raymeta.results.jsonlines import JsonLines
@@ -137,7 +140,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path):
     with closing(JsonLines(tmp_path / "journal.jsonl")) as journal:
         with pytest.raises(OSError, match="too large"), full_disk():
             deque(map(journal.append, [event] * 5))
-        assert journal.read() == [event] * 3
+        assert journal.read() == [event] * 2
 
 
 def test_a_full_disk_leaves_the_frame_before(tmp_path):
@@ -156,3 +159,38 @@ def test_a_full_disk_is_said_in_one_line(capsys):
     assert cli.exit_code(full) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("raymeta: error: the disk of the results is full ([Errno")
+
+
+WRONG = [None, True, -1, "x", [], {}, [1], {"a": 1}, float("nan"), float("inf"), 1.5]
+
+
+def test_a_damaged_file_of_ray_up_is_named_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "ray_bootstrap_config.yaml"
+    whole = yaml.safe_load((simulated.ROOT / "cluster.yaml").read_text())
+
+    def put(path, value):
+        found = copy.deepcopy(whole)
+        *outer, last = path
+        functools.reduce(lambda at, name: at[name], outer, found)[last] = value
+        return yaml.safe_dump(found).encode()
+
+    kinds = "available_node_types"
+    places = [[kinds], ["max_workers"], ["head_node_type"], [kinds, "gpu"]]
+    places += [[kinds, "gpu", key] for key in ("resources", "max_workers")]
+    places += [[kinds, "gpu", "resources", "CPU"]]
+    contents = [b"", b"\xff", b"{", b"[" * 9_999, b"- 1", b"x"]
+    contents += [put(path, value) for path in places for value in WRONG]
+    for content in contents:
+        file.write_bytes(content)
+        said = ""
+        try:
+            cluster_module.groups()
+        except ValueError as error:
+            said = str(error)
+        assert "\n" not in said
+        assert not said or str(file) in said
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(ValueError, match=r"Is a directory.*run `ray up` again"):
+        cluster_module.groups()

@@ -9,8 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from raymeta import hypergrad, meta, optim
+from raymeta.data import Sinusoid
 from raymeta.search.methods import METHODS
 from raymeta.space import Choice, Positive, Real, Space, Unit
+from raymeta.train import TrainConfig
 
 
 class Unprintable:
@@ -51,6 +53,9 @@ RIGHT |= {meta.distillation: MODULE | IMAGES, meta.learned_dataset: {}}
 RIGHT |= {getattr(meta, name): MODULE for name in ("maml", "imaml", "reptile")}
 RIGHT |= {meta.first_order: {"learner": meta.learned_dataset()}}
 RIGHT |= {type(method): {} for method in METHODS.values()}
+TRAINING = {"algorithm": "maml", "learner": lambda seed: meta.learned_dataset()}
+TRAINING |= {"family": Sinusoid(), "outer_steps": 3, "tasks_per_step": 2}
+RIGHT |= {TrainConfig: TRAINING}
 
 
 def is_refused_well(call, arguments):

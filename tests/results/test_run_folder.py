@@ -2,8 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
@@ -122,3 +125,40 @@ def test_names_are_those_of_folders(tmp_path):
         run_name(tmp_path, "a/b", [])
     assert run_address("s3://bucket/all/", "x") == "s3://bucket/all/x"
     assert run_address(tmp_path, "x") == str(tmp_path / "x")
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+def test_a_folder_that_was_removed_is_noticed(opened, tmp_path, replaced):
+    with opened({}) as folder:
+        folder.require_there()
+        shutil.rmtree(folder.path)
+        if replaced:
+            folder.path.mkdir()
+            (folder.path / ".lock").touch()
+        for write in (folder.require_there, lambda: folder.note(a=1)):
+            with pytest.raises(ValueError, match="removed or replaced while a run"):
+                write()
+        with pytest.raises(ValueError, match="removed or replaced while a run"):
+            folder.write(pd.DataFrame({"a": [1]}))
+
+
+def test_who_loses_a_new_name_is_told_that_another_has_it(tmp_path):
+    """Twelve threads begin at once; a lock is of an open file, not of a process."""
+    start, ended = threading.Barrier(12), threading.Barrier(12)
+
+    def begin(_):
+        start.wait()
+        try:
+            with RunFolder.open(tmp_path, "x", "training", {}) as folder:
+                (folder.path / "parts").mkdir()
+                ended.wait()
+        except ValueError as error:
+            ended.wait()
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(12) as pool:
+        said = list(pool.map(begin, range(12)))
+    assert said.count("") == 1
+    told = "one process at a time runs a training, but another one is writing"
+    assert all(each.startswith(told) for each in said if each), said

@@ -49,7 +49,7 @@ def comparison(tmp_path):
             }
         }
         write_json(record, folder / "comparison.json")
-        write_json(evidence, folder / "evidence.json")
+        (folder / "evidence.json").write_text(json.dumps(evidence))
         return folder
 
     return build
