@@ -19,6 +19,9 @@ VAL_SHARE = 1.0
 #: Name -> horizon T -> estimator.
 ESTIMATORS: dict[str, Callable[[int], Estimator]] = {
     "short_term": lambda horizon: ShortTerm(max(1, horizon // 40), val_share=VAL_SHARE),
+    "short_term_adaptive": lambda horizon: ShortTerm(
+        max(1, horizon // 40), val_share=VAL_SHARE, adaptive=True
+    ),
     "reverse": Reverse,
     "truncated": lambda horizon: Truncated(horizon, window=max(1, horizon // 4)),
     "checkpointed": Checkpointed,

@@ -87,6 +87,8 @@ class ShortTerm:
             (`ValidationLoss`) that costs more, each estimate looks at a batch of them,
             a function of t, and `Hypergradient.outer_loss` is the mean over these. None
             for all examples, always.
+        adaptive: whether a descent looks farther ahead where longer looks disagree with
+            short ones and its runs get no better; see `raymeta.outer.look_ahead`.
 
     Raises:
         ValueError: another loss; no inner loss to take the next batch's from; a share
@@ -99,6 +101,7 @@ class ShortTerm:
     loss: Literal["outer", "next_batch"] = "outer"
     compile: bool = False
     val_share: float | None = None
+    adaptive: bool = False
     continues: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -1,8 +1,10 @@
 """The descent that needs no choice: by the task's size, and the device's memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
 
 from raymeta.hypergrad import Checkpointed, Estimator, Reverse
 from raymeta.hypergrad.memory import ROOM, device_memory, step_graph_bytes
@@ -12,10 +14,14 @@ from raymeta.outer.mixed_coordinates import MixedCoordinates
 from raymeta.outer.offline import OfflineDescent
 from raymeta.outer.options_first import OptionsFirstDescent
 from raymeta.outer.surrogate import SurrogateDescent
+from raymeta.outer.trust import Evaluated
 from raymeta.problem import BilevelProblem
+from raymeta.space import Point
 from raymeta.tasks.base import Task, choice_key, sample_problem
 from raymeta.types import Hparams
 
+#: A point, and E there.
+Known = tuple[Point, float]
 #: Its name.
 AUTO = "auto"
 #: Up to so many scalars and choices a Gaussian process sees more than single steps do.
@@ -41,20 +47,25 @@ class Auto:
 
     estimator: Estimator | None = field(default=None, repr=False)
 
-    def descent(self, task: Task, settings: dict[str, Any]) -> HyperDescent:
+    def descent(
+        self, task: Task, settings: dict[str, Any], known: Sequence[Known] = ()
+    ) -> HyperDescent:
         """The descent that fits a task.
 
         Args:
             task: gives the space and the horizon.
             settings: arguments of a `HyperDescent`, but for the estimator and the
                 coordinates.
+            known: points and E there, ∞ where training diverged, from which the descent
+                goes on; with many hyperparameters at the options of the best one.
 
         Raises:
             ValueError: many hyperparameters, and a problem that refuses hypergradients.
         """
         problem: BilevelProblem = settings["problem"]
-        hparams = task.space.trim(task.space.initial(device=problem.device))
-        mixed = MixedCoordinates(task.space, problem.device)
+        space = task.space
+        hparams = space.trim(space.initial(device=problem.device))
+        mixed = MixedCoordinates(space, problem.device)
         few = mixed.dimensions <= FEW
         estimator: Estimator = Reverse(task.horizon)
         refusal = ""
@@ -72,18 +83,50 @@ class Auto:
                 coordinates=mixed,
                 problem_of=problem_of,
                 refusal=refusal,
+                known=tuple(Evaluated(mixed.at(p), value, None) for p, value in known),
                 **settings,
             )
+        if known:
+            going_on = settings_from(known, task, settings)
+            return OfflineDescent(estimator=estimator, **going_on)
         if mixed.choices:
             return OptionsFirstDescent(
                 estimator=estimator,
                 coordinates=mixed,
-                space=task.space,
+                space=space,
                 problem_of=problem_of,
                 **settings,
             )
-        coordinates = Coordinates(task.space, problem.device)
+        coordinates = Coordinates(space, problem.device)
         return OfflineDescent(estimator=estimator, coordinates=coordinates, **settings)
+
+
+def settings_from(
+    known: Sequence[Known], task: Task, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """The settings of a descent that goes on at the options of the best known point.
+
+    Args:
+        known: points and E there.
+        task: what is trained.
+        settings: arguments of a `HyperDescent`.
+    """
+    space, problem = task.space, settings["problem"]
+    best, _ = min(known, key=lambda one: one[1])
+    start = space.hparams(best, dtype=torch.float64)
+    problem = problems_of(task, settings["seed"], problem)(start)
+    coordinates = Coordinates(space.at(best), problem.device, start)
+    points = [
+        Evaluated(coordinates.at(space.hparams(p, dtype=torch.float64)), value, None)
+        for p, value in known
+        if all(p.get(name) == best.get(name) for name in space.choices)
+    ]
+    return {
+        **settings,
+        "problem": problem,
+        "coordinates": coordinates,
+        "known": tuple(points),
+    }
 
 
 def problems_of(

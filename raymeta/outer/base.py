@@ -60,6 +60,8 @@ class HyperDescent(ABC):
         seed: seeds every random draw of this descent.
         hyper_lr: first length of a step in each coordinate; None for the descent's own.
         evaluator: computes what is evaluated, or remembers it.
+        known: what was seen over T before, without charge here, in order; the descent
+            begins at the best of it, and no search comes first.
         looks_beside: whether its last runs look beside what was found.
     """
 
@@ -73,6 +75,7 @@ class HyperDescent(ABC):
     seed: int
     hyper_lr: float | None
     evaluator: Evaluator = DIRECT
+    known: tuple[Evaluated, ...] = ()
 
     def __post_init__(self) -> None:
         """Open the meter, seed the random numbers, know nothing better than x_0."""
@@ -80,6 +83,8 @@ class HyperDescent(ABC):
         self._random = torch.Generator().manual_seed(self.seed)
         self._best = Evaluated(self.coordinates.start(), math.inf, None)
         self._record = TrustRecord()
+        for seen in self.known:
+            self._recorded(seen.x, seen.value, self.horizon)
         self._nearby = NEARBY
         self._shares = torch.ones_like(self._best.x)
 
@@ -121,7 +126,7 @@ class HyperDescent(ABC):
         for offset in (-BESIDE, BESIDE):
             x = self._offset(best.x, offset)
             if bool((x != best.x).any()) and self._affords(x):  # within the bounds
-                sides.append((yield from self._plain(x, self.horizon, offset)))
+                sides.append((yield from self._beside(best, x, offset)))
         least = min(sides, default=-math.inf)
         rivals = self._confirmed(least, best) if least > best.value else []
         if rivals:
@@ -133,9 +138,19 @@ class HyperDescent(ABC):
             report = self._at_constant(rival.x, value, self.horizon, state)
             yield report._replace(returned=True)
 
+    def _beside(
+        self, best: Evaluated, x: Tensor, offset: float
+    ) -> Generator[Report, None, float]:
+        """E at a point beside the best one."""
+        return (yield from self._plain(x, self.horizon, offset))
+
+    def _slope_near(self, x: Tensor) -> Tensor | None:
+        """The slope that is known nearest to x; None where none is."""
+        return self._record.nearest_slope(x)
+
     def _offset(self, centre: Tensor, offset: float) -> Tensor:
         """A point so far uphill from another, in the coordinate where E is steepest."""
-        slope = self._record.nearest_slope(centre)
+        slope = self._slope_near(centre)
         way = self._from_start(centre) if slope is None else slope
         largest = float(way.abs().max())
         way = way / largest if largest else torch.ones_like(way)

@@ -1,14 +1,14 @@
 """Hypergradient descent in a task's space, and plain training at fixed λ."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from raymeta.hypergrad import Estimator, ShortTerm, Truncated
 from raymeta.hypergrad.base import advance, plain_cost
 from raymeta.outer.arguments import require_hyper_lr
-from raymeta.outer.auto import Auto
+from raymeta.outer.auto import Auto, Known, settings_from
 from raymeta.outer.base import HyperDescent
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.conditions import seen_by
@@ -75,6 +75,7 @@ def descend(
     budget: float,
     hyper_lr: float | None = None,
     evaluator: Evaluator = DIRECT,
+    known: Sequence[Known] = (),
 ) -> Iterator[Report]:
     """Hypergradient descent in a task's space, one report per estimate.
 
@@ -98,6 +99,8 @@ def descend(
             that is more), and shrink where they do not. Tries at random points near the
             best one have lengths of their own.
         evaluator: computes what is evaluated, or remembers it.
+        known: points and E there, ∞ where training diverged, from which the descent
+            goes on, at the options of the best one.
 
     Raises:
         ValueError: the budget does not cover one complete run; the estimator restarts
@@ -105,7 +108,9 @@ def descend(
             the space is all discrete, and the estimator not `Auto`.
     """
     require_hyper_lr(hyper_lr)
-    descent = _descent(task, problem, estimator, seed, budget, hyper_lr, evaluator)
+    descent = _descent(
+        task, problem, estimator, seed, budget, hyper_lr, evaluator, known
+    )
     if budget == math.inf or not BudgetMeter(budget).covers(descent.run_cost):
         raise ValueError(
             f"{type(estimator).__name__} on {task.name!r} needs a finite budget of at "
@@ -173,6 +178,7 @@ def _descent(
     budget: float,
     hyper_lr: float | None,
     evaluator: Evaluator = DIRECT,
+    known: Sequence[Known] = (),
 ) -> HyperDescent:
     settings: dict[str, Any] = {
         "problem": problem,
@@ -183,7 +189,7 @@ def _descent(
         "evaluator": evaluator,
     }
     if isinstance(estimator, Auto):
-        return estimator.descent(task, settings)
+        return estimator.descent(task, settings, known)
     whole = estimator.steps >= task.horizon
     if not whole and not estimator.continues:
         raise ValueError(
@@ -197,5 +203,7 @@ def _descent(
             f"loss={estimator.loss!r}) sees that of a minibatch: use loss='outer'"
         )
     kind = OfflineDescent if whole else OnlineDescent
+    if known:
+        return kind(estimator=estimator, **settings_from(known, task, settings))
     coordinates = Coordinates(task.space, problem.device)
     return kind(estimator=estimator, coordinates=coordinates, **settings)

@@ -1,5 +1,6 @@
 """The search space with its choices as one flat vector."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -71,6 +72,19 @@ class MixedCoordinates:
     def start(self) -> Tensor:
         """X at the space's initial values."""
         return self._start.clone()
+
+    def at(self, point: Mapping[str, Any]) -> Tensor:
+        """X of a point, moved into the bounds; shape (n,)."""
+        natural = self._space.hparams(point, dtype=torch.float64)
+        x = self.start()
+        if self._walk is not None:
+            unused = self._walk.hparams(x[: self._count])
+            x[: self._count] = self._walk.at({**unused, **natural})
+        for name, place in self._places.items():
+            if name in natural:
+                choice = self.choices[name]
+                x[place] = _code(choice, choice.index(natural[name]))
+        return self.project(x)
 
     def hparams(self, x: Tensor) -> Hparams:
         """What the options at x use, in natural values."""

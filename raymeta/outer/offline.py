@@ -48,6 +48,8 @@ class OfflineDescent(WholeRunDescent):
        a row, gradients lead nowhere, as on a rough E: back to 2 after 2^k better
        points.
 
+    Where points are known beforehand, 2 begins at the best of them.
+
     A problem with outer loss $a E + b$, $a > 0$, is descended by the same path. A run
     that diverges is followed by shorter ones, until one has a gradient that leads away.
     """
@@ -61,8 +63,9 @@ class OfflineDescent(WholeRunDescent):
         self._begin(self._length)
 
     def _descent(self) -> Iterator[Report]:
-        best: Evaluated | None = Evaluated(self.coordinates.start(), math.inf, None)
-        if halvings := self._first_halvings():
+        best: Evaluated | None = self._best
+        halvings = 0 if self.known else self._first_halvings()
+        if halvings:
             yield from self._plain(self.coordinates.start(), self.horizon)
             start = self._best
             best = yield from self._approach(halvings)

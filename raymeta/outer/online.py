@@ -3,17 +3,22 @@
 import math
 from collections.abc import Generator, Iterator
 from dataclasses import replace
-from typing import ClassVar
+from statistics import median
 
 import torch
 from torch import Tensor
 
+from raymeta.hypergrad import ShortTerm
+from raymeta.hypergrad.base import advance, with_steps
 from raymeta.outer.base import HyperDescent
 from raymeta.outer.coordinates import Coordinates
+from raymeta.outer.evaluator import Trained
+from raymeta.outer.look_ahead import LookAhead
 from raymeta.outer.online_run import OnlineRun, OnlineState, OnlineStep
-from raymeta.outer.report import Report, Schedule
+from raymeta.outer.report import Report, outer_value
 from raymeta.outer.steps.adam import HYPER_LR, ClippedAdam
 from raymeta.outer.trust import Evaluated
+from raymeta.types import State
 
 #: How hyper-steps shrink after a training run that was no better than the best.
 SHRINK = 0.8
@@ -29,19 +34,20 @@ class OnlineDescent(HyperDescent):
     First comes a plain run at the start, where the budget covers it and a run that
     descends (`OnlineRun`). The length of its hyper-steps is 0.2, or what is given; one
     that is given shorter grows to 0.2 while hypergradients agree (`ClippedAdam`), and a
-    longer one is the longest in the place of 0.2. A better run moves the start of the
-    next one to its own mean λ; after a worse one the longest shrinks, so that runs tend
-    to training at the best λ found. After two, six plain runs at most look for another
-    start nearby (see `HyperDescent`); the first of them is at the mean λ of the best
-    run, which is trained at as a constant before the budget ends. As long as no run,
-    that at the start included, has ended better than it began, the next one goes on
-    from where the last one led.
+    longer one is the longest in the place of 0.2. An adaptive `ShortTerm` looks farther
+    ahead where longer looks disagree and runs get no better (`LookAhead`). A better run
+    moves the start of the next one to its own mean λ; after a worse one the longest
+    shrinks, so that runs tend to training at the best λ found. After two, six plain
+    runs at most look for another start nearby (see `HyperDescent`); the first of them
+    is at the mean λ of the best run, which is trained at as a constant before the
+    budget ends. As long as no run, that at the start included, has ended better than it
+    began, the next one goes on from where the last one led.
+
+    Looks beside a run along which λ changes are plain runs along the same λ, all of it
+    moved to one side.
 
     Source: Baydin et al. 2018 and Franceschi et al. 2017 (RTHO).
     """
-
-    # What lies beside a run along which λ changes is no run at a constant λ.
-    looks_beside: ClassVar[bool] = False
 
     coordinates: Coordinates
 
@@ -50,28 +56,27 @@ class OnlineDescent(HyperDescent):
         super().__post_init__()
         first = self.hyper_lr or HYPER_LR
         self._longest = max(first, HYPER_LR)
-        self._online = OnlineRun(
-            problem=self.problem,
-            coordinates=self.coordinates,
-            estimator=self.estimator,
-            horizon=self.horizon,
-            evaluator=self.evaluator,
-        )
+        steps = self.estimator.steps
+        self._look: LookAhead | None = None
+        if isinstance(self.estimator, ShortTerm) and self.estimator.adaptive:
+            self._look = LookAhead(steps, steps, self.horizon)
+        self._agreements: list[float] = []  # of looks, in all runs
         self._adam = ClippedAdam(first).init(self._best.x)
         self._escape, self._way = ESCAPE, torch.zeros(())
         self._visited: list[tuple[int, Tensor]] = []
+        #: The best point where that is the mean of a run's λ, and what that visited.
+        self._learned: tuple[Evaluated, list[tuple[int, Tensor]]] | None = None
         self._began = math.inf  # E after the first estimate of a run
         #: Mean λ of the best run, until that has been trained at as a constant.
         self._untrained: Tensor | None = None
-        self._cost = self.run_cost
 
     def _descent(self) -> Iterator[Report]:
         start, worse = self._best.x, 0
-        constant = math.inf
-        if self._meter.covers(self.sure_cost):
+        constant = self._best.value
+        if not self.known and self._meter.covers(self.sure_cost):
             constant = yield from self._plain(start, self.horizon)
         converged = False  # whether a run has ended better than it began
-        while self._meter.covers(self._cost + self._constant_cost):
+        while self._meter.covers(self.run_cost + self._constant_cost):
             value = yield from self._run(start)
             converged |= min(value, constant) < self._began
             constant = math.inf
@@ -80,6 +85,7 @@ class OnlineDescent(HyperDescent):
                 self._adam = ClippedAdam(self._adam.lr).init(start)
             if value < self._best.value:
                 self._best, worse = Evaluated(self._mean(), value, None), 0
+                self._learned = self._best, self._visited
                 start = self._untrained = self._best.x
             elif converged:
                 self._longest, worse = self._longest * SHRINK, worse + 1
@@ -117,11 +123,13 @@ class OnlineDescent(HyperDescent):
         self._began = value = math.inf
         adam = self._adam._replace(lr=min(self._adam.lr, self._longest))
         run = replace(self._online, adam=ClippedAdam(longest=self._longest))
-        state, t = run.begin(x, adam), 0
+        state, t, compared = run.begin(x, adam), 0, len(self._agreements)
         for step in self._steps(run, state):
             self._meter.charge(step.gradient_evals)
             t, before = step.state.rollout.step, t
             self._visited.append((t - before, step.x))
+            if not math.isnan(step.agreement):
+                self._agreements.append(step.agreement)
             self._adam, value = step.state.adam, step.value
             if t == self.horizon:
                 value, charge = run.outer_loss(step)
@@ -134,20 +142,62 @@ class OnlineDescent(HyperDescent):
                 return math.inf
             if len(self._visited) == 1:
                 self._began = value
+        if self._look is not None:
+            better = value < min(self._best.value, self._began)
+            self._look = self._look.after(better, self._agreements[compared:])
         return value if value < self._began else math.inf
 
     def _steps(self, run: OnlineRun, state: OnlineState) -> Iterator[OnlineStep]:
         """A run whose first E is that of all examples, to compare its last with."""
-        for step in run.whole.steps(state, self._first):
+        for step in run.whole.steps(state, min(run.estimator.steps, self.horizon)):
             yield step
             state = step.state
         if math.isfinite(step.value):
             yield from run.steps(state, self.horizon)
 
     @property
-    def _first(self) -> int:
-        """The end of the first estimate."""
-        return min(self.estimator.steps, self.horizon)
+    def _online(self) -> OnlineRun:
+        """The next run."""
+        look, estimator = self._look, self.estimator
+        if look is not None:
+            estimator = with_steps(estimator, look.steps)
+        return OnlineRun(
+            problem=self.problem,
+            coordinates=self.coordinates,
+            estimator=estimator,
+            horizon=self.horizon,
+            evaluator=self.evaluator,
+            look=look,
+        )
+
+    def _slope_near(self, x: Tensor) -> Tensor | None:
+        """What hyper-steps descend."""
+        return self._adam.m if bool(self._adam.m.any()) else None
+
+    def _beside(
+        self, best: Evaluated, x: Tensor, offset: float
+    ) -> Generator[Report, None, float]:
+        """E of the best run, all of its λ moved as x is from their mean."""
+        if self._learned is None or self._learned[0] is not best:
+            return (yield from super()._beside(best, x, offset))
+        moved = [
+            (steps, self.coordinates.project(at + x - best.x))
+            for steps, at in self._learned[1]
+        ]
+        hparams = [self.coordinates.hparams(at) for _, at in moved]
+
+        def train() -> Trained:
+            state, t = self.problem.init(hparams[0]), 0
+            for (steps, _), at in zip(moved, hparams, strict=True):
+                state = advance(self.problem, at, state, t, steps)
+                t += steps
+            return state, [outer_value(self.problem, state, hparams[-1])]
+
+        at_mean = self.coordinates.hparams(x)
+        state, (value,) = self.evaluator.run(at_mean, self.horizon, train)
+        self._meter.charge(self._plain_cost(self.horizon))
+        yield self._along(moved, value, state)._replace(offset=offset)
+        return value if math.isfinite(value) else math.inf
 
     def _go_on(self) -> Tensor:
         """Where to start after diverging, finitely or not: where that run led.
@@ -165,20 +215,33 @@ class OnlineDescent(HyperDescent):
         return x
 
     def _report(self, step: OnlineStep, value: float) -> Report:
-        rollout, flat = step.state.rollout, self.coordinates.point(step.x)
-        if rollout.step < self.horizon:
-            return self._meter.report(rollout.step, value, flat)
-        schedule: Schedule = [
-            (steps, self.coordinates.point(visited)) for steps, visited in self._visited
-        ]
-        return self._meter.report(
-            rollout.step,
+        rollout = step.state.rollout
+        if rollout.step == self.horizon:
+            return self._along(self._visited, value, rollout.state)
+        flat = self.coordinates.point(step.x)
+        return self._with_trust(self._meter.report(rollout.step, value, flat))
+
+    def _along(
+        self, visited: list[tuple[int, Tensor]], value: float, state: State
+    ) -> Report:
+        """The report of a whole run."""
+        schedule = [(steps, self.coordinates.point(x)) for steps, x in visited]
+        report = self._meter.report(
+            self.horizon,
             value,
-            flat,
+            schedule[-1][1],
             complete=True,
-            state=rollout.state,
+            state=state,
             schedule=schedule,
         )
+        return self._with_trust(report)
+
+    def _with_trust(self, report: Report) -> Report:
+        """A report, with how far short looks have agreed with longer ones."""
+        report = super()._with_trust(report)
+        if not self._agreements:
+            return report
+        return report._replace(agreement=median(self._agreements))
 
     def _mean(self) -> Tensor:
         total = sum(steps for steps, _ in self._visited)
@@ -193,5 +256,6 @@ class OnlineDescent(HyperDescent):
     @property
     def run_cost(self) -> float:
         """Charge for one complete training run."""
-        (first,) = self._online.whole.charges((self._first,))
-        return first + sum(self._online.charges((self.horizon - self._first,)))
+        run = self._online
+        first = min(run.estimator.steps, self.horizon)
+        return run.whole.charge(0, first) + run.charge(first, self.horizon)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from raymeta.hypergrad import Estimator, Forward, Rollout, ShortTerm
 from raymeta.hypergrad.base import plain_cost, whole_loss_cost, with_steps
-from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.evaluator import DIRECT, Evaluator, Trained
-from raymeta.outer.report import Report, outer_value
+from raymeta.outer.look_ahead import ComparedLooks, LookAhead
+from raymeta.outer.report import outer_value
 from raymeta.outer.steps.adam import AdamState, ClippedAdam
 from raymeta.problem import BilevelProblem, ValidationLoss
 
@@ -39,6 +39,8 @@ class OnlineStep(NamedTuple):
         value: E at their end; where the estimator looks at a batch of validation
             examples (`ShortTerm.val_share`), the mean over these.
         gradient_evals: what the estimate cost.
+        agreement: of a look that was compared with a shorter one, from -1 to 1, where
+            derivatives by all hyperparameters have the same sign; else NaN.
         state: where the run stands after the hyper-step; there is none where it has
             diverged.
     """
@@ -47,6 +49,7 @@ class OnlineStep(NamedTuple):
     value: float
     gradient_evals: float
     state: OnlineState
+    agreement: float = math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,8 @@ class OnlineRun:
         horizon: T, the training steps of a full run.
         evaluator: computes what is evaluated, or remembers it.
         adam: how λ steps.
+        look: how far the estimator looks ahead, where some looks are compared with
+            longer ones; None for always as far as it says.
 
     Several runs are one where x has a row for each, shape (N, n), and the problem is
     `raymeta.hypergrad.batched_problem.stacked`: they end together, diverged or not.
@@ -73,6 +78,7 @@ class OnlineRun:
     horizon: int
     evaluator: Evaluator = DIRECT
     adam: ClippedAdam = field(default_factory=ClippedAdam)
+    look: LookAhead | None = None
 
     def begin(self, x: Tensor, adam: AdamState | None = None) -> OnlineState:
         """At s_0(λ), before the first step.
@@ -89,7 +95,7 @@ class OnlineRun:
         finite = True
         while state.rollout.step < end and finite:
             x = state.x
-            estimator = self._at(end - state.rollout.step)
+            estimator = self._at(state.rollout.step, end)
             hyper, rollout = self.evaluator.estimate(
                 estimator, self.problem, self.coordinates.hparams(x), state.rollout
             )
@@ -100,36 +106,9 @@ class OnlineRun:
                 gradient = self.coordinates.gradient(x, hyper.grads)
                 moved, adam = self.adam.update(gradient, state.adam, x)
                 state = OnlineState(rollout, self.coordinates.project(moved), adam)
-            yield OnlineStep(x, value, hyper.gradient_evals, state)
-
-    def reports(
-        self, state: OnlineState, rungs: tuple[int, ...], factor: float = 1.0
-    ) -> Iterator[tuple[Report, OnlineState]]:
-        """Train and descend; a report at each rung, or where the run diverges.
-
-        Args:
-            state: where to start, below all rungs.
-            rungs: increasing numbers of training steps; estimates are cut at each.
-            factor: multiplies the hyper learning rate.
-
-        Yields:
-            (report, where the run stands). The report of step T is complete; its loss
-            is that of the schedule of λ that led there, its λ the schedule's last.
-        """
-        lr = self.adam.lr * factor
-        state = state._replace(adam=state.adam._replace(lr=lr))
-        meter = BudgetMeter(math.inf)
-        for rung in rungs:
-            for step in self.steps(state, rung):
-                meter.charge(step.gradient_evals)
-            value, charge = self.outer_loss(step)
-            meter.charge(charge)
-            (at, t, _), state = step.state.rollout, step.state
-            point, complete = self.coordinates.point(step.x), t == self.horizon
-            report = meter.report(t, value, point, complete=complete, state=at)
-            yield report, state
-            if not math.isfinite(value):
-                return
+            opposite = math.nan if hyper.residual is None else hyper.residual
+            charge, agreement = hyper.gradient_evals, 1 - 2 * opposite
+            yield OnlineStep(x, value, charge, state, agreement)
 
     def outer_loss(self, step: OnlineStep) -> tuple[float, float]:
         """E over all validation examples, and the charge for what is not known yet.
@@ -164,22 +143,21 @@ class OnlineRun:
             return plain_cost(self.problem, 0)
         return whole_loss_cost(self.problem)
 
-    def charges(self, rungs: tuple[int, ...]) -> tuple[float, ...]:
-        """Gradient evaluations up to the first rung, from there to the second, ….
-
-        Args:
-            rungs: see `reports`.
-        """
+    def charge(self, start: int, end: int) -> float:
+        """Gradient evaluations from one training step to another, and E there."""
         hparams = self.coordinates.hparams(self.coordinates.start())
-        charges = []
-        for start, end in zip((0, *rungs), rungs, strict=False):
-            whole, left = divmod(end - start, self.estimator.steps)
-            charge = whole * self.estimator.cost(self.problem, hparams)
-            if left:
-                charge += self._at(left).cost(self.problem, hparams)
-            charges.append(charge + self.outer_loss_charge)
-        return tuple(charges)
+        charge, t = self.outer_loss_charge, start
+        while t < end:
+            estimator = self._at(t, end)
+            charge += estimator.cost(self.problem, hparams)
+            t += estimator.steps
+        return charge
 
-    def _at(self, left: int) -> Estimator:
-        """The estimator, cut to what is left of the run."""
-        return with_steps(self.estimator, min(self.estimator.steps, left))
+    def _at(self, t: int, end: int) -> Estimator:
+        """The estimator at step t, cut to what is left of the run."""
+        steps = self.estimator.steps if self.look is None else self.look.length(t, end)
+        if self.look is not None and steps > self.look.steps:
+            assert isinstance(self.estimator, ShortTerm)
+            short = with_steps(self.estimator, self.look.steps)
+            return ComparedLooks(short, steps)
+        return with_steps(self.estimator, min(steps, end - t))

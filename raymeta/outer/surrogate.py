@@ -76,7 +76,8 @@ class _Slope(NamedTuple):
 class SurrogateDescent(WholeRunDescent):
     r"""Values over slopes: a Gaussian process that has both, in a trust region.
 
-    1. A plain run at the start, and at the points of a scrambled Sobol' sequence.
+    1. A plain run at the start, and at the points of a scrambled Sobol' sequence; what
+       is known beforehand takes their place.
     2. A `GaussianProcess` over $\log(1 + (E - E_{min})/s)$ at the points in a trust
        region around the best one, and as far beside it, with the hypergradients as its
        derivatives, each with a noise that is learnt. The next plain run is where log
@@ -110,7 +111,7 @@ class SurrogateDescent(WholeRunDescent):
     def __post_init__(self) -> None:
         """Begin with nothing seen."""
         super().__post_init__()
-        self._seen: list[tuple[Tensor, float]] = []
+        self._seen = [(one.x, one.value) for one in self.known]
         self._slopes: list[_Slope] = []
         self._log_scales: dict[tuple[float, bool], Tensor] = {}
         self._width = self.hyper_lr or FIRST
@@ -132,8 +133,9 @@ class SurrogateDescent(WholeRunDescent):
     def _descent(self) -> Iterator[Report]:
         if self.refusal:
             _log.warning("searching by values alone: %s", self.refusal)
-        yield from self._value(self.coordinates.start())
-        yield from self._design()
+        if not self.known:
+            yield from self._value(self.coordinates.start())
+            yield from self._design()
         failures, proposals = 0, 0
         every = ELSEWHERE_WITH_CHOICES if self.coordinates.choices else ELSEWHERE_EVERY
         sloped, wanted = False, True  # whether dE/dx at the best is known, is wanted

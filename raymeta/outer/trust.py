@@ -36,7 +36,9 @@ class Trust(NamedTuple):
         agreement: median of actual by predicted changes, the ratio of trust-region
             methods, over all evaluations with a gradient, each against the nearest one
             before it: 1 where slopes say what values do, about 0 or negative where they
-            mislead; a run that diverges where E should fall counts as $-\infty$.
+            mislead; a run that diverges where E should fall counts as $-\infty$. In
+            reports of online descents: of short looks with longer ones, see
+            `OnlineStep.agreement`.
         roughness: median distance of E from what the evaluation nearest to it, before
             or after, predicts, by the median distance of E from its median, of the
             latest 32: 0 where what lies beside tells all, 1 where it tells no more than

@@ -25,6 +25,7 @@ from raymeta.search.methods import (
     missing,
     resolve,
 )
+from raymeta.search.methods.hybrid import HybridMethod
 from raymeta.search.spec import StudySpec
 from raymeta.space.choice import without_addresses
 from raymeta.tasks.base import Task, budget_of, sampled
@@ -140,6 +141,11 @@ class Plan:
             for method in methods
             if isinstance(method, SearchMethod)
         }
+        descents = {
+            method.name: method.descent_cost(task, problem)
+            for method in methods
+            if isinstance(method, HybridMethod)
+        }
         return [
             StudySpec(
                 task=task,
@@ -148,6 +154,7 @@ class Plan:
                 budget=self.budgets[task.name],
                 charges=charges.get(method.name, ()),
                 plain_run=plain_cost(problem, task.horizon),
+                descent_run=descents.get(method.name, math.nan),
                 flops=flops,
                 at_once=self.at_once,
             )

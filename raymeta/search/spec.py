@@ -8,6 +8,7 @@ from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.report import Report
 from raymeta.results.schema import BLACK_BOX
 from raymeta.search.methods import Method, SearchMethod
+from raymeta.search.methods.hybrid import HybridMethod
 from raymeta.space import Point
 from raymeta.tasks.base import Task
 
@@ -33,6 +34,7 @@ class StudySpec:
         budget: gradient evaluations that it may spend.
         charges: what a trial is charged from rung to rung; () for a descent.
         plain_run: the charge for a training at constant hyperparameters.
+        descent_run: the least that the descent of a hybrid needs.
         flops: operations of one gradient evaluation, see `step_flops`; NaN where
             unknown.
         at_once: trials in flight where suggestions depend on the order of results.
@@ -44,6 +46,7 @@ class StudySpec:
     budget: float
     charges: tuple[float, ...]
     plain_run: float
+    descent_run: float = NAN
     flops: float = NAN
     at_once: int = 1
 
@@ -70,10 +73,19 @@ class StudySpec:
 
     @property
     def looks_at_start(self) -> bool:
-        """Whether plain training at the initial values comes before a hybrid's."""
-        if not self.searches or self.is_black_box:
-            return False
-        return BudgetMeter(self.budget).covers(self.plain_run + self.full_run)
+        """Whether plain training at the initial values comes before the search."""
+        hybrid = isinstance(self.method, HybridMethod) and self.method.looks_at_start
+        least = self.plain_run + self.full_run if hybrid else math.inf
+        return BudgetMeter(self.budget).covers(least)
+
+    @property
+    def for_search(self) -> float:
+        """What may be spent on what a searcher suggests; all where nothing follows."""
+        assert isinstance(self.method, SearchMethod)
+        share = self.method.share(self.task)
+        left = (1 - share) * self.budget
+        follows = share < 1 and BudgetMeter(left).covers(self.descent_run)
+        return share * self.budget if follows else self.budget
 
     @property
     def is_black_box(self) -> bool:
@@ -102,10 +114,12 @@ class TrialSpec:
         number: its number within the study, from 0.
         kind: a "search" trains at `hparams`; a "final" trains all of a run again and
             looks at the test set; a "descent" is the one trial of a hypergradient
-            method.
-        hparams: λ, with what a scheduler has added; None for a descent.
+            method, or the last one of a hybrid.
+        hparams: λ, with what a scheduler has added; None for a method's one descent.
         budget: the gradient evaluations of a descent.
-        recorded: outer loss that a final run must find again.
+        recorded: outer loss that a final run must find again, or below which the
+            descent of a hybrid looks at the test set.
+        known: points and E there, from which the descent of a hybrid goes on.
         before: how training came where it starts; nothing at initial weights.
         origin: the trial of which it continues the training.
         keep: whether training states are saved where it reports.
@@ -119,6 +133,7 @@ class TrialSpec:
     hparams: Point | None = field(default=None, repr=False)
     budget: float = NAN
     recorded: float = NAN
+    known: tuple[tuple[Point, float], ...] = field(default=(), repr=False)
     before: tuple[Segment, ...] = field(default=(), repr=False)
     origin: int = -1
     keep: bool = False

@@ -26,11 +26,9 @@ from raymeta.outer.conditions import Conditioned
 from raymeta.outer.flops import step_flops
 from raymeta.outer.report import Report
 from raymeta.problem import BilevelProblem
-from raymeta.results.schema import HYBRID
 from raymeta.results.tensors import load_tensors, save_tensors
 from raymeta.runtime.serialization import Payload
 from raymeta.search.methods import DescentMethod, Method, SearchMethod
-from raymeta.search.methods.hybrid import HYPER_LR_FACTOR
 from raymeta.search.spec import StudyKey, TrialSpec
 from raymeta.search.tune.space import tune_names
 from raymeta.search.worker.evaluation_log import EvaluationLog
@@ -270,12 +268,10 @@ def point_of(space: Space, method: Method, config: Mapping[str, Any]) -> Point:
     """
     names = {known: name for name, known in tune_names(space).items()}
     given = {names.get(k, k): v for k, v in flatten_dict(dict(config)).items()}
-    added = {k: given.pop(k) for k in (HYPER_LR_FACTOR,) if k in given}
     for name in given:
         if name not in names.values():
             raise unknown_name("hyperparameter", name, list(names))
-    point = space.parse(space.initial_point() | given)
-    return point | added if method.family == HYBRID else point
+    return space.parse(space.initial_point() | given)
 
 
 def starting_at(task: Task, point: Point) -> Task:

@@ -93,17 +93,6 @@ def test_names_differ_for_tune_as_they_do():
     assert names["a∕b"] == "a∕b"
 
 
-def test_a_scheduler_keeps_its_own_name():
-    space = Space(hyper_lr_factor=Unit(0.5, low=0.1, high=0.9))
-    task = replace_space(Either(), space)
-    with pytest.raises(ValueError, match="keeps its own 'hyper_lr_factor'"):
-        PbtDescent().tune_config(task, 0)
-
-
-def replace_space(task, space):
-    return type("Other", (), {"space": space, "horizon": 9, "name": "o"})()
-
-
 # ------------------------------------------------------------------------------- grids
 
 

@@ -60,6 +60,9 @@ METHODS: dict[str, Method] = {
     "bayesopt": BayesOpt(),
     "auto": HypergradientDescent("auto", "auto"),
     "short_term": HypergradientDescent("short_term", "short_term"),
+    "short_term_adaptive": HypergradientDescent(
+        "short_term_adaptive", "short_term_adaptive"
+    ),
     "long_term": HypergradientDescent("long_term", "reverse"),
     "forward": HypergradientDescent("forward", "forward"),
     "forward_online": HypergradientDescent("forward_online", "forward_online"),

@@ -70,13 +70,17 @@ class SearchMethod(Method):
 
     By default each trial is a full run at constant hyperparameters, suggested after the
     one before has ended, or with as many in flight as the user accepts. A hybrid is a
-    search whose trials change their hyperparameters themselves: see `HybridMethod`.
+    search of which a descent goes on from the best point: see `HybridMethod`.
 
     Attributes:
         pauses: whether the scheduler pauses trials, so that their states must be saved.
     """
 
     pauses: ClassVar[bool] = False
+
+    def share(self, task: Task) -> float:
+        """How much of the budget goes to what the searcher suggests: all of it."""
+        return 1.0
 
     @property
     def family(self) -> str:

@@ -1,125 +1,168 @@
-"""Base class of the hybrids: searches whose trials descend while they train."""
+"""Base class of the hybrids: a descent goes on from the best point of a search."""
 
-from collections.abc import Iterator, Mapping
-from itertools import islice
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
+from ray.tune import TuneConfig
 
 from raymeta.hypergrad import ShortTerm
-from raymeta.hypergrad.base import differentiable, plain_cost
+from raymeta.hypergrad.base import differentiable
 from raymeta.hypergrad.registry import VAL_SHARE
 from raymeta.outer import descend
-from raymeta.outer.conditions import MOST
-from raymeta.outer.coordinates import Coordinates
-from raymeta.outer.online_run import OnlineRun, OnlineState
+from raymeta.outer.auto import FEW, Auto, Known
+from raymeta.outer.budget import BudgetMeter
+from raymeta.outer.evaluator import Evaluator
+from raymeta.outer.mixed_coordinates import MixedCoordinates
 from raymeta.outer.report import Report
 from raymeta.problem import BilevelProblem
 from raymeta.results.schema import HYBRID
 from raymeta.search.methods.base import SearchMethod
-from raymeta.space import Space
 from raymeta.tasks.base import Task
 
-#: Where a scheduler leaves by how much a trial's hyper learning rate is multiplied.
-HYPER_LR_FACTOR = "hyper_lr_factor"
+#: How much of the budget goes to the search, and how much of the rest to whole runs:
+#: with few hyperparameters (as `Auto` has it), and with many, of which a search of some
+#: tens of runs tells little.
+SEARCH, WHOLE_RUNS = (1 / 2, 1 / 6), (1 / 2, 3 / 4)
+#: With many hyperparameters, the descent begins at the start unless the search has
+#: found something lower by this share of E there: random points among many are rough.
+LITTLE = 0.1
+#: Hyper-steps of these, or a few more.
+HYPER_STEPS = 20
 
 
 class HybridMethod(SearchMethod):
-    """A search of starting values and choices, whose trials learn the rest themselves.
+    """A search for part of the budget; then descents from the best that it has seen.
 
-    A trial is one training run. What the searcher suggests is where its continuous
-    hyperparameters start; from there they descend by hypergradients while training goes
-    on (`OnlineRun`). Its choices stay as suggested. Before the first trial, the
-    comparison trains at the space's initial values without descending; after half of
-    the budget, runs begin where the best one ended (`WarmRestarts`), and where a better
-    one ends is trained at as a constant.
+    The first is that of `auto`, over whole runs: it knows all points that the search
+    has trained at from beginning to end, so it looks at no design of its own. What
+    changes along a run is trained at as a constant first, where the best run ended. The
+    second goes on from there while training goes on (`OnlineDescent`).
 
-    Attributes:
-        hyper_steps: estimates and hyper-steps of a run, at most: `ShortTerm` looks
-            ahead T / hyper_steps training steps.
+    The search has half of the budget, each descent a quarter; with more than 20
+    hyperparameters, a sixth, five eighths, and the rest. With so many the first descent
+    begins at the start, as if nothing were known, unless the search has found something
+    lower by a tenth.
     """
 
-    hyper_steps: int
+    @property
+    @abstractmethod
+    def search(self) -> SearchMethod:
+        """What searches."""
 
     @property
     def family(self) -> str:
         """The string "hybrid"."""
         return HYBRID
 
+    def share(self, task: Task) -> float:
+        """How much of the budget goes to the search."""
+        return SEARCH[_are_many(task)]
+
+    @property
+    def looks_at_start(self) -> bool:
+        """Whether a plain run at the start comes before a search that changes λ.
+
+        One that can afford no more than one member does not change it.
+        """
+        return self.search.pauses
+
     def min_budget(self, task: Task, problem: BilevelProblem) -> float:
         """Gradient evaluations of one full training run.
 
         Raises:
-            ValueError: the space has only choices; the estimator does not fit the task.
+            ValueError: the space has only choices; it cannot be searched; it has many
+                hyperparameters, and the problem refuses hypergradients.
         """
         differentiable(task.space.initial())
-        descend.require_fit(task, problem, look_ahead(task, self.hyper_steps))
-        return sum(self.charges(task, problem))
+        self.descent_cost(task, problem)
+        return self.search.min_budget(task, problem)
 
-    def sure_budget(self, task: Task, problem: BilevelProblem) -> float:
-        """The same, with the plain run at the start."""
-        run = sum(self.charges(task, problem))
-        return run + plain_cost(problem, task.horizon)
+    def tune_config(self, task: Task, seed: int) -> TuneConfig:
+        """The search's."""
+        return self.search.tune_config(task, seed)
 
-    def charges(self, task: Task, problem: BilevelProblem) -> tuple[float, ...]:
-        """Gradient evaluations up to the first rung, from there to the second, …."""
-        space, rungs = task.space, self.rungs(task)
-        # What an estimate costs may depend on what is used: the most that it can be.
-        spaces = [space]
-        if space.when:
-            start = space.initial()
-            some = islice(space.options(), MOST)
-            spaces = [space.at({**start, **options}) for options in some]
-        each = [
-            self._run(task, problem, one).charges(rungs)
-            for one in spaces
-            if one.continuous
-        ]
-        return tuple(map(max, zip(*each, strict=True)))
+    def rungs(self, task: Task) -> tuple[int, ...]:
+        """The search's."""
+        return self.search.rungs(task)
 
-    def begin(
-        self, task: Task, problem: BilevelProblem, config: Mapping[str, Any]
-    ) -> OnlineState:
-        """Before the first step, at the suggested hyperparameters."""
-        flat = {name: config[name] for name in task.space.used(config)}
-        hparams = task.space.hparams(flat, dtype=torch.float64)
-        run = self._at(task, problem, config)
-        return run.begin(run.coordinates.at(hparams))
+    def batch_size(self, task: Task, runs: float) -> int:
+        """The search's."""
+        return self.search.batch_size(task, runs)
 
-    def train(
+    def ahead(self, task: Task, runs: float) -> float:
+        """The search's."""
+        return self.search.ahead(task, runs)
+
+    def descent_cost(self, task: Task, problem: BilevelProblem) -> float:
+        """The least budget that the descent can do something with.
+
+        Raises:
+            ValueError: it cannot descend there.
+        """
+        return descend.run_cost(task, problem, Auto())
+
+    def go_on(
         self,
         task: Task,
         problem: BilevelProblem,
-        config: Mapping[str, Any],
-        start: tuple[int, OnlineState],
-        rungs: tuple[int, ...],
-    ) -> Iterator[tuple[Report, OnlineState]]:
-        """Train and descend; a report at each rung, and where the run stands then."""
-        factor = config.get(HYPER_LR_FACTOR, 1.0)
-        return self._at(task, problem, config).reports(start[1], rungs, factor)
+        seed: int,
+        budget: float,
+        evaluator: Evaluator,
+        known: Sequence[Known],
+    ) -> Iterator[Report]:
+        """The descent's reports, within what is left of the budget.
 
-    def _at(
-        self, task: Task, problem: BilevelProblem, config: Mapping[str, Any]
-    ) -> OnlineRun:
-        return self._run(task, problem, task.space.at(config))
+        Args:
+            task: what is trained.
+            problem: the task's, at the initial options.
+            seed: seeds every random draw.
+            budget: gradient evaluations.
+            evaluator: computes what is evaluated, or remembers it.
+            known: see `Auto.descent`.
+        """
+        meter, seen = BudgetMeter(budget), list(known)
+        many = _are_many(task)
+        begin = [] if many and _gain(task, seen) < LITTLE else seen
+        settings: dict[str, Any] = {"seed": seed, "evaluator": evaluator}
+        within, whole = self._look_ahead(task), WHOLE_RUNS[many]
+        for estimator, share, at in ((Auto(), whole, begin), (within, 1.0, seen)):
+            left = share * budget - meter.spent
+            try:
+                descend.require_fit(task, problem, estimator)
+                reports = descend.descend(
+                    task, problem, estimator, budget=left, known=at, **settings
+                )
+            except ValueError:  # less than a run is left, or the estimator is refused
+                continue
+            before, count = meter.spent, meter.reports
+            for report in reports:
+                meter.charge(before + report.gradient_evals - meter.spent)
+                meter.reports = count + report.outer_step
+                if report.complete and len(report.schedule or []) == 1:
+                    seen.append((report.hparams, _finite(report.outer_loss)))
+                if estimator is not within:  # what it returns is gone on from
+                    report = report._replace(returned=False, offset=math.nan)
+                yield report._replace(
+                    gradient_evals=meter.spent, outer_step=meter.reports
+                )
 
-    def _run(self, task: Task, problem: BilevelProblem, space: Space) -> OnlineRun:
-        return online_run(task, problem, space, self.hyper_steps)
+    def _look_ahead(self, task: Task) -> ShortTerm:
+        return ShortTerm(max(1, task.horizon // HYPER_STEPS), val_share=VAL_SHARE)
 
 
-def look_ahead(task: Task, hyper_steps: int) -> ShortTerm:
-    """The estimator of a run with so many hyper-steps, or a few more."""
-    steps = max(1, task.horizon // hyper_steps)
-    return ShortTerm(steps, val_share=VAL_SHARE)
+def _gain(task: Task, known: Sequence[Known]) -> float:
+    """By which share E at the best of the points is below that at the start."""
+    initial = task.space.parse(task.space.initial_point())
+    start = next((value for point, value in known if point == initial), math.inf)
+    best = min(value for _, value in known)
+    return (start - best) / abs(start) if start < math.inf and start else math.inf
 
 
-def online_run(
-    task: Task, problem: BilevelProblem, space: Space, hyper_steps: int
-) -> OnlineRun:
-    """A run of a task that descends while it trains, in a space with fixed choices."""
-    return OnlineRun(
-        problem=problem,
-        coordinates=Coordinates(space, problem.device),
-        estimator=look_ahead(task, hyper_steps),
-        horizon=task.horizon,
-    )
+def _are_many(task: Task) -> bool:
+    return MixedCoordinates(task.space).dimensions > FEW
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else math.inf

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from raymeta.hypergrad import ShortTerm
 from raymeta.hypergrad.base import plain_cost
+from raymeta.hypergrad.registry import VAL_SHARE
 from raymeta.outer import descend
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.coordinates import Coordinates
@@ -19,7 +21,6 @@ from raymeta.outer.vectorized import RunOutcome, at_constants, descending
 from raymeta.problem import BilevelProblem
 from raymeta.results.schema import BLACK_BOX, HYBRID
 from raymeta.search.methods.base import METRIC, MODE, DescentMethod
-from raymeta.search.methods.hybrid import look_ahead, online_run
 from raymeta.search.methods.random import RandomSearch
 from raymeta.search.tune.space import to_tune
 from raymeta.tasks.base import Task, sample_problem
@@ -45,7 +46,8 @@ class Restarts(DescentMethod):
 
     Attributes:
         name: name of the method.
-        hyper_steps: estimates of a run, see `HybridMethod`; 0 for none.
+        hyper_steps: estimates and hyper-steps of a run, or a few more: `ShortTerm`
+            looks ahead T / hyper_steps training steps; 0 for none.
         size: largest number of runs of a batch; the last one is as large as the budget
             allows.
 
@@ -79,7 +81,7 @@ class Restarts(DescentMethod):
         """
         to_tune(task.space)
         if self.hyper_steps:
-            descend.require_fit(task, problem, look_ahead(task, self.hyper_steps))
+            descend.require_fit(task, problem, self._look_ahead(task))
         return self._cost(task, problem, task.space.initial_point())
 
     def sure_budget(self, task: Task, problem: BilevelProblem) -> float:
@@ -154,7 +156,7 @@ class Restarts(DescentMethod):
         descent = OnlineDescent(
             problem=problem,
             coordinates=Coordinates(space, problem.device, start),
-            estimator=look_ahead(task, self.hyper_steps),
+            estimator=self._look_ahead(task),
             horizon=task.horizon,
             budget=meter.budget - meter.spent,
             seed=seed,
@@ -217,9 +219,18 @@ class Restarts(DescentMethod):
         if not self.hyper_steps:
             return plain_cost(problem, task.horizon)
         descent = self._descent(task, problem, point)
-        return sum(descent.charges((task.horizon,)))
+        return descent.charge(0, task.horizon)
 
     def _descent(
         self, task: Task, problem: BilevelProblem, point: dict[str, Any]
     ) -> OnlineRun:
-        return online_run(task, problem, task.space.at(point), self.hyper_steps)
+        return OnlineRun(
+            problem=problem,
+            coordinates=Coordinates(task.space.at(point), problem.device),
+            estimator=self._look_ahead(task),
+            horizon=task.horizon,
+        )
+
+    def _look_ahead(self, task: Task) -> ShortTerm:
+        steps = max(1, task.horizon // self.hyper_steps)
+        return ShortTerm(steps, val_share=VAL_SHARE)

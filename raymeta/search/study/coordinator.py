@@ -255,6 +255,8 @@ def _describe(run: TrialSpec) -> dict[str, Any]:
     described = {**_key(run), "kind": run.kind, "hparams": run.hparams}
     if run.constant:
         described["constant"] = True
+    if run.known:
+        described["budget"] = run.budget
     if run.before:
         described["before"] = [list(segment) for segment in run.before]
     return described

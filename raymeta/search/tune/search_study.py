@@ -7,7 +7,7 @@ in the order in which Tune would call them, with `group` in the place of its con
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -15,11 +15,10 @@ from ray.tune.search import Searcher
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.report import Report, non_finite
 from raymeta.search.methods import SearchMethod
-from raymeta.search.methods.hybrid import HYPER_LR_FACTOR
+from raymeta.search.methods.hybrid import HybridMethod
 from raymeta.search.spec import Segment, StudySpec, TrialSpec
 from raymeta.search.study.study import DescentStudy, Study
 from raymeta.search.study.sums import Sums
-from raymeta.search.study.warm_restarts import WarmRestarts
 from raymeta.search.tune.controller import (
     RUNNING,
     CheckpointAdapter,
@@ -29,9 +28,6 @@ from raymeta.search.tune.controller import (
 from raymeta.search.tune.isolated_rng import IsolatedGlobalRNG
 from raymeta.search.tune.space import to_tune
 from raymeta.space import Point
-
-#: How much of the budget of a hybrid goes to what its searcher suggests.
-SHARE = 0.5
 
 
 def study_of(spec: StudySpec) -> Study:
@@ -48,11 +44,11 @@ def study_of(spec: StudySpec) -> Study:
 class SearchStudy(Study):
     """Trials that a searcher suggests, then one look at the test set.
 
-    Those of a hybrid come after a plain run at the space's initial values, of which
-    neither the searcher nor the scheduler hears: what is found is never worse than it.
-    After half of the budget no trial of a hybrid is suggested any more: runs begin
-    where the best one ended (`WarmRestarts`), and λ where a better one ends is trained
-    at as a constant, too.
+    After part of the budget of a hybrid no trial is suggested any more. Where its best
+    run was not at a constant λ, the one at which it ended is trained at; then a descent
+    goes on from all that was trained at constant λ (`HybridMethod`). Where λ changes
+    in all runs, a plain one at the space's initial values, of which neither the
+    searcher nor the scheduler hears, comes before: what is found is never worse.
     A trial starts, or goes on after a pause, only while what remains of the budget
     covers the rest of a full run; one that ends early gives the rest back.
     """
@@ -62,7 +58,7 @@ class SearchStudy(Study):
         self._rng = IsolatedGlobalRNG(spec.seed)
         with self._rng:
             self._searcher, scheduler, most = _inner(spec)
-        self._runs = spec.budget / spec.full_run
+        self._runs = spec.for_search / spec.full_run
         ahead = self._method.ahead(spec.task, self._runs)
         self._in_order = ahead > 1
         self._slots = (
@@ -79,10 +75,11 @@ class SearchStudy(Study):
         self._dropped: set[int] = set()
         self._joined: set[int] = set()  # whose last segment goes on the one before
         self._way: tuple[Segment, ...] = ()
-        self._warm: WarmRestarts | None = None
-        self._restarts: set[int] = set()  # the numbers of its runs
-        self._constant = False  # whether the best run is a plain one of a hybrid
+        self._known: list[tuple[Point, float]] = []  # E over T at constant λ
+        self._constant = False  # whether the best run is a plain one
         self._constant_asked = False  # whether λ of the best one was trained at
+        self._searched: _Best | None = None  # what is best before the descent
+        self._descent = -1  # its number
         self._exhausted = False
         self._final_asked = False
 
@@ -103,12 +100,11 @@ class SearchStudy(Study):
 
     def disused(self) -> list[int]:
         """Trials that are over; of a batch, when all are."""
+        over = {self._descent} if self._final_asked and self._descent >= 0 else set()
         together = self._batch_size() > 1 and self._controller.trials
-        if together or not self._keeps:
-            return []
-        over = (
-            set(self._controller.numbers) - set(self._controller.trials) - self._dropped
-        )
+        if self._keeps and not together:
+            over |= set(self._controller.numbers) - set(self._controller.trials)
+        over -= self._dropped
         self._dropped |= over
         return sorted(over)
 
@@ -135,8 +131,8 @@ class SearchStudy(Study):
             return None
         if self._constant_due():
             return self._at_constant(self.best[1])
-        if not self.spec.is_black_box and self._covers(0):
-            return self._restart(*self.best)
+        if self._descent_due():
+            return self._descend(*self.best)
         self._final_asked = True
         return TrialSpec(
             study=self.spec.key,
@@ -155,23 +151,37 @@ class SearchStudy(Study):
 
     def _constant_due(self) -> bool:
         """Whether λ where a hybrid's best run ended is still to be trained at."""
-        due = not (self.spec.is_black_box or self._constant or self._constant_asked)
-        return due and self._meter().covers(self.spec.plain_run)
+        if self.spec.is_black_box or self._constant_asked or self._descent >= 0:
+            return False
+        constant = _constant([segment.hparams for segment in self._way])
+        return not constant and self._meter().covers(self.spec.plain_run)
 
-    def _restart(self, value: float, point: Point) -> TrialSpec:
-        """A run of a hybrid that begins where one has ended."""
-        self._warm = self._warm or WarmRestarts(point, value)
-        config = self.spec.task.space.parse(self._warm.next)
-        if HYPER_LR_FACTOR not in self.spec.task.space:
-            config[HYPER_LR_FACTOR] = self._warm.factor
-        self._restarts.add(self._suggested)
+    def _descent_due(self) -> bool:
+        """Whether a hybrid is still to descend."""
+        due = isinstance(self._method, HybridMethod) and self._descent < 0
+        return due and bool(self._known) and self._meter().covers(self.spec.descent_run)
+
+    def _descend(self, value: float, point: Point) -> TrialSpec:
+        """The descent of a hybrid, with what is left."""
+        self._searched = _Best(self.best, self._way, self._constant)
+        self._descent = self._suggested
         self._suggested += 1
         return TrialSpec(
             study=self.spec.key,
-            number=self._suggested - 1,
-            kind="search",
-            hparams=config,
+            number=self._descent,
+            kind="descent",
+            hparams=self.spec.task.space.parse(point),
+            budget=self.spec.budget - self.spent,
+            recorded=value,
+            known=tuple(self._known),
         )
+
+    def rerun(self, number: int) -> None:
+        """The same; what a descent has found it will find again."""
+        super().rerun(number)
+        if number == self._descent and self._searched is not None:
+            self.best, self._way, self._constant = self._searched
+            self._final_asked = False
 
     def _at_constant(self, point: Point) -> TrialSpec:
         """A plain run, as a trial of its own."""
@@ -230,7 +240,8 @@ class SearchStudy(Study):
     def _meter(self) -> BudgetMeter:
         """What trials have spent, or may need to end their runs."""
         for number in self._moved:
-            if (run := self.live.get(number)) is None:
+            run = self.live.get(number)
+            if run is None or run.kind == "descent":
                 self._reserved.drop(number)
                 continue
             rest = self._rest_of_run(_start(run))
@@ -252,8 +263,11 @@ class SearchStudy(Study):
         )
         if self._exhausted or waits or not self._covers(0):
             return False
-        half = BudgetMeter(SHARE * self.spec.budget, self.spent)
-        return self.spec.is_black_box or self.best is None or half.covers(0.0)
+        return self.best is None or self._for_search().covers(self.spec.full_run)
+
+    def _for_search(self) -> BudgetMeter:
+        """What the searcher may still spend, of what is left."""
+        return BudgetMeter(self.spec.for_search, self._meter().spent)
 
     def _grow(self) -> None:
         """Let the searcher suggest the next trial, or the next batch."""
@@ -265,7 +279,7 @@ class SearchStudy(Study):
         if self._controller.numbers:
             _, scheduler, _ = _inner(self.spec)
             self._controller = ControllerAdapter(self._searcher, scheduler)
-        runs = self._meter().runs(self.spec.full_run)
+        runs = max(1, self._for_search().runs(self.spec.full_run))
         for _ in range(self._method.batch_size(self.spec.task, runs)):
             if not self._exhausted:
                 self._suggest()
@@ -279,7 +293,7 @@ class SearchStudy(Study):
         self._suggested += 1
 
     def _as_recorded(self, run: TrialSpec, report: Report) -> Report:
-        if run.kind == "final":
+        if run.kind != "search":
             return report
         if report.outer_step <= 1 and run.origin not in (-1, run.number):
             report = report._replace(parent=run.origin)
@@ -297,6 +311,9 @@ class SearchStudy(Study):
     def _on_report(self, run: TrialSpec, report: Report) -> bool:
         if run.kind == "final":
             return True
+        if run.kind == "descent":
+            return self._on_descent_report(run, report)
+        self._learn(run, report)
         if run.constant:
             assert report.complete or report.kind == "failed"
             assert run.hparams is not None
@@ -304,8 +321,6 @@ class SearchStudy(Study):
                 self._way = (Segment(report.inner_steps, run.hparams),)
                 self._constant = True
             return True
-        if run.number in self._restarts:
-            return self._on_restart_report(run, report)
         trial = self._controller.trials[run.number]
         if report.kind == "report":
             return self._on_result(run, trial, report)
@@ -313,18 +328,24 @@ class SearchStudy(Study):
             self._controller.fail(trial)
         return True
 
-    def _on_restart_report(self, run: TrialSpec, report: Report) -> bool:
-        assert self._warm is not None
-        assert run.hparams is not None
-        if report.kind == "failed":
-            self._warm.add(math.inf, run.hparams)
-            return True
-        if report.complete:
-            if self._improve(report):
-                self._way = (Segment(report.inner_steps, run.hparams),)
-                self._constant = self._constant_asked = False
-            self._warm.add(report.outer_loss, report.hparams)
-        return report.complete
+    def _learn(self, run: TrialSpec, report: Report) -> None:
+        """Keep E over T for the descent of a hybrid, if all was at one λ."""
+        diverged = report.kind == "failed" and report.failure == non_finite(report)
+        point = self.spec.task.space.parse(run.hparams or {})
+        if self.spec.is_black_box or not (report.complete or diverged):
+            return
+        points = [point, *(part.hparams for part in run.before)]
+        if _constant(points) and all(point != known for known, _ in self._known):
+            value = math.inf if diverged else report.outer_loss
+            self._known.append((point, value))
+
+    def _on_descent_report(self, run: TrialSpec, report: Report) -> bool:
+        """Its last one looks at the test set, where it has found something better."""
+        if self._improve(report):
+            self._way = (Segment(report.inner_steps, report.hparams),)
+            self._constant = True
+        self._final_asked = self._final_asked or report.kind == "final"
+        return False
 
     def _on_result(self, run: TrialSpec, trial: TrialAdapter, report: Report) -> bool:
         """Show a result to the scheduler and the searcher; whether the trial ends."""
@@ -357,6 +378,18 @@ class SearchStudy(Study):
                 "or say pauses=True"
             )
         return decision != TrialScheduler.CONTINUE
+
+
+class _Best(NamedTuple):
+    """What a study has found: E and where, how it came there, see `SearchStudy`."""
+
+    best: tuple[float, Point] | None
+    way: tuple[Segment, ...]
+    constant: bool
+
+
+def _constant(points: Sequence[Point]) -> bool:
+    return all(point == points[0] for point in points)
 
 
 def _start(run: TrialSpec) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from ray import tune
 
+from raymeta.outer.evaluator import Evaluator
 from raymeta.outer.report import Report, held_out, non_finite, plain_run
 from raymeta.outer.result import better
 from raymeta.problem import BilevelProblem
@@ -22,6 +23,7 @@ from raymeta.search.methods import (
     Method,
     SearchMethod,
 )
+from raymeta.search.methods.hybrid import HybridMethod
 from raymeta.search.methods.random import Random
 from raymeta.search.spec import Segment, TrialSpec
 from raymeta.search.worker.metrics import TrialMetrics
@@ -144,13 +146,12 @@ class _Trial:
         yield self._final_report(report, "" if found == recorded else differs)
 
     def descent(self) -> Iterator[Report]:
-        """Let the method descend, then look at the test set where it was best."""
-        assert isinstance(self.method, DescentMethod)
-        seed, budget = self.run.study.seed, self.run.budget
+        """Let the method descend, then look at the test set where it was best.
+
+        After a search, only where that is better than what the search has found.
+        """
         evaluator = self._evaluator()
-        reports = self.method.reports(
-            self.task, self._problem(), seed, budget, evaluator
-        )
+        reports = self._descent(evaluator)
         best: Report | None = None
         try:
             for report in self.stopwatch.over(reports):
@@ -166,10 +167,20 @@ class _Trial:
             yield self.broken(error)
         finally:
             evaluator.close()
-        if best is not None:
+        recorded = self.run.recorded
+        if best and (best.returned or not best.outer_loss >= recorded):
             yield self._final_report(
                 best._replace(state=evaluator.kept(partial(self._s_0, best)))
             )
+
+    def _descent(self, evaluator: Evaluator) -> Iterator[Report]:
+        run = self.run
+        problem = self._problem(Report(hparams=self.task.space.initial_point()))
+        given = self.task, problem, run.study.seed, run.budget, evaluator
+        if isinstance(self.method, HybridMethod):
+            return self.method.go_on(*given, run.known)
+        assert isinstance(self.method, DescentMethod)
+        return self.method.reports(*given)
 
     def broken(self, error: Exception) -> Report:
         """What to say when an exception ends the trial."""
