@@ -78,8 +78,9 @@ class MixedCoordinates:
         natural = self._space.hparams(point, dtype=torch.float64)
         x = self.start()
         if self._walk is not None:
-            unused = self._walk.hparams(x[: self._count])
-            x[: self._count] = self._walk.at({**unused, **natural})
+            start = self._walk.hparams(x[: self._count])
+            walked = {name: natural.get(name, value) for name, value in start.items()}
+            x[: self._count] = self._walk.at(walked)
         for name, place in self._places.items():
             if name in natural:
                 choice = self.choices[name]

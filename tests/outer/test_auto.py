@@ -9,6 +9,7 @@ from raymeta import optimize
 from raymeta.hypergrad import Checkpointed, Reverse
 from raymeta.outer import auto
 from raymeta.outer.auto import Auto
+from raymeta.outer.descend import descend
 from raymeta.outer.evaluator import DIRECT
 from raymeta.outer.offline import OfflineDescent
 from raymeta.outer.surrogate import SurrogateDescent
@@ -174,3 +175,27 @@ def test_options_alone_are_searched_until_all_were_seen():
     assert result.outer_loss == pytest.approx(0.25)
     kinds = {tuple(r.hparams.items()) for r in result.reports}
     assert len(kinds) == 6
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_from_known_points_it_begins_at_the_best_and_looks_at_no_design(count):
+    """With few hyperparameters and many: λ = 0.2 leaves less than 0.05 and 0.1."""
+    task = Decay(count)
+    problem = task.sample(0)
+
+    def point(lr):
+        return {f"lr[{i}]": lr for i in range(count)}
+
+    def value(lr):
+        return 100 * (1 - 2 * lr) ** (2 * 8)
+
+    known = [(point(lr), value(lr)) for lr in (0.05, 0.2, 0.1)]
+    settings = {"seed": 0, "budget": 60.0, "known": known}
+    reports = list(descend(task, problem, Auto(), **settings))
+    start = task.space.initial_point()
+    assert all(r.hparams != pytest.approx(start) for r in reports)
+    if count > 20:  # the first estimate is at the best
+        assert reports[0].hparams == pytest.approx(point(0.2))
+        assert reports[0].outer_loss == pytest.approx(value(0.2))
+    assert min(r.outer_loss for r in reports) < value(0.2)
+    assert reports[-1].gradient_evals <= 60

@@ -101,3 +101,10 @@ def test_without_choices_it_is_the_walk_and_without_a_walk_the_options():
     options = MixedCoordinates(Space(a=Choice((1, 2)), b=Choice(["", "y"])))
     assert options.hparams(options.with_option(options.start(), "a", 1))["a"] == 2
     assert not options.used(options.start()).any()
+
+
+def test_a_point_has_its_x(mixed):
+    x = mixed.project(mixed.start() + 0.3)
+    for name, number in (("rule", 0), ("rule", 2), ("nesterov", 1)):
+        one = mixed.with_option(x, name, number)
+        assert torch.allclose(mixed.at(mixed.point(one)), one)

@@ -54,7 +54,7 @@ def test_looks_beside_a_schedule_move_all_of_it():
     """Plain runs along the best run's λ, 3 % to both sides where E is steepest."""
     task = Quadratic()
     problem = task.sample(0)
-    reports = optimize(task, ShortTerm(2), budget=500).reports
+    reports = optimize(task, ShortTerm(2), budget=250).reports
     looks = [r for r in reports if not math.isnan(r.offset)]
     assert [r.offset for r in looks] == [-0.03, 0.03]
     seen = [r for r in reports if r.complete and math.isnan(r.offset)]

@@ -129,13 +129,11 @@ class HybridMethod(SearchMethod):
         within, whole = self._look_ahead(task), WHOLE_RUNS[many]
         for estimator, share, at in ((Auto(), whole, begin), (within, 1.0, seen)):
             left = share * budget - meter.spent
-            try:
-                descend.require_fit(task, problem, estimator)
-                reports = descend.descend(
-                    task, problem, estimator, budget=left, known=at, **settings
-                )
-            except ValueError:  # less than a run is left, or the estimator is refused
+            if not _fits(task, problem, estimator, left):
                 continue
+            reports = descend.descend(
+                task, problem, estimator, budget=left, known=at, **settings
+            )
             before, count = meter.spent, meter.reports
             for report in reports:
                 meter.charge(before + report.gradient_evals - meter.spent)
@@ -150,6 +148,18 @@ class HybridMethod(SearchMethod):
 
     def _look_ahead(self, task: Task) -> ShortTerm:
         return ShortTerm(max(1, task.horizon // HYPER_STEPS), val_share=VAL_SHARE)
+
+
+def _fits(
+    task: Task, problem: BilevelProblem, estimator: Auto | ShortTerm, budget: float
+) -> bool:
+    """Whether an estimator is not refused, and the budget covers one of its runs."""
+    try:
+        descend.require_fit(task, problem, estimator)
+    except ValueError:
+        return False
+    cost = descend.run_cost(task, problem, estimator)
+    return BudgetMeter(budget).covers(cost)
 
 
 def _gain(task: Task, known: Sequence[Known]) -> float:
