@@ -18,7 +18,7 @@ from ray.tune import TuneConfig
 
 from raymeta.outer.report import plain_run
 from raymeta.results.jsonlines import JsonLines
-from raymeta.results.schema import BLACK_BOX, FAMILIES, HYBRID
+from raymeta.results.schema import FAMILIES, HYBRID
 from raymeta.search import to_tune
 from raymeta.search.frame import to_frame
 from raymeta.search.methods import DescentMethod, Method, SearchMethod
@@ -147,13 +147,12 @@ class SearchConformance(MethodConformance):
     ) -> None:
         frame, task = _once(method).frame, Quadratic()
         start = task.space.initial_point()
-        if method.family == BLACK_BOX:  # a hybrid has moved when it reports
-            assert {n: frame[f"hp/{n}"][0] for n in start} == pytest.approx(start)
+        assert {n: frame[f"hp/{n}"][0] for n in start} == pytest.approx(start)
         complete = frame[frame.status == "complete"]
         first = complete[complete.trial == 0]
         _, initial = plain_run(task.sample(0), task.space.initial(), task.horizon)
         assert frame.best_outer_loss.min() < initial
-        if len(first) and method.family == BLACK_BOX and not method.pauses:
+        if len(first) and not method.pauses:
             assert first.outer_loss.iloc[0] == pytest.approx(initial, rel=1e-6)
 
     def test_it_spends_its_budget_to_less_than_a_run(

@@ -69,7 +69,7 @@ class TaskTrial(Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Begin at a configuration: values by flat name, the initial ones elsewhere."""
         self._task, self._method = _opened(self.payload)
-        self._point = point_of(self._task.space, self._method, config)
+        self._point = point_of(self._task.space, config)
         self._problem, flops = self._sampled()
         self._metrics = TrialMetrics(flops)
         self._saved = time.monotonic()
@@ -253,12 +253,11 @@ class DescentTrial(TaskTrial):
         return self._stopwatch.over(reports)
 
 
-def point_of(space: Space, method: Method, config: Mapping[str, Any]) -> Point:
+def point_of(space: Space, config: Mapping[str, Any]) -> Point:
     """A point from a Tuner's configuration.
 
     Args:
         space: the task's.
-        method: what trains there; a hybrid's scheduler may add to the point.
         config: values by name, as `raymeta.tune.space` names them, or as dictionaries
             within each other where a name has slashes; the initial value where one is
             left out.

@@ -9,7 +9,6 @@ from search_toys import Bowl, Noted
 
 from raymeta import tune
 from raymeta.outer.conditions import Conditioned
-from raymeta.search.methods import METHODS
 from raymeta.space import Positive, Space
 from raymeta.tasks import Digits, Quadratic
 from raymeta.tune.trial import point_of
@@ -199,4 +198,4 @@ def test_a_slash_in_a_name_survives_tune():
     space = Space(**{"block/lr": Positive(0.1, low=0.01, high=1.9)})
     assert list(tune.space(Conditioned(task, space))) == ["block∕lr"]
     for config in ({"block∕lr": 0.2}, {"block": {"lr": 0.2}}, {"block/lr": 0.2}):
-        assert point_of(space, METHODS["random"], config) == {"block/lr": 0.2}
+        assert point_of(space, config) == {"block/lr": 0.2}
