@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         train,
         tune,
     )
+    from raymeta.compile.twice import compile_twice
     from raymeta.hypergrad import hypergradient
     from raymeta.hypergrad.tower import tower
     from raymeta.modules import module_problem
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from raymeta.outer.report import Report
     from raymeta.outer.result import Result
     from raymeta.problem import BilevelProblem, TrainState, descent
+    from raymeta.results.best import best
     from raymeta.search.compare import compare
     from raymeta.space import Choice, Positive, Real, Space, Unit
     from raymeta.types import Batch, Tensors
@@ -49,7 +51,9 @@ __all__ = [
     "TrainState",
     "Unit",
     "analysis",
+    "best",
     "compare",
+    "compile_twice",
     "data",
     "descent",
     "diagnose",
@@ -76,12 +80,14 @@ except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 
 _HOME = {
+    "compile.twice": ["compile_twice"],
     "hypergrad": ["hypergradient", "tower"],
     "modules": ["module_problem"],
     "outer.diagnose": ["diagnose"],
     "outer.optimize": ["optimize"],
     "outer.report": ["Report"],
     "outer.result": ["Result"],
+    "results.best": ["best"],
     "problem": ["BilevelProblem", "TrainState", "descent"],
     "search": ["compare"],
     "space": ["Choice", "Positive", "Real", "Space", "Unit"],

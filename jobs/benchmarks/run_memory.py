@@ -9,7 +9,6 @@ learning rate. The peak is that of the whole process, the time that of its proce
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -48,6 +47,8 @@ def measure(name: str, width: int, depth: int) -> dict[str, Any]:
         advance(problem, hparams, start(problem, hparams).state, 0, steps)
     else:
         slope = float(hypergradient(problem, hparams, make(steps)).grads["lr"])
+    import resource  # which Windows does not have
+
     return {
         "dE/dlr": slope,
         "seconds": (time.process_time() - begin) / steps,

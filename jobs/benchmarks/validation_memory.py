@@ -10,7 +10,6 @@ a folder, and go through a small CNN. The peak is that of the whole process.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -85,6 +84,8 @@ def estimate(path: Path, count: int, size: int | None) -> dict[str, Any]:
     )
     start = time.process_time()
     found = hypergradient(problem, {"lr": torch.tensor(0.05)}, Reverse(STEPS))
+    import resource  # which Windows does not have
+
     return {
         "examples": count,
         "val_batch_size": size,

@@ -1,12 +1,40 @@
-"""Command line: parse, call one function, turn what went wrong into one line."""
+"""Command line: parse, call one function, turn what went wrong into one line.
+
+Nothing heavy is imported before a command asks for it: `raymeta --help`, and a finished
+comparison, take no longer than Python itself.
+"""
 
 import argparse
 import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any
 
-from raymeta.cli import compare, config, diagnose, listing, optimize, report, train
+import shtab
+
+import raymeta
+from raymeta.cli import (
+    compare,
+    config,
+    diagnose,
+    listing,
+    optimize,
+    output,
+    report,
+    train,
+)
+
+EXIT_CODES = """\
+exit codes:
+  0    done: results are printed and written, whatever the verdict of diagnose
+  1    a mistake in raymeta or a library, with its traceback
+  2    bad input, one line says which and what to do; or a comparison that is INVALID,
+       for its methods did not train on the same: it is printed and drawn all the same
+  130  Ctrl-C: one line says how to go on
+
+Of the environment: RAY_ADDRESS, a cluster to use; RAYMETA_VERBOSE=1, as --verbose."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,51 +81,77 @@ def exit_code(program: Callable[[], None]) -> int:
     return 0
 
 
+class Version(argparse.Action):
+    """The versions of raymeta and of what decides results."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print them, and end."""
+        known = [f"{name} {metadata.version(name)}" for name in ("torch", "ray")]
+        python = ".".join(map(str, sys.version_info[:3]))
+        print(f"raymeta {raymeta.__version__} ({', '.join(known)}, Python {python})")
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
     parser = argparse.ArgumentParser(
         prog="raymeta",
         description="Hypergradients against black-box search, on Ray.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action=Version, nargs=0, help="print versions and exit"
+    )
+    shtab.add_argument_to(
+        parser, "--print-completion", help="print what completes commands in a shell"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[..., None], help_: str, **settings: type):
+    def command(
+        name: str, run: Callable[..., None], help_: str, settings: Any = None
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_, description=help_)
         sub.set_defaults(run=run)
-        if settings:
-            config.add_flags(sub, settings["settings"])
+        if settings is not None:
+            config.add_flags(sub, settings)
+            # Diagnose has it among its settings.
+            output.add_flags(sub, json="json" not in settings.__dataclass_fields__)
         return sub
 
-    command(
-        "compare",
-        compare.run,
-        "compare methods on tasks at equal budgets, on Ray Tune",
-        settings=compare.CompareSettings,
-    )
-    command(
-        "optimize",
-        optimize.run,
-        "learn a task's hyperparameters by hypergradient descent, here or on workers",
-        settings=optimize.OptimizeSettings,
-    )
+    for sub in (
+        command(
+            "compare",
+            compare.run,
+            "compare methods on tasks at equal budgets, on Ray Tune",
+            compare.CompareSettings,
+        ),
+        command(
+            "optimize",
+            optimize.run,
+            "learn a task's hyperparameters by hypergradient descent, here or on "
+            "workers",
+            optimize.OptimizeSettings,
+        ),
+        command(
+            "train",
+            train.run,
+            "meta-learn on a family of tasks, data-parallel on Ray Train",
+            train.TrainSettings,
+        ),
+    ):
+        output.add_dry_run(sub)
     command(
         "diagnose",
         diagnose.run,
         "say whether a task's hypergradient can be trusted, before a budget is spent",
-        settings=diagnose.DiagnoseSettings,
+        diagnose.DiagnoseSettings,
     )
-    command(
-        "train",
-        train.run,
-        "meta-learn on a family of tasks, data-parallel on Ray Train",
-        settings=train.TrainSettings,
+    sub = command(
+        "report", report.run, "print and draw the results of a run, as one HTML page"
     )
-    report.add_flags(
-        command(
-            "report",
-            report.run,
-            "print and draw the results of a run, as one HTML page",
-        )
-    )
-    command("list", listing.run, "tasks, methods and estimators by name")
+    report.add_flags(sub)
+    output.add_flags(sub)
+    sub = command("list", listing.run, "tasks, methods and estimators by name")
+    output.add_flags(sub, runs=False)
     return parser

@@ -5,8 +5,8 @@ import sys
 import warnings
 from dataclasses import dataclass
 
-from raymeta.cli import config
-from raymeta.cli.report import summarize
+from raymeta.cli import config, dry_run, finished, output
+from raymeta.cli.report import say, summary
 from raymeta.cli.settings import resumable, setting
 from raymeta.results.overfitting import Overfitting
 from raymeta.results.validity import InvalidComparison
@@ -44,16 +44,29 @@ class CompareSettings:
 
 def run(arguments: argparse.Namespace) -> None:
     """Compare methods on tasks; print the ranking, draw figures and page."""
-    settings = config.read(arguments, CompareSettings)
-    if sys.stdout.isatty():
+    settings, as_json = config.read(arguments, CompareSettings), arguments.json
+    if arguments.dry_run:
+        dry_run.show(dry_run.of_comparison(settings), as_json)
+        return
+    if (said := finished.recall(settings, settings.name)) is not None:
+        if not (as_json or arguments.quiet):
+            print("it had finished before")
+        say(dict(said), as_json)
+        return
+    if sys.stdout.isatty() and not (as_json or arguments.quiet):
         # Until the first line takes its place: importing Ray takes seconds.
         print("raymeta: preparing the comparison", end="\r", flush=True)
     from raymeta.results.run_folder import run_address, run_name
-    from raymeta.search import compare
 
     name = run_name(settings.storage, settings.name, settings.tasks)
-    with resumable("compare", settings, name), warnings.catch_warnings():
-        # `summarize` says so, and ends with an error where it is not valid.
+    with (
+        output.progress(arguments, as_json=as_json),
+        resumable("compare", settings, name),
+        warnings.catch_warnings(),
+    ):
+        from raymeta.search import compare
+
+        # `say` says so, and ends with an error where it is not valid.
         warnings.simplefilter("ignore", InvalidComparison)
         warnings.simplefilter("ignore", Overfitting)
         frame = compare(
@@ -66,5 +79,11 @@ def run(arguments: argparse.Namespace) -> None:
             slots=settings.slots,
             at_once=settings.at_once,
             gpus_per_trial=settings.gpus_per_trial or 0.0,
+            ranking=False,  # which `say` prints, without progress and as JSON, too
         )
-    summarize(run_address(settings.storage, name), frame)
+    from raymeta.results.mirror import local
+
+    with local(run_address(settings.storage, name)) as path:
+        found = summary(path, frame)
+    finished.keep(settings, name, found)
+    say(found, as_json)

@@ -16,6 +16,8 @@ from typing import (
     get_type_hints,
 )
 
+import shtab
+
 from raymeta.errors import unknown_name
 
 
@@ -36,7 +38,7 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Settings]) -> None
     """
     parser.add_argument(
         "--config", metavar="FILE", help="TOML file with these settings; flags win"
-    )
+    ).complete = shtab.FILE  # type: ignore[attr-defined]
     hints = get_type_hints(settings)
     for field in fields(settings):
         kind, many = _kind(hints[field.name])

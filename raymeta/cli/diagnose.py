@@ -4,9 +4,8 @@ import argparse
 import json
 from dataclasses import asdict, dataclass
 
-from raymeta.cli import config
+from raymeta.cli import config, output
 from raymeta.cli.settings import setting
-from raymeta.results.mirror import address
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     settings = config.read(arguments, DiagnoseSettings)
     from raymeta import analysis, tasks
     from raymeta.outer.diagnose import diagnose
+    from raymeta.results.mirror import address
     from raymeta.results.run_folder import RunFolder, run_name
 
     task = tasks.get(settings.task)
@@ -45,13 +45,14 @@ def run(arguments: argparse.Namespace) -> None:
         settings.storage, name, "diagnosis", kept, resume=False
     ) as folder:
         folder.record_run(tasks.loading.sources([task.name]))
-        found = diagnose(
-            task,
-            seed=settings.seed,
-            step=settings.step,
-            coordinates=settings.coordinates,
-            precision=settings.precision,
-        )
+        with output.progress(arguments, as_json=settings.json):
+            found = diagnose(
+                task,
+                seed=settings.seed,
+                step=settings.step,
+                coordinates=settings.coordinates,
+                precision=settings.precision,
+            )
         folder.note(found=found.record)
         figure = analysis.draw_diagnosis(found.record)
         files = analysis.save(figure, folder.path / "diagnosis")

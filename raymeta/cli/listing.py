@@ -1,6 +1,10 @@
 """`raymeta list`."""
 
 import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from raymeta.cli import output
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -11,32 +15,65 @@ def run(arguments: argparse.Namespace) -> None:
     from raymeta.tasks import loading
     from raymeta.train import ALGORITHMS, KIND_OF
 
-    print("tasks")
+    found: dict[str, list[dict[str, Any]]] = {"tasks": [], "methods": []}
     for name in tasks.names():
         try:
             task = tasks.get(name)
         except ValueError as error:  # of an installed package
-            print(f"  {name:<18} {error}")
+            found["tasks"].append({"name": name, "error": str(error)})
             continue
-        count, origin = len(task.space.flat_domains()), tasks.origin(task)
-        print(
-            f"  {name:<18} {count} hyperparameters, {task.horizon} steps a run, "
-            f"budget {task.budget:g}{f' ({origin})' if origin else ''}"
+        found["tasks"].append(
+            {
+                "name": name,
+                "hyperparameters": len(task.space.flat_domains()),
+                "horizon": task.horizon,
+                "budget": task.budget,
+                "origin": tasks.origin(task),
+            }
         )
-    print("methods")
     for name, method in METHODS.items():
-        lacks = " ".join(map(repr, missing(method)))
+        lacks, family, about = missing(method), method.family, method.summary
+        found["methods"].append(
+            {"name": name, "family": family, "summary": about, "missing": lacks}
+        )
+    found["estimators"] = [{"name": name} for name in ESTIMATORS]
+    found["algorithms"] = [
+        {"name": name, "families": [f for f, k in KIND_OF.items() if k in a.inner]}
+        for name, a in ALGORITHMS.items()
+    ]
+    found["own"] = [
+        {"name": name, "kind": kind.noun, "source": point.value}
+        for kind in (loading.LEARNER, loading.FAMILY)
+        for name, point in loading.entry_points(kind).items()
+    ]
+    if arguments.json:
+        output.print_json(found)
+    else:
+        print("\n".join(_lines(found)))
+
+
+def _lines(found: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
+    yield "tasks"
+    for task in found["tasks"]:
+        name = f"  {task['name']:<18}"
+        if "error" in task:
+            yield f"{name} {task['error']}"
+            continue
+        origin = f" ({task['origin']})" if task["origin"] else ""
+        yield (
+            f"{name} {task['hyperparameters']} hyperparameters, {task['horizon']} "
+            f"steps a run, budget {task['budget']:g}{origin}"
+        )
+    yield "methods"
+    for method in found["methods"]:
+        lacks = " ".join(map(repr, method["missing"]))
         state = f"missing: pip install {lacks}" if lacks else "available"
-        print(f"  {name:<16} {method.family:<14} {method.summary} ({state})")
-    print("estimators")
-    for name in ESTIMATORS:
-        print(f"  {name}")
-    print("meta-learning algorithms")
-    for name, algorithm in ALGORITHMS.items():
-        families = [
-            family for family, kind in KIND_OF.items() if kind in algorithm.inner
-        ]
-        print(f"  {name:<16} {' '.join(families)}")
-    for kind in (loading.LEARNER, loading.FAMILY):
-        for name, point in loading.entry_points(kind).items():
-            print(f"  {name:<16} {kind.noun} of {point.value}")
+        about = f"{method['family']:<14} {method['summary']}"
+        yield f"  {method['name']:<16} {about} ({state})"
+    yield "estimators"
+    yield from (f"  {estimator['name']}" for estimator in found["estimators"])
+    yield "meta-learning algorithms"
+    for algorithm in found["algorithms"]:
+        yield f"  {algorithm['name']:<16} {' '.join(algorithm['families'])}"
+    for own in found["own"]:
+        yield f"  {own['name']:<16} {own['kind']} of {own['source']}"

@@ -3,14 +3,13 @@
 import argparse
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raymeta.cli import config
+from raymeta.cli import config, dry_run, output
 from raymeta.cli.settings import setting
-from raymeta.results.mirror import address
 
 #: The folder of runs that have no name of their own.
 NAME = "optimize"
@@ -63,11 +62,26 @@ def run(arguments: argparse.Namespace) -> None:
         "budget": budget_of(task, settings.budget),
         "seed": settings.seed,
     }
-    with _result(task, estimator, kept, settings, layout) as (folder, result):
-        _print(task, result)
+    if arguments.dry_run:
+        workers = settings.workers
+        budget = kept["budget"]
+        said = dry_run.of_optimization(settings, task, estimator, budget, workers)
+        dry_run.show(said, arguments.json)
+        return
+    with ExitStack() as opened:
+        with output.progress(arguments, as_json=arguments.json):
+            found = _result(task, estimator, kept, settings, layout)
+            folder, result = opened.enter_context(found)
+        if not arguments.json:
+            _print(task, result)
         if result.interrupted:
             raise KeyboardInterrupt
-        _draw_loss_curves(task, result, settings, folder.path)
+        files = _draw_loss_curves(task, result, settings, folder.path)
+        if arguments.json:
+            output.print_json({**_record(task, result), "files": files})
+            return
+        for file in files:
+            print(f"drawn: {file}")
 
 
 @contextmanager
@@ -112,6 +126,26 @@ def _result(
         yield folder, result
 
 
+def _record(task: Any, result: Any) -> dict[str, Any]:
+    """What was found, for programs."""
+    from raymeta.space import Space
+
+    space = Space(**{name: task.space[name] for name in result.hparams})
+    return {
+        "task": result.task,
+        "method": result.method,
+        "seed": result.seed,
+        "start_loss": result.start_loss,
+        "outer_loss": result.outer_loss,
+        "hparams": space.point(result.hparams),
+        "metrics": dict(result.metrics),
+        "profile": result.profile,
+        "overfitting": result.overfitting,
+        "holdout_loss": result.holdout_loss,
+        "gradient_evals": result.reports[-1].gradient_evals,
+    }
+
+
 def _print(task: Any, result: Any) -> None:
     """Every report, the best λ, what lies beside it, and its metrics."""
     from raymeta.results.profile import sentence
@@ -145,13 +179,14 @@ def _print(task: Any, result: Any) -> None:
 
 def _draw_loss_curves(
     task: Any, result: Any, settings: OptimizeSettings, folder: Path
-) -> None:
+) -> list[str]:
     """Training along the λ of the runs that improved on the ones before, at most 12."""
     import pandas as pd
 
     from raymeta import analysis
     from raymeta.outer.replay import loss_curve
     from raymeta.outer.result import better
+    from raymeta.results.mirror import address
 
     problem = task.sample(settings.seed)
     start, *others = result.reports
@@ -172,5 +207,5 @@ def _draw_loss_curves(
     count = f"{len(better_runs) - 1} of {len(result.reports)}"
     title = f"{task.name}: the start, and the {count} estimates that improved on it"
     figure = analysis.draw_loss_curves(frame, title=title)
-    for path in analysis.save(figure, folder / "loss_curves"):
-        print(f"drawn: {address(path)}")
+    files = analysis.save(figure, folder / "loss_curves")
+    return [str(address(file)) for file in files]

@@ -3,10 +3,9 @@
 import argparse
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from raymeta.results.mirror import address, local
-from raymeta.results.together import put_together
+from raymeta.cli import output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,12 +49,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the results of folders; draw figures and page, surfaces if asked for."""
+    from raymeta.results.mirror import local
+    from raymeta.results.together import put_together
+
     with ExitStack() as opened:
         paths = [opened.enter_context(local(each)) for each in arguments.folder]
         path = paths[0] if len(paths) == 1 else put_together(paths)
         if arguments.surface:
-            _survey(path, arguments)
-        _summarize(path)
+            with output.progress(arguments, as_json=arguments.json):
+                _survey(path, arguments)
+        said = summary(path)
+    say(said, arguments.json)
 
 
 def _survey(path: Path, arguments: argparse.Namespace) -> None:
@@ -82,37 +86,76 @@ def _survey(path: Path, arguments: argparse.Namespace) -> None:
     )
 
 
-def summarize(folder: str, shown: "pd.DataFrame | None" = None) -> None:
+def summarize(
+    folder: str, shown: "pd.DataFrame | None" = None, *, as_json: bool = False
+) -> dict[str, Any]:
     """Print the ranking or the evaluation; draw figures and page beside the frame.
 
     Args:
         folder: a folder of results or its address on an object store, or a frame.
         shown: the rows of a comparison's frame to report; all by default.
+        as_json: whether to print it as JSON.
+
+    Returns:
+        What is said, see `summary`.
 
     Raises:
         ValueError: the comparison is not valid; all is printed and drawn nevertheless.
     """
+    from raymeta.results.mirror import local
+
     with local(folder) as path:
-        _summarize(path, shown)
+        said = summary(path, shown)
+    say(said, as_json)
+    return said
 
 
-def _summarize(path: Path, shown: "pd.DataFrame | None" = None) -> None:
+def say(said: dict[str, Any], as_json: bool) -> None:
+    """Print a summary.
+
+    Raises:
+        ValueError: the comparison is not valid.
+    """
+    if as_json:
+        output.print_json({k: value for k, value in said.items() if k != "text"})
+    else:
+        print(said["text"])
+    if invalid := said.get("invalid"):
+        raise ValueError(f"the comparison in {said['folder']} is {invalid}")
+
+
+def summary(path: Path, shown: "pd.DataFrame | None" = None) -> dict[str, Any]:
+    """What there is to say of results; figures and page are drawn.
+
+    Args:
+        path: see `summarize`.
+        shown: likewise.
+
+    Returns:
+        JSON values: `text` for people, `folder`, `files` that were drawn; of a
+        comparison `ranking`, `warnings` and `invalid`, of a training `evaluation`.
+    """
     from raymeta import analysis
+    from raymeta.results.mirror import address
     from raymeta.results.overfitting import overfitted
     from raymeta.results.validity import reasons_of, sentence
 
-    folder, invalid = path if path.is_dir() else path.parent, ""
+    folder = path if path.is_dir() else path.parent
+    said: dict[str, Any] = {"folder": str(address(folder))}
     if analysis.is_training(folder):
         frame = analysis.read_training(folder)
         published = analysis.read_published(folder)
-        print("\n" + analysis.format_evaluation(frame, published) + "\n")
+        lines = ["", analysis.format_evaluation(frame, published), ""]
+        rows = frame[frame["split"] == "test"].dropna(axis=1, how="all")
+        said["evaluation"] = output.records(rows)
     else:
         frame = analysis.read(path) if shown is None else shown
-        invalid = sentence(reasons_of(frame))
-        print("\n" + analysis.format_ranking(analysis.ranking(frame)) + "\n")
-        for line in overfitted(frame):
-            print(f"warning: {line}")
-    for file in analysis.write_report(path, shown):
-        print(f"drawn: {address(file)}")
-    if invalid:
-        raise ValueError(f"the comparison in {address(folder)} is {invalid}")
+        ranking = analysis.ranking(frame)
+        warnings = overfitted(frame)
+        lines = ["", analysis.format_ranking(ranking), ""]
+        lines += [f"warning: {line}" for line in warnings]
+        said["ranking"], said["warnings"] = output.records(ranking), list(warnings)
+        said["invalid"] = sentence(reasons_of(frame))
+    files = [str(address(file)) for file in analysis.write_report(path, shown)]
+    lines += [f"drawn: {file}" for file in files]
+    return {**said, "files": files, "text": "\n".join(lines)}

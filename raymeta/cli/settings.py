@@ -8,6 +8,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from raymeta.runtime.interrupt import Interrupted
+
 #: Files in jobs/ that are a command themselves.
 SCRIPTS = ("compare.py", "meta_train.py")
 
@@ -25,8 +27,9 @@ def resumable(command: str, settings: Any, name: str) -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         program = ["python"] * sys.argv[0].endswith(".py") + [sys.argv[0]]
         line = shlex.join([*program, *flags(command, settings, name=name)])
-        said = [*map(str, interrupt.args), f"go on with\n  {line}"]
-        raise KeyboardInterrupt("; ".join(said)) from None
+        told = ": ".join(map(str, interrupt.args))
+        found = interrupt.found if isinstance(interrupt, Interrupted) else told
+        raise Interrupted(found, f"go on with: {line}") from None
 
 
 def flags(command: str, settings: Any, **changed: Any) -> list[str]:

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
-from raymeta.cli import config
+from raymeta.cli import config, dry_run, output
 from raymeta.cli.report import summarize
 from raymeta.cli.settings import resumable, setting
 
@@ -111,8 +111,9 @@ class TrainSettings:
 def run(arguments: argparse.Namespace) -> None:
     """Meta-train; print the evaluation, draw figures and page."""
     settings = config.read(arguments, TrainSettings)
-    # Said at once: importing torch and Ray takes seconds.
-    print("raymeta: preparing the training", flush=True)
+    with output.progress(arguments, as_json=arguments.json):
+        # Said at once: importing torch and Ray takes seconds.
+        print("raymeta: preparing the training", flush=True)
     from raymeta.results.run_folder import run_address, run_name
     from raymeta.train import recipe, train
 
@@ -132,7 +133,14 @@ def run(arguments: argparse.Namespace) -> None:
     }
     chosen["seeds"] = tuple(range(settings.seeds))
     chosen["tasks_per_step"] = _tasks_per_step(settings)
-    with resumable("train", settings, name):
+    if arguments.dry_run:
+        said = dry_run.of_training(settings, recipe(**chosen), settings.workers)
+        dry_run.show(said, arguments.json)
+        return
+    with (
+        output.progress(arguments, as_json=arguments.json),
+        resumable("train", settings, name),
+    ):
         train(
             recipe(**chosen),
             scaling=_scaling(settings),
@@ -140,7 +148,7 @@ def run(arguments: argparse.Namespace) -> None:
             storage=settings.storage,
             **{field: getattr(settings, field) for field in place},
         )
-    summarize(run_address(settings.storage, name))
+    summarize(run_address(settings.storage, name), as_json=arguments.json)
 
 
 def _scaling(settings: TrainSettings) -> Any:

@@ -67,6 +67,28 @@ def dtypes_in() -> Iterator[set[torch.dtype]]:
         yield mode.found
 
 
+class _Random(TorchDispatchMode):
+    """Notes the operators that draw random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: Any = None
+    ) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.found.add(func.name().partition("::")[2])
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def draws_random_numbers() -> Iterator[set[str]]:
+    """The operators that draw random numbers here."""
+    with _Random() as mode:
+        yield mode.found
+
+
 class _Complex(TorchDispatchMode):
     """Notes whether there is a complex tensor among the results of operators."""
 

@@ -293,9 +293,9 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx: Any, *alphas: Tensor) -> tuple:
         if torch.is_grad_enabled():
             raise ValueError(
-                "a compiled or traced step has first derivatives only, but their graph "
-                "was asked for (create_graph=True): leave compile out, or use "
-                "engine='higher'"
+                "a compiled or traced step has first derivatives only (a function of "
+                "compile_twice has second ones), but a graph beyond was asked for "
+                "(create_graph=True): leave compile out, or use engine='higher'"
             )
         walk, like = ctx.walk, ctx.like
         floating = [z.is_floating_point() or z.is_complex() for z in like]

@@ -5,6 +5,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from raymeta._tree import tree_leaves, tree_map
+
 #: The parts of a family's tasks: for learning θ, for choosing, for the final look.
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -52,3 +54,35 @@ def require_episode(episodes: object) -> None:
             "raymeta.data.Episode(support, query), for modules each an "
             "Examples(inputs, targets, weight) with tasks along the first dimension"
         )
+
+
+def one_task(examples: object) -> Episode:
+    """The episode of one task, which is judged by its own examples.
+
+    Args:
+        examples: `(inputs, targets)` or `Examples`, shape (n, ...).
+
+    Raises:
+        ValueError: they are neither; or not as many targets as inputs, or none.
+    """
+    if isinstance(examples, tuple) and len(examples) == 2:
+        examples = Examples(*examples, weight=torch.ones(_count(*examples)))
+    if not isinstance(examples, Examples):
+        raise ValueError(
+            "a module adapts to (inputs, targets) or Examples of one task, or to an "
+            f"Episode of several, but got a {type(examples).__name__}: give one of them"
+        )
+    alone = tree_map(lambda x: x[None], examples)
+    return Episode(alone, alone)
+
+
+def _count(inputs: Any, targets: Any) -> int:
+    """How many examples tensors have in common."""
+    counts = [x.shape[:1] for x in tree_leaves((inputs, targets))]
+    if len(set(counts)) != 1 or not counts[0] or not counts[0][0]:
+        said = [tuple(x.shape) for x in tree_leaves((inputs, targets))]
+        raise ValueError(
+            "examples need as many targets as inputs, along the first dimension, but "
+            f"got shapes {said}"
+        )
+    return counts[0][0]

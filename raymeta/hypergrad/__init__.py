@@ -2,6 +2,7 @@
 
 import torch
 
+from raymeta.errors import require_arguments
 from raymeta.hypergrad.base import (
     Estimator,
     Hypergradient,
@@ -15,6 +16,7 @@ from raymeta.hypergrad.forward import Forward
 from raymeta.hypergrad.implicit import Implicit
 from raymeta.hypergrad.linear_solvers import ConjugateGradient, FixedPoint, Neumann
 from raymeta.hypergrad.pes import PES
+from raymeta.hypergrad.registry import by_name
 from raymeta.hypergrad.reverse import Reverse
 from raymeta.hypergrad.reversible import Reversible
 from raymeta.hypergrad.short_term import ShortTerm
@@ -50,7 +52,11 @@ __all__ = [
 
 
 def hypergradient(
-    problem: BilevelProblem, hparams: Hparams, estimator: Estimator
+    problem: BilevelProblem,
+    hparams: Hparams,
+    estimator: Estimator | str,
+    *,
+    steps: int | None = None,
 ) -> Hypergradient:
     """dE/dλ of a run that starts at s_0(λ).
 
@@ -60,14 +66,17 @@ def hypergradient(
     Args:
         problem: what is trained.
         hparams: λ in natural values, name -> tensor, or the option of a `Choice`.
-        estimator: how to differentiate, for example `Reverse(steps=100)`.
+        estimator: how to differentiate, for example `Reverse(steps=100)`; or a name of
+            `raymeta.hypergrad.registry`, for example "reverse", with `steps`.
+        steps: training steps of the run, of an estimator by name.
 
     Raises:
-        ValueError: the estimator is none; the outer loss does not depend on a
+        ValueError: the estimator is none, or its name is unknown; a name without
+            steps, or steps beside an object; the outer loss does not depend on a
             hyperparameter, though it is read, or though λ has no options; the problem
             asks for a name that λ lacks.
     """
-    require_estimator(estimator, steps=100)
+    estimator = _sized(estimator, steps)
     unused = unread(problem, hparams, estimator.steps)
     try:
         active = {name: v for name, v in hparams.items() if name not in unused}
@@ -84,3 +93,26 @@ def hypergradient(
     return found._replace(
         grads={name: grads[name] for name in hparams if name in grads}
     )
+
+
+def _sized(estimator: Estimator | str, steps: int | None) -> Estimator:
+    """The estimator, by its name for so many steps.
+
+    Raises:
+        ValueError: see `hypergradient`.
+    """
+    if isinstance(estimator, str):
+        if steps is None:
+            raise ValueError(
+                "an estimator by name is for a number of training steps, but got "
+                f"{estimator!r} without: give steps="
+            )
+        require_arguments(hypergradient, steps=steps)
+        return by_name(estimator, steps)
+    require_estimator(estimator, steps=100)
+    if steps is not None:
+        raise ValueError(
+            f"steps is for an estimator by name, but got steps={steps} beside "
+            f"{estimator}: leave it out"
+        )
+    return estimator

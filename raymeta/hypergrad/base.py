@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
-from raymeta._tree import detach, is_differentiable
+from raymeta import display
+from raymeta._tree import detach, is_differentiable, tree_leaves
 from raymeta.autograd.double_backward import (
     require_twice_differentiable as require_twice_differentiable,
 )
@@ -40,6 +41,25 @@ class Hypergradient(NamedTuple):
     gradient_evals: float
     residual: float | None = None
 
+    def __repr__(self) -> str:
+        about = f"gradient_evals={self.gradient_evals:g}"
+        if self.residual is not None:
+            about += f", residual={self.residual:.3g}"
+        return (
+            f"Hypergradient(outer_loss={display.short(self.outer_loss)}, "
+            f"grads=({display.entries(self.grads)}), {about})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = {"outer loss": self.outer_loss, "gradient evals": self.gradient_evals}
+        slopes = {f"dE/d{name}": value for name, value in self.grads.items()}
+        return display.table("Hypergradient", rows | slopes)
+
+    def plot(self) -> Any:
+        """A figure of the derivatives by flat name."""
+        title = f"hypergradient at E = {display.short(self.outer_loss)}"
+        return display.figures().draw_gradient(display.flat(self.grads), title)
+
 
 class Rollout(NamedTuple):
     """Where training stands.
@@ -53,6 +73,11 @@ class Rollout(NamedTuple):
     state: State
     step: int
     carry: Any = None
+
+    def __repr__(self) -> str:
+        count = sum(isinstance(x, Tensor) for x in tree_leaves(self.state))
+        carried = ", with a carry" * (self.carry is not None)
+        return f"Rollout(step={self.step}, a state of {count} tensors{carried})"
 
 
 class Estimator(Protocol):

@@ -1,5 +1,7 @@
 """Meta-learning on the one engine, one algorithm a file."""
 
+from typing import TYPE_CHECKING, Any
+
 from raymeta.data.episodes import Episode, Examples
 from raymeta.meta.anil import anil
 from raymeta.meta.cavia import cavia
@@ -15,6 +17,9 @@ from raymeta.meta.meta_sgd import meta_sgd
 from raymeta.meta.module import MetaModule, MetaOutput
 from raymeta.meta.reptile import reptile
 from raymeta.meta.siren import Siren
+
+if TYPE_CHECKING:
+    from raymeta.train.saved import load
 
 __all__ = [
     "Episode",
@@ -32,8 +37,18 @@ __all__ = [
     "functa",
     "imaml",
     "learned_dataset",
+    "load",
     "lslr",
     "maml",
     "meta_sgd",
     "reptile",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What reads folders of runs, which the mathematics does not load."""
+    if name != "load":
+        raise AttributeError(f"module 'raymeta.meta' has no attribute {name!r}")
+    from raymeta.train.saved import load
+
+    return load

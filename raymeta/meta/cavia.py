@@ -1,7 +1,7 @@
 """CAVIA: fast context adaptation."""
 
 from collections.abc import Mapping
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -72,11 +72,7 @@ def cavia(
     some = next(iter(network.weights))
 
     def arguments(params: Tensors, inputs: tuple) -> tuple:
-        phi = params["context"]
-        if join == "argument":
-            return (*inputs, phi)
-        (x,) = inputs
-        return (torch.cat([x, phi.expand(*x.shape[:-1], context)], -1),)
+        return joined(inputs, params["context"], join)
 
     def clamped(grads: Tensors) -> Tensors:
         assert clamp is not None
@@ -92,4 +88,33 @@ def cavia(
         start=lambda theta, task: {"context": theta[some].new_zeros(context)},
         arguments=arguments,
         transform=None if clamp is None else clamped,
+        alone=lambda net, params: WithContext(net, params["context"], join),
     )
+
+
+def joined(inputs: tuple, phi: Tensor, join: str) -> tuple:
+    """What a module is called with, of its inputs and a context φ."""
+    if join == "argument":
+        return (*inputs, phi)
+    (x,) = inputs
+    return (torch.cat([x, phi.expand(*x.shape[:-1], len(phi))], -1),)
+
+
+class WithContext(nn.Module):
+    """A module whose context is found: it is called with the inputs alone.
+
+    Args:
+        module: what is called with inputs and φ.
+        context: φ, shape (context,).
+        join: see `cavia`.
+    """
+
+    def __init__(self, module: nn.Module, context: Tensor, join: str) -> None:
+        super().__init__()
+        self.module, self.join = module, join
+        self.register_buffer("context", context.detach().clone())
+        self.train(module.training)
+
+    def forward(self, *inputs: Any) -> Any:
+        """What the module says of inputs in this context."""
+        return self.module(*joined(inputs, self.get_buffer("context"), self.join))

@@ -67,7 +67,8 @@ def distillation(
     count, classes = len(images), labels.detach().clone()
 
     def start(theta: Tensors, task: Episode) -> Tensors:
-        return dict(task.support) if task.support else network.own(theta)
+        random = isinstance(task.support, dict) and task.support
+        return dict(random) if random else network.own(theta)
 
     def seen(task: Episode, theta: Tensors, t: Tensor) -> Examples:
         x = theta["images"].index_select(0, (t % count).reshape(1)).squeeze(0)

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from raymeta._tree import in_transform, tree_map
 from raymeta.autograd.stop_gradient import hooked
 from raymeta.meta.task_rng import TaskNoise
-from raymeta.modules.copies import require_module
+from raymeta.modules.copies import copied, require_module, with_tensors
 from raymeta.modules.counter_rng import Noise
 from raymeta.modules.functional import Needs, Network
 from raymeta.modules.module_problem import mode_copies
-from raymeta.modules.overrides.batch_norm import Policy
+from raymeta.modules.overrides.batch_norm import Policy, tuned_norms
 from raymeta.modules.overrides.gradient_hooks import gradient_hooks
 from raymeta.modules.purity import find_needs
 from raymeta.types import Tensors
@@ -49,6 +49,7 @@ class MetaNetwork:
         self.weights = {name: p.detach().clone() for name, p in trained.items()}
         self._hooks = gradient_hooks(module)
         device = next(iter(trained.values())).device
+        self._policy = batch_norm
         seen, judged, written = mode_copies(module, batch_norm)
         self._frozen = {
             name: p.detach()
@@ -96,6 +97,17 @@ class MetaNetwork:
         """Outputs in evaluation mode."""
         self._find_needs(self._evaluation, inputs, noise)
         return self._evaluation(self._all(weights), buffers, inputs, noise)[0]
+
+    def module(self, weights: Tensors, buffers: Tensors) -> nn.Module:
+        """A copy of the module on its own, which answers as `judge` does.
+
+        Args:
+            weights: tensors by name; others than its own are ignored.
+            buffers: tensors by name.
+        """
+        plain = copied(self._module)
+        tensors = tuned_norms(plain, self._policy, self._all(weights) | buffers)
+        return with_tensors(plain, tensors)
 
     def _find_needs(self, network: Network, inputs: tuple, noise: TaskNoise) -> None:
         """Find out, by the first call with known values, what a network needs."""

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from torch import nn
+
 from raymeta.data.episodes import Episode
 from raymeta.errors import require_types, said
 from raymeta.hypergrad import Estimator
 from raymeta.modules.micro_batches import require_one_pass
 from raymeta.optim import first_order as without_second_derivatives
 from raymeta.problem import BilevelProblem, Descent
-from raymeta.types import Tensors
+from raymeta.types import State, Tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,7 @@ class Learner:
     steps: int
     estimator: Estimator | None = None
     transform: Callable[[Tensors], Tensors] | None = None
+    adapted: Callable[[State, Tensors], nn.Module] | None = None
 
     def __post_init__(self) -> None:
         """Check the types of all, and the number of steps."""

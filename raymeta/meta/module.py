@@ -1,18 +1,20 @@
 """Meta-module: what users wrap in `DistributedDataParallel` like any other."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 
-from raymeta._tree import cloned, detach, tree_leaves
-from raymeta.data.episodes import Episode, require_episode
+from raymeta import display
+from raymeta._tree import cloned, detach, tree_leaves, tree_map
+from raymeta.data.episodes import Episode, Examples, one_task, require_episode
 from raymeta.errors import unknown_name
 from raymeta.meta.learner import Learner, require_learner
 from raymeta.meta.per_task import TaskByTask, WithHigher, estimated
 from raymeta.meta.preflight import Preflight
 from raymeta.meta.vectorized import Vectorized
 from raymeta.meta.weighted import with_known_weights
+from raymeta.modules.overrides.internals import sublayers
 from raymeta.types import State, Tensors
 
 ENGINES = ("functional", "higher")
@@ -31,6 +33,11 @@ class MetaOutput(NamedTuple):
     loss: Tensor
     losses: Tensor
     metrics: Tensors
+
+    def __repr__(self) -> str:
+        loss, losses = display.short(self.loss), display.short(self.losses)
+        known = f", {display.entries(self.metrics)}" * bool(self.metrics)
+        return f"MetaOutput(loss={loss}, losses={losses}{known})"
 
 
 class MetaModule(nn.Module):
@@ -77,14 +84,20 @@ class MetaModule(nn.Module):
             )
         self.learner, self.engine, self.compile_steps = learner, engine, compile
         for name, value in learner.meta.items():
-            parameter = nn.Parameter(value.detach().clone())
-            self.register_parameter(_registered(name), parameter)
+            holder, last = _place(self, name)
+            holder.register_parameter(last, nn.Parameter(value.detach().clone()))
         self.register_load_state_dict_pre_hook(_rename)
         self._prepare()
 
     def theta(self) -> Tensors:
-        """The meta-parameters θ by name."""
-        return {name: getattr(self, _registered(name)) for name in self.learner.meta}
+        """The meta-parameters θ by name, in the learner's order."""
+        places = {name: _place(self, name) for name in self.learner.meta}
+        return {name: getattr(holder, last) for name, (holder, last) in places.items()}
+
+    def meta_parameters(self) -> list[nn.Parameter]:
+        """θ in the learner's order, for optimizers whose state is kept."""
+        places = [_place(self, name) for name in self.learner.meta]
+        return [holder.get_parameter(last) for holder, last in places]
 
     def forward(self, episodes: Episode, steps: int | None = None) -> MetaOutput:
         """Adapt to every task; the outer losses afterwards.
@@ -111,16 +124,51 @@ class MetaModule(nn.Module):
                 losses, metrics = self._inner.outcome(episodes, theta, count)
         return MetaOutput(losses.mean(), losses, detach(metrics))
 
-    def adapt(self, episodes: Episode, steps: int | None = None) -> State:
-        """The learners' states after their inner steps, tasks along the first axis."""
-        require_episode(episodes)
+    @overload
+    def adapt(self, tasks: Episode, steps: int | None = None) -> State: ...
+
+    @overload
+    def adapt(
+        self, tasks: Examples | tuple[Any, Any], steps: int | None = None
+    ) -> nn.Module: ...
+
+    def adapt(self, tasks: Any, steps: int | None = None) -> Any:
+        """One task's adapted module; or of an `Episode`, the states of its learners.
+
+        Args:
+            tasks: the examples of one task, `(inputs, targets)` or `Examples`; or N
+                tasks along the leading dimension of every tensor.
+            steps: inner steps; the learner's T by default.
+
+        Returns:
+            A module of the user's own classes, in evaluation mode, that depends on
+            nothing else (of `cavia` and `functa` with the context inside); of an
+            `Episode` the learners' states, tasks along the first axis.
+
+        Raises:
+            ValueError: neither examples nor tasks; the learner adapts no module.
+        """
+        if not isinstance(tasks, Episode):
+            return self._adapted_module(one_task(tasks), steps)
         count = self.learner.steps if steps is None else steps
         differentiated = self.training and torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(differentiated):
-            theta, episodes = _usable((self.theta(), episodes))
+            theta, episodes = _usable((self.theta(), tasks))
             episodes = with_known_weights(episodes)
             self._preflight(episodes, theta, count, differentiated)
             return self._inner.adapt(episodes, theta, count)
+
+    def _adapted_module(self, task: Episode, steps: int | None) -> nn.Module:
+        if self.learner.adapted is None:
+            raise ValueError(
+                "adapt(examples) needs a learner of an algorithm that adapts a module, "
+                "but this one has no `adapted`: give it one, or give adapt an Episode "
+                "for the learners' states"
+            )
+        with torch.no_grad():
+            states = self.adapt(task, steps)
+            state = tree_map(lambda x: x[0], states)
+            return self.learner.adapted(state, detach(self.theta()))
 
     def _task_by_task(
         self, episodes: Episode, theta: Tensors, steps: int
@@ -165,10 +213,25 @@ class MetaModule(nn.Module):
 def _rename(
     module: MetaModule, state_dict: dict[str, Any], prefix: str, *_: Any
 ) -> None:
-    """Load θ by its own names as well: those of `theta()` and of a run's result."""
+    """Load what was saved when a name's dots were written as slashes."""
     for name in module.learner.meta:
-        if prefix + name in state_dict:
-            state_dict[prefix + _registered(name)] = state_dict.pop(prefix + name)
+        old = prefix + name.replace(".", "/")
+        if old in state_dict:
+            state_dict[prefix + name] = state_dict.pop(old)
+
+
+def _place(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The submodule that holds a parameter, made where it is missing; the last name.
+
+    So the parameters are named as those of the user's own module.
+    """
+    *parts, last = name.split(".")
+    for part in parts:
+        # Not by `add_module`: a module may have a layer called "learner".
+        inside = sublayers(module).setdefault(part, nn.Module())
+        assert inside is not None
+        module = inside
+    return module, last
 
 
 def _with_gradients(losses: Tensor, grads: Tensors, theta: Tensors) -> Tensor:
@@ -184,8 +247,3 @@ def _usable(tree: Any) -> Any:
     if not any(isinstance(x, Tensor) and x.is_inference() for x in leaves):
         return tree
     return cloned(tree)
-
-
-def _registered(name: str) -> str:
-    """A name that `nn.Module` takes for a parameter's."""
-    return name.replace(".", "/")

@@ -13,6 +13,7 @@ from raymeta.autograd.through_stops import ThroughStops
 from raymeta.data.episodes import Episode, Examples
 from raymeta.errors import said, unknown_name
 from raymeta.hypergrad import Estimator
+from raymeta.meta.accuracy import accuracy, right_of
 from raymeta.meta.functional_network import MetaNetwork
 from raymeta.meta.learner import Learner
 from raymeta.meta.task_rng import TaskNoise
@@ -45,7 +46,8 @@ class Options(TypedDict, total=False):
 
     Attributes:
         metrics: name -> (outputs, targets) -> the mean over examples, shape ();
-            computed on the query beside its loss.
+            computed on the query beside its loss. "accuracy" is there by itself where
+            the loss is one of torch's for classifiers (cross-entropy, …).
         batch_norm: what batch norms normalize with, "batch" by default: the examples
             that are evaluated together (Finn et al. 2017). Others: see
             `raymeta.module_problem`.
@@ -199,6 +201,7 @@ def supervised(
     judge: Callable[[Tensor, TrainState, Tensors], Tensor] | None = None,
     estimator: Estimator | None = None,
     transform: Callable[[Tensors], Tensors] | None = None,
+    alone: Callable[[nn.Module, Tensors], nn.Module] | None = None,
 ) -> Learner:
     r"""Adapt some tensors φ to labelled examples, with the network at θ and φ.
 
@@ -221,6 +224,8 @@ def supervised(
         judge: (query loss, s_T, θ) -> the outer loss; the query loss unless given.
         estimator: see `Learner`.
         transform: see `Learner`.
+        alone: (the module with its weights, φ_T) -> what is called with the inputs;
+            that module unless given.
 
     Raises:
         ValueError: the loss is no function; from the first forward, a task whose
@@ -228,6 +233,7 @@ def supervised(
     """
     require_function("loss", loss, ("outputs", "targets"))
     metrics, seed = options.get("metrics", {}), options.get("seed", 0)
+    right = None if "accuracy" in metrics else right_of(loss)
     inner, outer = ThroughStops("the inner loss"), ThroughStops("the outer loss")
 
     def called_with(params: Tensors, examples: Examples) -> tuple:
@@ -292,12 +298,15 @@ def supervised(
         def measured(state: TrainState, theta: Tensors) -> Tensors:
             with torch.no_grad():
                 outputs = answer(state, theta)
-                return {
+                values = {
                     key: batch_loss(
                         _floating(metric), outputs, query, f"metric {key!r}"
                     )
                     for key, metric in metrics.items()
                 }
+                if right is not None:
+                    values["accuracy"] = accuracy(right, outputs, query)
+                return values
 
         return BilevelProblem(
             init=init,
@@ -305,8 +314,12 @@ def supervised(
             step=Descent(inner_loss, optimizer),
             outer_loss=outer_loss,
             inner_loss=lambda s, h, b: inner_loss(s.params, s.buffers, h, b)[0],
-            metrics=measured if metrics else None,
+            metrics=measured if metrics or right is not None else None,
         )
+
+    def adapted(state: TrainState, theta: Tensors) -> nn.Module:
+        module = network.module({**theta, **state.params}, state.buffers)
+        return module if alone is None else alone(module, state.params)
 
     return Learner(
         meta=meta,
@@ -314,4 +327,5 @@ def supervised(
         steps=steps,
         estimator=estimator,
         transform=transform,
+        adapted=adapted,
     )

@@ -1,10 +1,12 @@
 """Diagnosis of a problem's hypergradient, and the rule of its verdict."""
 
+import html
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from raymeta import display
 from raymeta.modules.non_smooth import NonSmooth, put_instead
 from raymeta.results.overfitting import EXAMPLES
 from raymeta.space import Point
@@ -144,6 +146,16 @@ class Diagnosis:
 
     def __repr__(self) -> str:
         return f"Diagnosis({self.task!r}: {self.line})"
+
+    def _repr_html_(self) -> str:
+        checks = self.frame.to_html(
+            index=False, na_rep="", float_format="{:.4g}".format
+        )
+        return f"<b>{html.escape(f'{self.task}: {self.line}')}</b>{checks}"
+
+    def plot(self) -> Any:
+        """A figure of E along the gradient, and of sensitivities over the run."""
+        return display.figures().draw_diagnosis(self.record)
 
     @property
     def agreement(self) -> float:

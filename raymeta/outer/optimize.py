@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 
 from raymeta import tasks
 from raymeta.hypergrad import Estimator
+from raymeta.hypergrad.compiled import CompiledDescent, CompiledStep
 from raymeta.hypergrad.used_hparams import require_names
 from raymeta.outer.arguments import (
     estimator_of,
@@ -32,7 +33,7 @@ from raymeta.outer.report import Report, Schedule, held_out, plain_run
 from raymeta.outer.result import Result, better
 from raymeta.problem import BilevelProblem
 from raymeta.results.overfitting import Overfitting
-from raymeta.runtime.progress import Progress, clock
+from raymeta.runtime.progress import Bar
 from raymeta.space import Space
 from raymeta.tasks.base import (
     Task,
@@ -164,7 +165,6 @@ def descended(
     """
     task = conditioned(task, seed)
     problem = sampled(task, seed)
-    show = shown(progress, budget)
     if opening is None and progress is True:
         opening = partial(print, flush=True)
     if opening is not None:
@@ -174,7 +174,9 @@ def descended(
     reports: list[Report] = []
     best: Report | None = None
     interrupted, start_holdout = False, math.nan
+    live = ExitStack()
     try:
+        show = live.enter_context(shown(progress, budget, _waiting(problem)))
         descent = descend(
             task,
             problem,
@@ -208,6 +210,8 @@ def descended(
         if best is None:
             raise
         interrupted = True
+    finally:
+        live.close()
     if best is None or best.schedule is None:
         raise ValueError(
             f"no run of {task.name!r} ended with a finite outer loss in {len(reports)} "
@@ -258,30 +262,37 @@ def _s_0(task: Task, problem: BilevelProblem, report: Report) -> State:
     return problem.init(task.space.hparams(report.hparams, device=problem.device))
 
 
+@contextmanager
 def shown(
-    progress: bool | Callable[[Report, float], None] | None, budget: float
-) -> Callable[[Report, float], None]:
-    """What takes reports: the user's own, a printer of them now and then, or nothing.
+    progress: bool | Callable[[Report, float], None] | None,
+    budget: float,
+    waiting: str = "the first estimate is under way",
+) -> Iterator[Callable[[Report, float], None]]:
+    """What takes reports: the user's own, a bar or lines now and then, or nothing.
 
     Args:
         progress: see `optimize`.
         budget: in gradient evaluations.
+        waiting: what is said before the first report.
     """
     if callable(progress):
-        return progress
-    if progress is not True:
-        return _ignore
-    display = Progress(True)
+        yield progress
+    elif progress is not True:
+        yield _ignore
+    else:
+        with Bar(budget, waiting) as bar:
+            yield lambda report, best: bar.update(
+                report.gradient_evals,
+                f"outer loss {report.outer_loss:.5g} at step {report.inner_steps}, "
+                f"best of a full run {best:.5g}",
+            )
 
-    def show(report: Report, best: float) -> None:
-        line = (
-            f"{clock(display.elapsed)} {report.gradient_evals / budget:4.0%} of the "
-            f"budget, outer loss {report.outer_loss:.5g} at step {report.inner_steps}, "
-            f"best of a full run {best:.5g}"
-        )
-        display.update(lambda width: [line[:width]])
 
-    return show
+def _waiting(problem: BilevelProblem) -> str:
+    """What is done before the first report."""
+    compiles = isinstance(problem.step, CompiledStep | CompiledDescent)
+    how = ", which compiles the step" if compiles else ""
+    return f"the first estimate is under way{how}"
 
 
 def _ignore(*args: Any) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import nn
 
+from raymeta import display
 from raymeta.optim import LearnedSchedule, export_schedule
 from raymeta.optim.export import GroupSettings
 from raymeta.outer.report import Report, Schedule, lowest_kept
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """Result of a hypergradient descent.
 
@@ -71,6 +72,33 @@ class Result:
     holdout_loss: float = math.nan
     standard_error: float = math.nan
     examples: float = math.nan
+
+    def __repr__(self) -> str:
+        ended = ", interrupted" if self.interrupted else ""
+        return (
+            f"Result({self.task!r} by {self.method}, seed {self.seed}: outer_loss="
+            f"{self.outer_loss:.5g}{self._from_start()}, hparams=("
+            f"{display.entries(self.hparams)}), {len(self.reports)} reports{ended})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "outer loss": f"{self.outer_loss:.5g}{self._from_start()}",
+            **{f"λ {name}": value for name, value in self.hparams.items()},
+            **self.metrics,
+            "gradient evaluations": self.reports[-1].gradient_evals,
+            "reports": len(self.reports),
+            **({"warning": self.overfitting} if self.overfitting else {}),
+        }
+        return display.table(f"{self.task} by {self.method}, seed {self.seed}", rows)
+
+    def _from_start(self) -> str:
+        return "" if self.start_loss is None else f" (start {self.start_loss:.5g})"
+
+    def plot(self) -> Any:
+        """A figure of the outer loss and of λ against gradient evaluations."""
+        title = f"{self.task} by {self.method}"
+        return display.figures().draw_descent(self.frame, title)
 
     @property
     def start_loss(self) -> float | None:

@@ -6,10 +6,12 @@ it writes goes up, and what it asks for comes down. No file has two writers, so 
 has to be merged.
 """
 
+import _thread
 import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -271,6 +273,14 @@ def local(place: str) -> Iterator[Path]:
         yield here / name
 
 
+def _interrupt(thread: int) -> None:
+    """As Ctrl-C does it, also where threads cannot be signalled (Windows)."""
+    if sys.platform == "win32":
+        _thread.interrupt_main()
+    else:
+        signal.pthread_kill(thread, signal.SIGINT)
+
+
 @contextmanager
 def _mirrored(mirror: Mirror) -> Iterator[None]:
     """Keep a mirror in step from a thread, and at the end.
@@ -289,7 +299,7 @@ def _mirrored(mirror: Mirror) -> Iterator[None]:
                 mirror.sync()
             except TakenOverError:
                 if hears and not over.is_set():
-                    signal.pthread_kill(main, signal.SIGINT)
+                    _interrupt(main)
                 return
             except ValueError:
                 continue  # a store may be away for a moment; the last time counts

@@ -4,7 +4,6 @@ Every run, of `compare`, `optimize`, `diagnose` and `train`, opens its folder he
 wherever the storage is, alone, and with the settings of the run that it continues.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -12,9 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from raymeta.results import mirror, schema
 from raymeta.results.atomic import atomic_write
@@ -54,7 +54,7 @@ class RunFolder:
         self.frame = path / "frame.parquet"
         self._file = path / f"{kind}.json"
         self._record: dict[str, Any] = {}
-        self._locked = -1
+        self._locked: os.stat_result | None = None
         self._has_frame = False
 
     @classmethod
@@ -129,9 +129,8 @@ class RunFolder:
         if not lock.exists():  # nothing is left in a folder of something else
             self._require_ours()
         # First, then a look: another process may be about to begin here.
-        held = locked.enter_context(lock.open("ab"))
-        _lock(held, self.kind)
-        self._locked = held.fileno()
+        locked.enter_context(_locked(lock, self.kind))
+        self._locked = os.stat(lock)
         join_segments(self.path)
         self._require_ours()
         version = {schema.KEY: schema.VERSION}
@@ -160,10 +159,10 @@ class RunFolder:
 
     def require_there(self) -> None:
         """Raise ValueError where somebody has removed or replaced the folder."""
+        assert self._locked is not None
         try:
-            same = os.path.samestat(
-                os.stat(self.path / ".lock"), os.fstat(self._locked)
-            )
+            # It is open as long as we hold it, so that no other file has its number.
+            same = os.path.samestat(os.stat(self.path / ".lock"), self._locked)
         except FileNotFoundError:
             same = False
         if not same:
@@ -243,16 +242,25 @@ def write_frame(frame: pd.DataFrame, path: Path) -> None:
     mirror.upload(path)
 
 
-def _lock(file: IO[bytes], kind: Kind) -> None:
-    """Lock an open file until it is closed; one process can."""
+@contextmanager
+def _locked(file: Path, kind: Kind) -> Iterator[None]:
+    """Lock a folder by a file in it; one process can, and its end unlocks it.
+
+    By a descriptor of its own: within one process, two runs are two as well.
+    """
+    lock = FileLock(file, is_singleton=False, thread_local=False)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(blocking=False)
+    except Timeout:
         article = "an" if kind[0] in "aeiou" else "a"
         raise ValueError(
             f"one process at a time runs {article} {kind}, but another one is writing "
-            f"{file.name}: wait for it, or use another name"
+            f"{file}: wait for it, or use another name"
         ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def require_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -37,6 +37,33 @@ class Interrupt:
             signal.signal(each, signal.default_int_handler)
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C that ended a run which is kept: one line says how to go on.
+
+    Args:
+        found: where what was found is; "" where nothing was.
+        remedy: how to go on.
+    """
+
+    def __init__(self, found: str, remedy: str) -> None:
+        super().__init__("; ".join(filter(None, (found, remedy))))
+        self.found = found
+
+    def _render_traceback_(self) -> list[str]:
+        """All that IPython and Jupyter show of it."""
+        return [f"KeyboardInterrupt: {self}"]
+
+
+@contextmanager
+def goes_on(name: str) -> Iterator[None]:
+    """A run that Ctrl-C ends with the call that goes on from there."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        found = ": ".join(map(str, interrupt.args))
+        raise Interrupted(found, f"the same call with name={name!r} goes on") from None
+
+
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Ignore Ctrl-C: an interrupted shutdown would leave Ray's processes behind."""

@@ -94,9 +94,17 @@ def running(slots: int | None) -> Iterator[int]:
                     ray.shutdown()
 
 
+def verbose() -> bool:
+    """Whether Ray is to say what it says by itself: `RAYMETA_VERBOSE`, `-v`."""
+    return os.environ.get("RAYMETA_VERBOSE", "") not in ("", "0")
+
+
 @contextmanager
 def quiet_deaths() -> Iterator[None]:
     """Keep Ray's paragraphs about dead workers off the screen: runs say so."""
+    if verbose():
+        yield
+        return
     before = stdout_deduplicator.skip_re
     others = [] if before is None else [before.pattern]
     stdout_deduplicator.skip_re = re.compile("|".join([*others, DEATH]))
@@ -132,6 +140,8 @@ def _read_token() -> None:
 
 def _start(slots: int | None, folder: Path) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if verbose():
+        quiet = {"log_to_driver": True, "logging_level": logging.INFO}
     if address := os.environ.get("RAY_ADDRESS"):
         _join(address, quiet)
         return

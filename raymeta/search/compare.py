@@ -23,7 +23,7 @@ from raymeta.results.tensorboard import TensorBoardWriter, show_comparison
 from raymeta.results.validity import InvalidComparison, marked, reasons_of, sentence
 from raymeta.runtime import ray_session, source_code
 from raymeta.runtime.cluster import require_possible
-from raymeta.runtime.interrupt import Interrupt
+from raymeta.runtime.interrupt import Interrupt, goes_on
 from raymeta.runtime.progress import Progress, clock
 from raymeta.runtime.ray_session import running
 from raymeta.runtime.serialization import pack
@@ -36,6 +36,7 @@ from raymeta.search.progress import (
     growth_lines,
     opening,
     progress_lines,
+    ranking_lines,
     slots_lines,
 )
 from raymeta.search.resume import (
@@ -81,6 +82,7 @@ def compare(
     stop: Stop = None,
     keep_tune: bool = False,
     progress: bool | Callable[[str], None] = True,
+    ranking: bool = True,
 ) -> pd.DataFrame:
     """Compare methods on tasks at equal budgets, on Ray Tune.
 
@@ -125,6 +127,8 @@ def compare(
         keep_tune: whether the folder keeps Tune's own experiment, `tune/1` (after an
             interruption `tune/2`, …), for `tune.ExperimentAnalysis`.
         progress: whether to print progress, or what takes its lines.
+        ranking: whether what is printed ends with the ranking, and with the call that
+            draws figures and page.
 
     Returns:
         The frame, one row per report (see docs/fairness.md), as in
@@ -138,7 +142,8 @@ def compare(
         ValueError: something is unknown, missing, given twice or impossible; all
             methods lack packages; the name belongs to a comparison with other settings
             or of other code, or to one that grows and trained on something else.
-        KeyboardInterrupt: Ctrl-C; what was reported so far is in the folder.
+        KeyboardInterrupt: Ctrl-C; one line says where what was reported is, and that
+            the same call goes on.
     """
     if slots is not None and slots < 1:
         raise ValueError(f"slots must be at least 1, but got {slots}")
@@ -155,10 +160,15 @@ def compare(
     with quiet_tune():
         studies = [study_of(spec) for spec in plan.study_specs()]
         plan.require_names()
-    with RunFolder.open(
-        storage, name, "comparison", plan.settings(), require=require_settings
-    ) as folder:
+    with (
+        goes_on(name),
+        RunFolder.open(
+            storage, name, "comparison", plan.settings(), require=require_settings
+        ) as folder,
+    ):
         frame = _compared(plan, studies, code, folder, display, slots, options)
+    if ranking and progress is True:
+        display.print(ranking_lines(frame, run_address(storage, name)))
     return _warned(frame)
 
 

@@ -349,7 +349,7 @@ def _check(what: str, names: Iterable[Any]) -> None:
 def _describe_task(task: Task) -> dict[str, Any]:
     return {
         "horizon": task.horizon,
-        "space": _describe(task.space),
+        "space": without_addresses(task.space.description()),
         "settings": _describe(task),
     }
 

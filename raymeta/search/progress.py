@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raymeta.results.validity import INVALID, REMEDY
 from raymeta.runtime.progress import WIDTH, clock, count, wrap
@@ -14,6 +14,11 @@ from raymeta.search.study.coordinator import StudyProgress
 from raymeta.search.study.study import Study
 from raymeta.space import Space
 from raymeta.tasks.base import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+#: What draws the figures and the page of a folder.
+DRAW = "raymeta.analysis.write_report"
 
 
 def opening(plan: Plan, folder: str) -> list[str]:
@@ -110,6 +115,14 @@ def _options(space: Space, choice: str, options: Sequence[Any]) -> str:
     domain = space.choices[choice]
     labels = [domain.labels[domain.index(option)] for option in options]
     return f"{choice} {' or '.join(labels)}"
+
+
+def ranking_lines(frame: "pd.DataFrame", folder: str) -> list[str]:
+    """The ranking, and what draws figures and page."""
+    from raymeta import analysis
+
+    table = analysis.format_ranking(analysis.ranking(frame))
+    return ["", *table.splitlines(), "", f"figures: {DRAW}({folder!r})"]
 
 
 def evidence_lines(

@@ -8,12 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raymeta import display
 from raymeta.errors import said, unknown_name
 from raymeta.space import conditions
 from raymeta.space.choice import Choice, Plain
 from raymeta.space.conditions import Conditions
 from raymeta.space.continuous import Continuous, Positive, Real, Unit
 from raymeta.types import Hparams, Tensors
+
+#: Characters of a description from which on it is shortened for people.
+LONG = 600
 
 Domain = Positive | Unit | Real | Choice
 
@@ -94,10 +98,36 @@ class Space(Mapping[str, Domain]):
     def __len__(self) -> int:
         return len(self._domains)
 
-    def __repr__(self) -> str:
+    def description(self) -> str:
+        """All of it as text, by which a comparison knows its space again."""
         inside = [f"{name}={domain}" for name, domain in self.items()]
         inside += [f"when={self._when}"] if self._when else []
         return f"Space({', '.join(inside)})"
+
+    def __repr__(self) -> str:
+        whole = self.description()
+        if len(whole) <= LONG:
+            return whole
+        size = f"{len(self)} hyperparameters of {len(self.flat_domains())} elements"
+        return f"Space({size}: {display.entries(self._domains)})"
+
+    def _repr_html_(self) -> str:
+        rows = {name: said(domain) for name, domain in self.items()}
+        when = {f"when {name}": said(what) for name, what in self._when.items()}
+        return display.table("Space", rows | when)
+
+    def plot(self) -> Any:
+        """A figure of the bounds and starts of all domains."""
+        rows: list[dict[str, Any]] = []
+        for name, domain in self.items():
+            row: dict[str, Any] = {"name": name, "kind": type(domain).__name__}
+            if isinstance(domain, Choice):
+                row["options"] = len(domain.options)
+            else:
+                start = domain.start(torch.float64).flatten().tolist()
+                row |= {"low": domain.low, "high": domain.high, "initial": start}
+            rows.append(row)
+        return display.figures().draw_space(rows)
 
     @property
     def continuous(self) -> dict[str, Continuous]:

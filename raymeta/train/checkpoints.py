@@ -96,10 +96,10 @@ def set_aside(folder: Path) -> list[str]:
     """
     lines: list[str] = []
     if (best := download(folder / BEST)).exists():
-        _read(best)
+        read(best)
     while steps := _steps(folder):
         try:
-            _read(steps[-1])
+            read(steps[-1])
             break
         except DamagedFile as error:
             if len(steps) == 1:
@@ -126,21 +126,14 @@ def load(path: Path, config: TrainConfig, theta: Tensors) -> Checkpoint:
         ValueError: it is of another algorithm or family, θ has other shapes, or it has
             done more outer steps than the run, or it cannot be read.
     """
-    checkpoint = _read(path)
+    checkpoint = read(path)
     for what, mine in (("algorithm", config.algorithm), ("family", config.family.name)):
         if checkpoint[what] != mine:
             raise ValueError(
                 f"{path} is a checkpoint of {what} {checkpoint[what]!r}, but this run "
                 f"is of {mine!r}: use another name, or the same {what}"
             )
-    then, now = _shapes(checkpoint["theta"]), _shapes(theta)
-    for name in {**now, **then}:
-        if then.get(name) != now.get(name):
-            raise ValueError(
-                f"{path} is a checkpoint of another θ: {name!r} is "
-                f"{then.get(name, 'not there')} in it and {now.get(name, 'not there')} "
-                "in this run: use another name, or the model it was made with"
-            )
+    require_theta(path, checkpoint["theta"], theta)
     if checkpoint["step"] > config.outer_steps:
         raise ValueError(
             f"{path} has done {checkpoint['step']} outer steps, but the run has "
@@ -149,7 +142,24 @@ def load(path: Path, config: TrainConfig, theta: Tensors) -> Checkpoint:
     return checkpoint
 
 
-def _read(path: Path) -> Checkpoint:
+def require_theta(path: Path, theirs: Tensors, mine: Tensors) -> None:
+    """Raise ValueError unless a checkpoint's θ has the names and shapes of ours."""
+    then, now = _shapes(theirs), _shapes(mine)
+    for name in {**now, **then}:
+        if then.get(name) != now.get(name):
+            raise ValueError(
+                f"{path} is a checkpoint of another θ: {name!r} is "
+                f"{then.get(name, 'not there')} in it and {now.get(name, 'not there')} "
+                "in this run: use another name, or the model it was made with"
+            )
+
+
+def read(path: Path) -> Checkpoint:
+    """What is in the file of a checkpoint.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     # Only a disk or a person can have damaged it: it was written in one piece.
     remedy = "delete it, and the run goes on from the one before, or begins anew"
     if path.name == BEST:

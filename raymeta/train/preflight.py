@@ -26,7 +26,7 @@ def check(config: TrainConfig) -> Tensors:
             that cannot be made.
     """
     seed = config.seeds[0]
-    with _as_in_run(config, seed):
+    with as_in_run(config.dtype, seed):
         module = MetaModule(config.learner(seed), engine=config.engine)
         episodes, again = (
             config.family.episodes(
@@ -51,7 +51,7 @@ def check(config: TrainConfig) -> Tensors:
 def _require_outer_optimizer(config: TrainConfig, module: MetaModule) -> None:
     """Raise ValueError unless optimizer and scheduler can be made."""
     try:
-        optimizer = config.make_optimizer(module.parameters(), config.outer_lr)
+        optimizer = config.make_optimizer(module.meta_parameters(), config.outer_lr)
         if config.make_scheduler is not None:
             config.make_scheduler(optimizer)
     except (TypeError, ValueError) as error:
@@ -63,7 +63,7 @@ def _require_outer_optimizer(config: TrainConfig, module: MetaModule) -> None:
 
 def new_module(config: TrainConfig, seed: int) -> MetaModule:
     """The meta-module of a run, as it begins."""
-    with _as_in_run(config, seed):
+    with as_in_run(config.dtype, seed):
         return MetaModule(
             config.learner(seed), engine=config.engine, compile=config.compile
         )
@@ -81,10 +81,10 @@ def _require_same(one: Episode, other: Episode) -> None:
 
 
 @contextmanager
-def _as_in_run(config: TrainConfig, seed: int) -> Iterator[None]:
+def as_in_run(dtype: str, seed: int) -> Iterator[None]:
     """With the dtype and the seed of a run; those of before afterwards."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(DTYPES[config.dtype])
+    torch.set_default_dtype(DTYPES[dtype])
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

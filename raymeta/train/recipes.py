@@ -23,7 +23,6 @@ from raymeta.train.config import TrainConfig
 from raymeta.train.published import published
 from raymeta.train.task_kinds import (
     Domain,
-    accuracy,
     few_shot,
     functions,
     sinusoids,
@@ -53,8 +52,7 @@ class Parts(NamedTuple):
     @property
     def shared(self) -> dict[str, Any]:
         """What every algorithm on a network takes."""
-        domain = self.domain
-        return {"loss": domain.loss, "steps": self.steps, "metrics": domain.metrics}
+        return {"loss": self.domain.loss, "steps": self.steps}
 
 
 def _adapting(algorithm: Callable[..., Learner]) -> Callable[[Parts], Learner]:
@@ -94,7 +92,6 @@ def _distillation(parts: Parts) -> Learner:
     return meta.distillation(
         parts.network,
         loss=parts.domain.loss,
-        metrics=parts.domain.metrics,
         images=images,
         labels=torch.arange(10),
         lr=parts.lr,
@@ -208,7 +205,6 @@ KINDS: dict[str, Kind] = {
         lambda family: Domain(
             network=small_network,
             loss=F.cross_entropy,
-            metrics={"accuracy": accuracy},
             pictures=lambda network: figure_data.images,
         ),
         {
@@ -314,9 +310,14 @@ def recipe(
         inner.context if context is None else context,
     )
     _require_possible(inner, algorithm)
+    arguments = {
+        **{"algorithm": algorithm, "family": family},
+        **({} if data is None else {"data": str(data)}),
+        **_knobs(inner, sizes),
+    }
     return TrainConfig(
         algorithm=algorithm,
-        learner=partial(_learner, algorithm, domain, inner),
+        learner=partial(_learner, arguments, domain, inner),
         family=tasks,
         knobs=_knobs(inner, sizes),
         pictures=None
@@ -354,10 +355,18 @@ def _require_possible(inner: Inner, algorithm: str) -> None:
         )
 
 
-def _learner(algorithm: str, domain: Domain, inner: Inner, seed: int) -> Learner:
+def _learner(
+    arguments: Mapping[str, Any], domain: Domain, inner: Inner, seed: int
+) -> Learner:
     network = domain.network(inner.context, seed)
     parts = Parts(domain, network, seed, inner.lr, inner.steps, inner.context)
-    return ALGORITHMS[algorithm].learner(parts)
+    return ALGORITHMS[arguments["algorithm"]].learner(parts)
+
+
+def arguments_of(learner: Callable[[int], Learner]) -> Mapping[str, Any] | None:
+    """What `recipe` makes this learner of, JSON values; None of any other learner."""
+    made = isinstance(learner, partial) and learner.func is _learner
+    return learner.args[0] if made else None  # type: ignore[attr-defined]
 
 
 def _knobs(inner: Inner, sizes: Mapping[str, int]) -> dict[str, Any]:

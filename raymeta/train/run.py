@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import torch
 
+from raymeta import display
 from raymeta.meta import MetaModule
 from raymeta.process import preserved
 from raymeta.results.integrity import DamagedFile
@@ -19,7 +20,7 @@ from raymeta.results.mirror import address, download
 from raymeta.results.run_folder import RunFolder, run_address, run_name
 from raymeta.results.tensorboard import TensorBoardWriter, show_training
 from raymeta.runtime import source_code
-from raymeta.runtime.interrupt import Interrupt
+from raymeta.runtime.interrupt import Interrupt, goes_on
 from raymeta.runtime.progress import Progress, clock, count, wrap
 from raymeta.train.checkpoints import (
     BEST,
@@ -34,6 +35,7 @@ from raymeta.train.events import EVENTS, FAILED, Event, ProgressText
 from raymeta.train.metrics_log import merged, metrics_of, require_rows
 from raymeta.train.preflight import check, new_module
 from raymeta.train.process_group import ProcessGroup
+from raymeta.train.recipes import arguments_of
 from raymeta.train.worker import work
 from raymeta.types import Tensors
 
@@ -67,6 +69,31 @@ class TrainResult(NamedTuple):
     evaluation: pd.DataFrame
     config: TrainConfig
     ray_result: "Result | None" = None
+
+    def __repr__(self) -> str:
+        return f"TrainResult({self._title()}: {display.entries(self._best())})"
+
+    def _repr_html_(self) -> str:
+        return display.table(self._title(), self._best())
+
+    def _title(self) -> str:
+        config = self.config
+        return f"{config.algorithm} on {config.family.name}"
+
+    def _best(self) -> dict[str, Any]:
+        """Of each seed the outer loss on test tasks, after the most inner steps."""
+        last = self.evaluation[
+            self.evaluation["inner_steps"] == self.evaluation["inner_steps"].max()
+        ]
+        losses = dict(zip(last["seed"], last["outer_loss"], strict=True))
+        return {
+            "outer_steps": self.config.outer_steps,
+            **{f"test_loss[seed {seed}]": float(x) for seed, x in losses.items()},
+        }
+
+    def plot(self) -> Any:
+        """A figure of the loss over outer steps, and over inner steps on test tasks."""
+        return display.figures().draw_meta_loss(self.frame)
 
     def module(self, seed: int = 0) -> MetaModule:
         """The meta-module with the best θ of a seed, in evaluation mode.
@@ -180,9 +207,12 @@ def trained(
     ranks_write = ["parts/*", "seed-*/pictures.npz"]
     for each in (EVENTS, FAILED):
         ranks_write += [each, f"seed-*/{each}"]
-    with RunFolder.open(
-        storage, name, "training", config.identity(), follow=ranks_write
-    ) as home:
+    with (
+        goes_on(name),
+        RunFolder.open(
+            storage, name, "training", config.identity(), follow=ranks_write
+        ) as home,
+    ):
         if start is not None and last_step(_seed(home, config.seeds[0])) is None:
             shutil.copytree(start, _seed(home, config.seeds[0]), dirs_exist_ok=True)
         for seed in config.seeds:
@@ -193,6 +223,7 @@ def trained(
         home.note(
             code=source_code.recorded(code),
             published=[figure._asdict() for figure in config.published],
+            recipe=arguments_of(config.learner),
         )
         if home.noted("finished") == config.goal() and home.frame.exists():
             display.print(["it had finished before"])

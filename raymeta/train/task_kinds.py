@@ -1,8 +1,8 @@
 """Kinds of tasks: the network, the loss and the pictures that each asks for."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raymeta.meta import Siren
-from raymeta.tasks.networks import accuracy
 from raymeta.train import figure_data
 from raymeta.train.config import Pictures
 
@@ -25,14 +24,12 @@ class Domain:
     Attributes:
         network: (inputs in place of a context, seed) -> a network with fresh weights.
         loss: the loss of the inner and the outer loop.
-        metrics: see `raymeta.meta.supervised.Options`.
         head: the layer that ANIL adapts.
         figure_data: a network of this kind -> what figures show.
     """
 
     network: Callable[[int, int], nn.Module]
     loss: Loss
-    metrics: Mapping[str, Loss] = field(default_factory=dict)
     head: str = ""
     pictures: Callable[[nn.Module], Pictures] | None = None
 
@@ -106,7 +103,6 @@ def few_shot(side: int, ways: int, width: int) -> Domain:
     return Domain(
         network=lambda context, seed: image_network(side, ways, width, seed),
         loss=F.cross_entropy,
-        metrics={"accuracy": accuracy},
         head="1",
     )
 

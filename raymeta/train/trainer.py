@@ -83,7 +83,8 @@ class Training:
             learner, engine=config.engine, compile=config.compile
         ).to(ranks.device)
         self._checkpoints = Checkpoints(folder, config.keep)
-        parameters = self._module.parameters()
+        # In the learner's order, as checkpoints have always had what they keep of each.
+        parameters = self._module.meta_parameters()
         self._optimizer = config.make_optimizer(parameters, config.outer_lr)
         schedule = config.make_scheduler
         self._scheduler = schedule(self._optimizer) if schedule else None

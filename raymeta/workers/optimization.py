@@ -5,7 +5,7 @@ import pickle
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -165,7 +165,8 @@ class Run:
         workers, gpus, parallel = self.layout
         cluster = Cluster.of(workers, gpus, None, None, None, None)
         self._say(f"starting Ray: {count(workers, 'worker')}, {parallel} shared out")
-        show = shown(self.progress, self.settings["budget"])
+        live = ExitStack()
+        show = live.enter_context(shown(self.progress, self.settings["budget"]))
         heard = _Heard(show, note, heard_before)
         try:
             with on_cluster(cluster, path, self._say) as asked:
@@ -183,6 +184,7 @@ class Run:
                     heard.count,
                 ) from error
         finally:
+            live.close()
             mirror.discard(path / SCRATCH)
         if heard.refused is not None:
             raise ValueError(heard.refused)

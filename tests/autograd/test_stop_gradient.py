@@ -173,7 +173,7 @@ def test_meta_gradients_pass_through(module, engine):
     tasks = Episode(examples, examples)
     outer(tasks).loss.backward()
     theta = dict(outer.named_parameters())
-    weight = next(p for name, p in theta.items() if name.endswith("a/weight"))
+    weight = next(p for name, p in theta.items() if name.endswith("a.weight"))
     way = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
 
     def value(step: float) -> float:

@@ -146,7 +146,7 @@ def test_a_stopped_job_leaves_a_frame_and_a_checkpoint(machines, tmp_path):
     assert end_of(machines, job) == "STOPPED"
     said = machines.ask(f"jobs/{job}/logs")["logs"]
     found = f"raymeta: interrupted: what was found is in {tmp_path}/x/frame.parquet"
-    assert f"{found}; go on with\n  python jobs/meta_train.py --algorithm maml" in said
+    assert f"{found}; go on with: python jobs/meta_train.py --algorithm maml" in said
     assert "Traceback" not in said
     step = last_step(tmp_path / "x" / "seed-0")
     assert step > 0

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import raymeta
 from raymeta.meta import MetaModule, maml
 from raymeta.train import TrainConfig, recipe, train
 
@@ -19,9 +20,14 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
+def storage(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def result(storage):
     config = recipe("maml", "sinusoid", dtype="float64", **SMALL)
-    return train(config, storage=tmp_path_factory.mktemp("runs"), progress=False)
+    return train(config, storage=storage, progress=False)
 
 
 def episodes_of(config: TrainConfig, seed: int):
@@ -51,6 +57,38 @@ def test_the_seed_must_be_one_of_the_run(result):
         ValueError, match=r"^the run has the seeds \[0, 3\], but got .*=1"
     ):
         result.module(seed=1)
+
+
+def test_a_run_is_loaded_from_its_folder(result, storage, monkeypatch):
+    (folder,) = storage.iterdir()
+    for given, seed in (
+        ((folder,), 0),
+        ((folder / "seed-3" / "best.pt",), 3),
+        ((str(folder), result.config.learner), 3),
+    ):
+        module = raymeta.meta.load(*given, seed=seed)
+        assert not module.training
+        own = result.theta[seed]
+        assert all(torch.equal(x, own[k]) for k, x in module.theta().items())
+    wrong = maml(nn.Linear(1, 1), loss=F.mse_loss)
+    for given, keywords, message in (
+        ((folder,), {"seed": 7}, r"has the seeds \[0, 3\], but got seed=7"),
+        ((folder / "seed-3" / "best.pt",), {"seed": 0}, r"of seed 3, but got seed=0"),
+        ((folder.parent,), {}, r"has no checkpoint of a training"),
+        ((folder / "no",), {}, r"has no checkpoint of a training"),
+        ((folder, wrong), {}, r"is a checkpoint of another θ"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            raymeta.meta.load(*given, **keywords)
+    record = folder / "training.json"
+    text = record.read_text()
+    monkeypatch.setattr(
+        "pathlib.Path.read_text", lambda path: text.replace('"recipe"', '"other"')
+    )
+    with pytest.raises(
+        ValueError, match=r"learner that no recipe makes.*load\(path, l"
+    ):
+        raymeta.meta.load(folder)
 
 
 def test_a_fresh_module_takes_a_result_by_either_names(result, tmp_path):
