@@ -76,7 +76,7 @@ def test_a_space_is_told_apart_by_its_description():
 def test_numbers_in_a_few_words():
     assert display.short(torch.tensor([1.0, 2.5])) == "[1, 2.5]"
     assert display.short(torch.arange(6.0).view(2, 3)) == "2x3 from 0 to 5"
-    assert display.short(torch.ones(0)) == "0 of nothing"
+    assert display.short(torch.ones(0, 3)) == "0x3 of nothing"
     assert display.short(0.123456789) == "0.12346"
     assert "… and 8 more" in display.entries({str(i): i for i in range(20)})
     assert "<script>" not in display.table("<script>", {"<script>": "<script>"})

@@ -1,8 +1,8 @@
 """Time of second derivatives: eager double backward against `raymeta.compile_twice`.
 
-A gradient penalty's derivative by the weights, and a Hessian-vector product, each with the
-value and the first derivative that they need; best of interleaved runs on one thread, and
-whether `torch.compile` does it.
+A gradient penalty's derivative by the weights, and a Hessian-vector product, each with
+the value and the first derivative that they need; best of interleaved runs on one
+thread, and whether `torch.compile` does it.
 
     python -m jobs.benchmarks.second_derivatives
 """
@@ -35,6 +35,22 @@ class Block(nn.Module):
         return x + self.down(F.gelu(self.up(self.norms[1](x))))
 
 
+class Recurrent(nn.Module):
+    """Eight steps of a gated unit, by plain operators."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gates, self.new = nn.Linear(width, 2 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The last state, (batch, width), of x (batch, width) at each step."""
+        state = torch.zeros_like(x)
+        for _ in range(8):
+            r, z = torch.sigmoid(self.gates(x + state)).chunk(2, -1)
+            state = (1 - z) * torch.tanh(self.new(x + r * state)) + z * state
+        return state
+
+
 def penalty(function: Callable[[Tensor], Tensor], net: nn.Module, x: Tensor) -> list:
     """The derivatives of |dE/dx|² by the weights."""
     x = x.detach().requires_grad_()
@@ -48,7 +64,9 @@ def penalty(function: Callable[[Tensor], Tensor], net: nn.Module, x: Tensor) -> 
 def product(function: Callable[[Tensor], Tensor], net: nn.Module, x: Tensor) -> list:
     """The Hessian of E by the weights, times the weights."""
     weights = list(net.parameters())
-    slopes = torch.autograd.grad(function(x).square().mean(), weights, create_graph=True)
+    slopes = torch.autograd.grad(
+        function(x).square().mean(), weights, create_graph=True
+    )
     dots = [(s * w.detach()).sum() for s, w in zip(slopes, weights, strict=True)]
     return list(torch.autograd.grad(torch.stack(dots).sum(), weights))
 
@@ -67,15 +85,16 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    small = [
-        layer for _ in range(4) for layer in (nn.Linear(64, 64), nn.Tanh())
-    ]
+    small = [layer for _ in range(4) for layer in (nn.Linear(64, 64), nn.Tanh())]
     cases = {
         "MLP, 4 x 64, 32 rows": (nn.Sequential(*small), torch.randn(32, 64)),
         "MLP, 4 x 64, 1,024 rows": (nn.Sequential(*small), torch.randn(1024, 64)),
+        "gated unit, 8 steps, 32 x 32": (Recurrent(32), torch.randn(32, 32)),
         "transformer block, 8 x 32 x 64": (Block(64), torch.randn(8, 32, 64)),
     }
-    print("| network | derivative | eager ms | compiled ms | ratio | first call s | off by |")
+    print(
+        "| network | derivative | eager ms | compiled ms | ratio | first s | off by |"
+    )
     for name, (net, x) in cases.items():
         for what in (penalty, product):
             twice = raymeta.compile_twice(net)

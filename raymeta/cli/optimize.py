@@ -57,14 +57,9 @@ def run(arguments: argparse.Namespace) -> None:
     require_hyper_lr(settings.hyper_lr)
     require_seed(settings.seed)
     layout = layout_of(settings.workers, settings.gpus, settings.parallel)
-    kept = {
-        "hyper_lr": settings.hyper_lr,
-        "budget": budget_of(task, settings.budget),
-        "seed": settings.seed,
-    }
+    budget, workers = budget_of(task, settings.budget), settings.workers
+    kept = {"hyper_lr": settings.hyper_lr, "budget": budget, "seed": settings.seed}
     if arguments.dry_run:
-        workers = settings.workers
-        budget = kept["budget"]
         said = dry_run.of_optimization(settings, task, estimator, budget, workers)
         dry_run.show(said, arguments.json)
         return

@@ -89,6 +89,15 @@ def draws_random_numbers() -> Iterator[set[str]]:
         yield mode.found
 
 
+def will_be_used(node: Any) -> bool:
+    """Whether the backward pass that is under way goes on to a node of the graph.
+
+    `needs_input_grad` of a Function says only what requires grad: of all weights, where
+    `torch.autograd.grad` was asked for the derivative by the input alone.
+    """
+    return node is not None and torch._C._will_engine_execute_node(node)
+
+
 class _Complex(TorchDispatchMode):
     """Notes whether there is a complex tensor among the results of operators."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from raymeta.compile.dispatch import draws_random_numbers
+from raymeta.compile.dispatch import draws_random_numbers, will_be_used
 from raymeta.compile.recurrence import Recurrence, chain
 from raymeta.compile.trace import Structure, flatten
 from raymeta.errors import said
@@ -65,7 +65,11 @@ class _Twice:
         if structure not in self._checked:
             self._check(structure, tensors)
         if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-            results = _Values.apply(self, structure, *tensors)
+            # Views of leaves: of these autograd says whether they are asked for.
+            views = [
+                x.view_as(x) if x.is_leaf and x.requires_grad else x for x in tensors
+            ]
+            results = _Values.apply(self, structure, *views)
             return self.results[structure].tree(results)
         with torch.no_grad():
             return chain((), (args, kwargs), [(self._values, ())])
@@ -165,7 +169,12 @@ class _Values(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *alphas: Tensor) -> tuple:
-        needed = ctx.needs_input_grad[2:]
+        needed = tuple(
+            wanted and will_be_used(node)
+            for wanted, (node, _) in zip(
+                ctx.needs_input_grad[2:], ctx.next_functions, strict=True
+            )
+        )
         tensors, own = list(ctx.saved_tensors), list(compress(alphas, ctx.floating))
         pulled = iter(ctx.twice.pullback(ctx.structure, tensors, own, needed))
         return None, None, *(next(pulled) if n else None for n in needed)
@@ -194,6 +203,7 @@ class _Module:
         return results
 
     def _run(self, params: Any, buffers: Any, args: Any, kwargs: Any) -> Any:
-        given = {**params, **buffers}
-        results = functional_call(self._module, given, args, kwargs)
-        return results, {name: x.detach() for name, x in buffers.items()}
+        # Buffers have no derivatives, which batch norms insist on.
+        buffers = {name: x.detach() for name, x in buffers.items()}
+        results = functional_call(self._module, {**params, **buffers}, args, kwargs)
+        return results, buffers

@@ -6,7 +6,6 @@ it writes goes up, and what it asks for comes down. No file has two writers, so 
 has to be merged.
 """
 
-import _thread
 import os
 import re
 import shutil
@@ -276,7 +275,7 @@ def local(place: str) -> Iterator[Path]:
 def _interrupt(thread: int) -> None:
     """As Ctrl-C does it, also where threads cannot be signalled (Windows)."""
     if sys.platform == "win32":
-        _thread.interrupt_main()
+        signal.raise_signal(signal.SIGINT)
     else:
         signal.pthread_kill(thread, signal.SIGINT)
 

@@ -114,7 +114,7 @@ def test_a_hypergradient_wants_an_estimator_as_well():
     problem, hparams = task.sample(0), task.space.initial()
     for given, message in (
         (Reverse, r"got the class Reverse: pass Reverse\(100\)"),
-        ("reverse", "but 'reverse' has no steps: pass an estimator"),
+        ("reverse", "got 'reverse' without: give steps="),
     ):
         with pytest.raises(ValueError, match=message):
             raymeta.hypergradient(problem, hparams, given)
