@@ -72,6 +72,7 @@ def test_optimize_overwrites_its_own_results_only(tmp_path, capsys):
 
 def test_optimize_says_where_it_is(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(progress, "LOG_S", 0.0)
+    monkeypatch.setattr(progress, "REDRAW_S", 1e6)  # reports alone make it speak
     assert main(["optimize", "--storage", str(tmp_path), "--budget", "400"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("raymeta diagnose --task quadratic): trust")
@@ -98,6 +99,7 @@ def test_ctrl_c_keeps_what_optimize_found(tmp_path, capsys, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(progress.Progress, "update", update)
+    monkeypatch.setattr(progress, "REDRAW_S", 1e6)
     assert main(["optimize", "--storage", str(tmp_path)]) == 130
     path = tmp_path / "optimize" / "frame.parquet"
     frame = pd.read_parquet(path)

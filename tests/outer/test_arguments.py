@@ -35,6 +35,7 @@ def test_a_task_by_name_is_that_of_a_comparison():
 
 def test_progress_is_printed_now_and_then_or_not(capsys, monkeypatch):
     monkeypatch.setattr("raymeta.runtime.progress.LOG_S", 0.0)
+    monkeypatch.setattr("raymeta.runtime.progress.REDRAW_S", 1e6)
     found = optimize(OneStep(), "reverse", budget=30)
     lines = capsys.readouterr().out.splitlines()[2:]  # after the first look
     assert len(lines) == len(found.reports)
