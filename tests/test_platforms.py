@@ -41,8 +41,9 @@ for module in pkgutil.walk_packages(raymeta.__path__, "raymeta."):
         continue
     try:
         real(module.name)
-    except ModuleNotFoundError as error:  # of an extra that is not installed
-        if str(error.name).partition(".")[0] not in EXTRAS:
+    except ImportError as error:  # of an extra that is not installed
+        lacks = str((error.__cause__ or error).name).partition(".")[0]
+        if lacks not in EXTRAS:
             raise
     count += 1
 print(count)
