@@ -58,11 +58,11 @@ class Blocks(nn.Module):
         return self.head(y).mT
 
 
-def transformer(width: int, depth: int) -> raymeta.BilevelProblem:
+def transformer(width: int, depth: int, device: str = "cpu") -> raymeta.BilevelProblem:
     """Batches of 8 × 64 tokens, by AdamW; λ is its learning rate, in parts."""
     torch.manual_seed(0)
     text = torch.randint(64, (65, 65))
-    module = Blocks(width, depth, 64, 64)
+    module = Blocks(width, depth, 64, 64).to(device)
     data = TensorDataset(text[:, :-1], text[:, 1:])
     return raymeta.module_problem(
         module,

@@ -21,7 +21,9 @@ class OptimizeSettings:
 
     task: str = setting("quadratic", "task, by name, or your own as path.py:Name")
     estimator: str = setting(
-        "auto", "estimator of the hypergradient, by name; auto: by the task"
+        "auto",
+        "estimator of the hypergradient, by name, or your own as path.py:Name; auto: "
+        "by the task",
     )
     hyper_lr: float | None = setting(
         None, "first hyper-step, in log units of a positive hyperparameter"

@@ -1,5 +1,6 @@
 """Copies of a user's module: to run, and to hand back with tuned weights."""
 
+import sys
 from collections.abc import Iterable
 from copy import deepcopy
 from itertools import chain, pairwise
@@ -121,6 +122,13 @@ def require_module(module: Any, caller: str) -> None:
 def _foreign(layer: nn.Module) -> str | None:
     """Why the weights of a layer cannot come from outside, and what to do."""
     home = type(layer).__module__
+    # Where it was not imported there are none.
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is not None and isinstance(layer, fsdp.FSDPModule):
+        return (
+            "whose weights fully_shard gathers within its forward: leave fully_shard "
+            "out, and share examples out by raymeta.distributed.data_parallel"
+        )
     parallel = isinstance(layer, DataParallel | DistributedDataParallel)
     if parallel or home.startswith("torch.distributed"):
         return "which sends its weights elsewhere: give its .module"

@@ -74,7 +74,8 @@ def optimize(
     Args:
         task: what to tune: an object, a name, or `path.py:Name`.
         estimator: how to differentiate: an object, for example `Reverse(task.horizon)`,
-            or a name of `raymeta.hypergrad.registry`, for example "reverse"; by default
+            or a name of `raymeta.hypergrad.registry`, for example "reverse", or
+            `path.py:Name` of an estimator or of what makes one for T steps; by default
             it and the descent are chosen by the task, see `raymeta.outer.auto.Auto`.
         hyper_lr: length of the first hyper-step in each coordinate of the space, log λ
             for `Positive`; the descent's own by default, see

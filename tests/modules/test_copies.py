@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
@@ -198,3 +200,15 @@ def test_hypergradients_are_the_true_ones(make, others):
     for estimator in (Reverse(4), Checkpointed(4), Forward(4)):
         grads = hypergradient(problem, hparams_of(), estimator).grads
         assert largest_relative_error(grads, truth) < 1e-7
+
+
+def test_a_module_that_fully_shard_has_changed_is_refused(tmp_path):
+    meet = f"file://{tmp_path}/meet"
+    distributed.init_process_group("gloo", init_method=meet, rank=0, world_size=1)
+    try:
+        module = mlp()
+        fully_shard(module, mesh=init_device_mesh("cpu", (1,)))
+    finally:
+        distributed.destroy_process_group()
+    with pytest.raises(ValueError, match=r"train FSDPSequential, .*data_parallel"):
+        problem_of(module)

@@ -119,3 +119,28 @@ def test_a_hypergradient_wants_an_estimator_as_well():
     ):
         with pytest.raises(ValueError, match=message):
             raymeta.hypergradient(problem, hparams, given)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "def mine(horizon): return Reverse(horizon)",
+        "mine = Reverse",
+        "mine = Reverse(9)",
+    ],
+)
+def test_an_estimator_may_be_in_a_file(tmp_path, line):
+    path = tmp_path / "own.py"
+    path.write_text(f"from raymeta.hypergrad import Reverse\n{line}\n")
+    assert estimator_of(f"{path}:mine", 9) == Reverse(9)
+    with pytest.raises(ValueError, match=r"estimator in .*own.py:.*'yours'"):
+        estimator_of(f"{path}:yours", 9)
+
+
+def test_what_is_no_estimator_in_a_file_is_refused(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text("mine = 3\ndef none(): pass\n")
+    with pytest.raises(ValueError, match="3 has no steps: pass an estimator"):
+        estimator_of(f"{path}:mine", 9)
+    with pytest.raises(ValueError, match=r"none is no estimator: .*horizon"):
+        estimator_of(f"{path}:none", 9)
