@@ -100,8 +100,8 @@ def test_jobs_scale_a_cluster_from_nothing_and_survive_their_nodes(
 
     def steps_are_made():
         events.extend(log.read_new())
-        # Written in the background: by the event of one, the one before is on the disk.
-        return any(e["event"] == "checkpoint" and e["step"] >= 40 for e in events)
+        # Which is told when it is on the disk.
+        return any(e["event"] == "checkpoint" and e["step"] >= 20 for e in events)
 
     until(steps_are_made, LONG_S, "outer steps are made")
     nodes = [n for n in machines.workers() if "GPU" in n["resources_total"]]
