@@ -127,6 +127,8 @@ class HybridMethod(SearchMethod):
         begin = [] if many and _gain(task, seen) < LITTLE else seen
         settings: dict[str, Any] = {"seed": seed, "evaluator": evaluator}
         within, whole = self._look_ahead(task), WHOLE_RUNS[many]
+        if not _fits(task, problem, within, (1 - whole) * budget):
+            whole = 1.0
         for estimator, share, at in ((Auto(), whole, begin), (within, 1.0, seen)):
             left = share * budget - meter.spent
             if not _fits(task, problem, estimator, left):

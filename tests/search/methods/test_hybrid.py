@@ -127,6 +127,16 @@ def test_where_the_best_of_a_population_ended_is_trained_at_as_a_constant(bench)
     assert seen
 
 
+def test_what_leaves_no_run_along_which_lambda_changes_is_all_for_whole_ones(bench):
+    """Such a run costs 37 of the 35 that are left; plain ones 10."""
+    runs, frame = played(bench, TpeDescent(), budget=70)
+    own = frame[frame.trial == runs[-1][0].number]
+    assert runs[-1][0].kind == "descent" or runs[-2][0].kind == "descent"
+    rows = search_rows(frame)
+    assert 70 - 10 < rows.gradient_evals.max() <= 70
+    assert set(own.inner_steps) == {9}
+
+
 def test_what_leaves_nothing_for_a_descent_is_a_search(bench):
     runs, _ = played(bench, TpeDescent(), budget=11)
     assert [run.kind for run, _, _ in runs] == ["search", "final"]
