@@ -63,7 +63,9 @@ class OfflineDescent(WholeRunDescent):
         self._begin(self._length)
 
     def _descent(self) -> Iterator[Report]:
-        best: Evaluated | None = self._best
+        best: Evaluated | None = Evaluated(self.coordinates.start(), math.inf, None)
+        if self.known:
+            best = self._best
         halvings = 0 if self.known else self._first_halvings()
         if halvings:
             yield from self._plain(self.coordinates.start(), self.horizon)
