@@ -268,12 +268,12 @@ def tried(
                 found = KINDS[name].resume(storage)
                 _require_equal(found, frame)
 
-            code, said = _ended(go)
+            code, said = ended(go)
             verdict = _verdict(code, said, file)
             yield Outcome(name, pattern, damage, command, code, said, verdict)
 
 
-def _ended(go: Callable[[], None]) -> tuple[int | None, str]:
+def ended(go: Callable[[], object]) -> tuple[int | None, str]:
     """The exit code, and all that was said."""
     out = io.StringIO()
     with (
@@ -283,7 +283,7 @@ def _ended(go: Callable[[], None]) -> tuple[int | None, str]:
     ):
         warnings.simplefilter("always")
         try:
-            code: int | None = exit_code(go)
+            code: int | None = exit_code(lambda: go() and None)
         except BaseException:
             code = None
             traceback.print_exc(file=out)
