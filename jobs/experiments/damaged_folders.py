@@ -275,6 +275,10 @@ def tried(
 
 def ended(go: Callable[[], object]) -> tuple[int | None, str]:
     """The exit code, and all that was said."""
+
+    def call() -> None:
+        go()
+
     out = io.StringIO()
     with (
         contextlib.redirect_stdout(out),
@@ -283,7 +287,7 @@ def ended(go: Callable[[], object]) -> tuple[int | None, str]:
     ):
         warnings.simplefilter("always")
         try:
-            code: int | None = exit_code(lambda: go() and None)
+            code: int | None = exit_code(call)
         except BaseException:
             code = None
             traceback.print_exc(file=out)
@@ -305,7 +309,9 @@ def _verdict(code: int | None, said: str, file: Path) -> str:
     lines = [line for line in said.splitlines() if "raymeta: error: " in line]
     if len(lines) != 1:
         return "NOT ONE LINE"
-    if file.name not in lines[0]:
+    # Of a file that is gone, its folder is all that can be known.
+    name = file.name if file.exists() else file.parent.name
+    if file.name not in lines[0] and f"/{name} " not in lines[0]:
         return "FILE NOT NAMED"
     return "refused" if REMEDY.search(lines[0]) else "NO REMEDY"
 
