@@ -7,14 +7,16 @@ mathematics.
 import ast
 import html
 import re
+import sys
 from pathlib import Path
 
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
+from mkdocs_gallery import gen_single
 
-# Before the examples run: Ray asks for the encoding of the output, which theirs lacks.
-import raymeta.search
-import raymeta.train.ray_launcher  # noqa: F401
+# Ray asks the output for these, which that of an example lacks.
+gen_single._LoggingTee.encoding = "utf-8"
+gen_single._LoggingTee.fileno = lambda self: sys.__stdout__.fileno()
 
 ROOT = Path(__file__).parents[2]
 #: Rooms of the package that have a page of reference each.

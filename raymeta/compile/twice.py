@@ -36,8 +36,8 @@ def compile_twice(function: Callable[..., Any]) -> Callable[..., Any]:
     Raises:
         ValueError: no function. From the first call with arguments of a kind: it reads
             a tensor that requires grad beside its arguments; it draws random numbers,
-            which would differ between f and its derivatives; which operators it runs
-            depends on values of tensors.
+            which would differ between f and its derivatives; a shape in it depends on
+            values of tensors.
 
     Source: Griewank & Walther 2008, section 5.1: reverse over reverse.
     """

@@ -4,13 +4,14 @@ Logs of Ray's processes may hold their environment, and with it secrets; Ray its
 everybody on the machine read them.
 """
 
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock
 
 PREFIX = "raymeta-ray-"
 LOCK = ".lock"
@@ -28,21 +29,21 @@ def session_folder() -> Iterator[Path]:
     if len(os.fsencode(base)) > BASE_BYTES:
         base = Path("/tmp")
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+    owner = folder.stat().st_uid
     try:
-        with (folder / LOCK).open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(folder / LOCK, is_singleton=False, thread_local=False):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         for other in base.glob(f"{PREFIX}*"):
-            _remove_left(other)
+            _remove_left(other, owner)
 
 
-def _remove_left(folder: Path) -> None:
+def _remove_left(folder: Path, owner: int) -> None:
     """Remove a folder of this user whose driver is gone: nobody holds its lock."""
+    lock = folder / LOCK
     with suppress(OSError):
-        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        if folder.is_symlink() or folder.stat().st_uid != owner or not lock.exists():
             return
-        with (folder / LOCK).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with FileLock(lock, is_singleton=False).acquire(blocking=False):
             shutil.rmtree(folder, ignore_errors=True)
