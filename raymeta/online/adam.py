@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from raymeta.online.base import Learning
-from raymeta.online.rule import Entry, Group
+from raymeta.online.rule import DIRECTION, Entry, Group
 from raymeta.online.tensors import plus, real
 
 
@@ -82,7 +82,8 @@ class Adam(Learning, torch.optim.Adam):
             (entry.values["beta1"], entry.values["beta2"]),
         )
         t = float(state["step"])
-        d = self._second(entry, p).sqrt()
+        v = self._second(entry, p)
+        d = torch.sqrt(v, out=self._scratch.like(v, DIRECTION))
         left1, left2 = 1 - beta1**t, 1 - beta2**t
         # In one pass less: m / (√v / √left2 + ε) / left1.
         d.mul_(left1 / left2**0.5).add_(left1 * entry.group["eps"])

@@ -28,7 +28,7 @@ from raymeta.online.coordinates import (
 from raymeta.online.history import History
 from raymeta.online.learned import Learned
 from raymeta.online.rule import Entry, Group
-from raymeta.online.tensors import plus, real
+from raymeta.online.tensors import Scratch, plus, real
 from raymeta.online.walk import HYPER_LR, apart, still
 from raymeta.space import Space
 
@@ -148,7 +148,8 @@ class Learning(Learned):
             "per": per,
             "trace": trace,
         }
-        self._history, self._warned, self._rates_warned = History(), False, False
+        self._history, self._scratch = History(), Scratch()
+        self._warned, self._rates_warned = False, False
 
     def _require_unscaled(self) -> None:
         """Have GradScaler unscale gradients before the step, not inside it."""
@@ -298,6 +299,8 @@ class Learning(Learned):
             if entry.group["per"] == "weight" and values:
                 # torch.optim keeps the memory; `_move_weights` takes the step.
                 values["lr"] = 0.0
+                if all(_fuses(entry.group, p, self.state[p]) for p in entry.params):
+                    values |= {"fused": True, "foreach": False}
                 if "weight_decay" in values:
                     values["weight_decay"] = 0.0
                     if not self._decoupled(entry.group):
@@ -321,9 +324,15 @@ class Learning(Learned):
 
     def _move_weights(self, entry: Entry, p: Tensor) -> None:
         w, d = real(p), self._direction(entry, p)
+        decay = self._value(entry, "weight_decay", p)
         if self._decoupled(entry.group):
-            d = plus(d, self._value(entry, "weight_decay", p), w)
-        w.sub_(d * self._value(entry, "lr", p))
+            own = self.FRESH and not isinstance(decay, Tensor)
+            d = d.add_(w, alpha=decay) if own else plus(d, decay, w)
+        lr = self._value(entry, "lr", p)
+        if isinstance(lr, Tensor):
+            w.addcmul_(d, lr, value=-1)
+        else:
+            w.sub_(d, alpha=lr)
 
     # ------------------------------------------------------- torch.optim's interface
 
@@ -351,3 +360,15 @@ class Learning(Learned):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__}
+
+
+def _fuses(group: Group, p: Tensor, state: Mapping[str, Any]) -> bool:
+    """Whether the fused step, of fewer passes, may keep the memory of a tensor."""
+    count = state.get("step", torch.zeros(()))
+    plain = type(p) in (Tensor, torch.nn.Parameter) and p.device.type == "cpu"
+    return (
+        "fused" in group
+        and plain
+        and p.is_floating_point()
+        and count.dtype == torch.float32
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 from raymeta.online.history import History
 from raymeta.online.rule import Entry, Rule
 from raymeta.online.tensors import dot, real
-from raymeta.online.walk import scale, walk, walk_each
+from raymeta.online.walk import apart_each, scale, walk, walk_each
 
 #: A hypergradient of so many times its scale says that the last step went too far.
 OVERSHOT = 5.0
@@ -90,7 +90,8 @@ class Hypergradients(Rule):
         found = []
         for name, (effect, factor) in self._followed(entry, p).items():
             if entry.group["per"] == "weight":
-                each = (real(p.grad) * effect).mul_(factor * sign)
+                each = (real(p.grad) * effect).mul_(factor)
+                each = each if sign > 0 else each.neg_()
                 value = each.sum()
             else:
                 each, value = None, dot(p.grad, effect) * (factor * sign)
@@ -132,8 +133,11 @@ class Hypergradients(Rule):
             own = group["own"][one.name][one.entry.index[0]]
             walk(own, number, group["hyper_lr"])
         if one.each is not None:
-            own = state.setdefault(f"own_{one.name}", torch.zeros_like(real(one.p)))
-            walk_each(own, one.each.to(own.dtype), group["hyper_lr"])
+            kind, key = group["learned"][one.name]["kind"], f"own_{one.name}"
+            if key not in state:
+                state[key] = apart_each(real(one.p), kind)
+            each = one.each.to(state[key].dtype)
+            walk_each(state[key], each, group["hyper_lr"], kind)
 
     def _scale_first(self) -> None:
         """What hypergradients are measured by before there are any: g_t · d_t."""

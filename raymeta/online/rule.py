@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from raymeta.online.coordinates import natural, slope
-from raymeta.online.tensors import plus, real
+from raymeta.online.tensors import Scratch, plus, real
+from raymeta.online.walk import FARTHEST
 
 #: A group of parameters, as `torch.optim` has it.
 Group = dict[str, Any]
@@ -17,6 +18,8 @@ Group = dict[str, Any]
 Effect = tuple[Tensor, Any]
 #: What a decoupled weight decay takes away in one step, α λ_w, at most.
 MOST = 0.5
+#: Places of `Scratch`.
+DIRECTION, RATE, DECAY = range(3)
 
 
 class Entry:
@@ -51,6 +54,7 @@ class Rule(torch.optim.Optimizer):
 
     RULE: ClassVar[type[torch.optim.Optimizer]]
     LEARNABLE: ClassVar[tuple[str, ...]]
+    _scratch: Scratch
     #: Whether `_direction` is a new tensor, which may be written over.
     FRESH: ClassVar[bool] = False
 
@@ -60,17 +64,30 @@ class Rule(torch.optim.Optimizer):
         if own is None:
             return entry.values[name]
         c = entry.group["learned"][name]
-        value = natural(c, own + c["u"])
+        factor = entry.factor if name == "lr" else 1.0
+        inside = c["low"] + FARTHEST <= c["u"] <= c["high"] - FARTHEST
+        if c["kind"] == "log" and inside:
+            out = self._scratch.like(own, RATE if name == "lr" else DECAY)
+            value = torch.mul(own, math.exp(c["u"]) * factor, out=out)
+        elif c["kind"] == "log":
+            value = (own * math.exp(c["u"])).clamp_(
+                *map(math.exp, (c["low"], c["high"]))
+            )
+            value.mul_(factor)
+        else:
+            value = natural(c, own + c["u"])
+            if factor != 1:
+                value.mul_(factor)
         if name != "lr":
             return value
         decay = self._value(entry, "weight_decay", p)
-        if entry.factor != 1:
-            value.mul_(entry.factor)
         if isinstance(decay, Tensor) and self._decoupled(entry.group):
             return torch.minimum(value, MOST / decay)
         if isinstance(decay, Tensor):
             return value
-        return value.clamp_(max=self._most(entry.group, decay))
+        most = self._most(entry.group, decay)
+        beyond = math.exp(c["u"] + FARTHEST) * factor if inside else math.inf
+        return value.clamp_(max=most) if beyond > most else value
 
     def _most(self, group: Group, decay: float) -> float:
         """The largest learning rate beside a weight decay."""
@@ -114,10 +131,23 @@ class Rule(torch.optim.Optimizer):
     def _coordinate_effects(self, entry: Entry, p: Tensor) -> dict[str, Effect]:
         """∂w/∂u of what is learnt, in coordinates."""
         learned = entry.group["learned"]
+        alone = "own_lr" in self.state[p] and entry.group["learn"] == ("lr",)
+        if alone and learned["lr"]["kind"] == "log":
+            return {"lr": self._rate_effect(entry, p)}
         return {
             n: (effect, factor * slope(learned[n], self._value(entry, n, p)))
             for n, (effect, factor) in self._effects(entry, p).items()
         }
+
+    def _rate_effect(self, entry: Entry, p: Tensor) -> Effect:
+        """∂w/∂u of the logarithms of weights' own rates alone, in few passes."""
+        d, w, lr = self._direction(entry, p), real(p), self._value(entry, "lr", p)
+        decay = entry.values["weight_decay"]
+        if not (decay and self._decoupled(entry.group)):
+            return d, lr.neg_()
+        moved = d.add_(w, alpha=decay) if self.FRESH else plus(d, decay, w)
+        left = torch.mul(lr, decay, out=self._scratch.like(lr, DECAY)).sub_(1)
+        return moved, lr.div_(left)
 
     def _follow(self, entry: Entry, p: Tensor) -> None:
         """H ← γ (1 − α λ_w) h + ∂w/∂u."""

@@ -9,6 +9,31 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 
+class Scratch:
+    """Memory in which tensor after tensor is computed, as large as the largest."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+
+    def __reduce__(self) -> tuple[type[Scratch], tuple[()]]:
+        return Scratch, ()
+
+    def like(self, x: Tensor, place: int) -> Tensor | None:
+        """A tensor to write over, as `out=`; None, so a new one, for distributed ones.
+
+        Args:
+            x: what it is as large as.
+            place: those of different places are not the same memory.
+        """
+        if isinstance(x, DTensor):
+            return None
+        key = place, x.dtype, x.device
+        kept = self._kept.get(key)
+        if kept is None or kept.numel() < x.numel():
+            kept = self._kept[key] = x.new_empty(x.numel())
+        return kept[: x.numel()].view(x.shape)
+
+
 def real(x: Tensor) -> Tensor:
     """A complex tensor as pairs of reals, a view; any other as it is."""
     return torch.view_as_real(x) if x.is_complex() else x

@@ -58,11 +58,23 @@ def walk(c: Coordinate, gradient: float, lr: float) -> bool:
     return clipped
 
 
-def walk_each(own: Tensor, gradient: Tensor, lr: float) -> None:
-    """The same for each weight's deviation, scaled by all of its tensor.
+def apart_each(x: Tensor, kind: str) -> Tensor:
+    """Weights' own deviations from their group's coordinate: in log, as factors."""
+    return torch.ones_like(x) if kind == "log" else torch.zeros_like(x)
 
-    In place of both tensors.
+
+def walk_each(own: Tensor, gradient: Tensor, lr: float, kind: str) -> None:
+    r"""The same for each weight's deviation, scaled by all of its tensor.
+
+    A factor $e^{o}$ takes the step $o \leftarrow o - 2x$ as
+    $e^{o} \leftarrow e^{o} (1 - x)/(1 + x)$, to $x^3$. In place of both tensors.
     """
     rms = gradient.norm() / gradient.numel() ** 0.5
-    gradient.div_(rms.clamp(min=torch.finfo(gradient.dtype).tiny)).clamp_(-CLIP, CLIP)
-    own.sub_(gradient, alpha=lr * OWN).clamp_(-FARTHEST, FARTHEST)
+    scaled = rms.clamp(min=torch.finfo(gradient.dtype).tiny)
+    gradient.div_(scaled).clamp_(-CLIP, CLIP)
+    if kind != "log":
+        own.sub_(gradient, alpha=lr * OWN).clamp_(-FARTHEST, FARTHEST)
+        return
+    x = gradient.mul_(lr * OWN / 2)
+    own.addcmul_(own, x, value=-1).div_(x.add_(1))
+    own.clamp_(math.exp(-FARTHEST), math.exp(FARTHEST))

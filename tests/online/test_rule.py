@@ -201,6 +201,37 @@ def test_hypergradients_are_those_of_the_short_term_estimator(per):
         assert ours["weight_decay"] == pytest.approx(decay, rel=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("rule", "settings"),
+    [
+        (online.SGD, {"momentum": 0.8}),
+        (online.Adam, {"weight_decay": 0.3, "maximize": True}),
+        (online.AdamW, {"weight_decay": 0.3}),
+        (online.AdamW, {"weight_decay": 0.0}),
+        (online.Muon, {"weight_decay": 0.3}),
+    ],
+)
+def test_weights_with_rates_of_their_own_move_by_what_their_logarithms_do(
+    rule, settings
+):
+    """∂w/∂log α is the step itself, whatever the weight's own α is."""
+    ws = weights(torch.float32)
+    optimizer = trained(
+        lambda ws: rule(ws, lr=0.01, per="weight", hyper_lr=0.5, **settings), ws
+    )
+    before = [w.detach().clone() for w in ws]
+    gradients(ws, STEPS)
+    optimizer.step()
+    assert all(optimizer.state[w]["own_lr"].std() > 0.05 for w in ws)
+    gradients(ws, STEPS + 1)
+    sign = -1 if settings.get("maximize") else 1
+    with torch.no_grad():
+        found_each = [one.each for one in optimizer._found()]
+    for each, w, old in zip(found_each, ws, before, strict=True):
+        truth = sign * w.grad * (w.detach() - old)
+        torch.testing.assert_close(each, truth, rtol=2e-3, atol=1e-6)
+
+
 def test_traces_sum_discounted_effects():
     ws, gamma, alpha = weights(), 0.9, 0.05
     optimizer = online.SGD(ws, lr=alpha, hyper_lr=0.0, trace=gamma)
