@@ -96,6 +96,17 @@ def waves(frequency: float, noise: float) -> Stream:
     return Stream(mlp(2, 64, 64, 1, activation=nn.Tanh), draw, F.mse_loss)
 
 
+def ripples() -> Stream:
+    """Regression on a product of waves, whose loss first stays and then falls long."""
+
+    def draw(n: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
+        x = torch.rand(n, 3, generator=g) * 2 - 1
+        y = torch.sin(3 * x[:, :1] + 2 * x[:, 1:2]) * torch.cos(3 * x[:, 2:])
+        return x, y + 0.15 * torch.randn(n, 1, generator=g)
+
+    return Stream(mlp(3, 48, 48, 1, activation=nn.Tanh), draw, F.mse_loss)
+
+
 def friedman(noise: float) -> Stream:
     """Regression on Friedman's first function."""
 
@@ -134,6 +145,7 @@ TASKS: dict[str, dict[str, Callable[[], Stream]]] = {
         "wine": lambda: of_sklearn(datasets.load_wine(), 1.0, 32),
         "teacher5": lambda: teacher(10, 5, 7, 1.0),
         "friedman": lambda: friedman(0.3),
+        "ripples": ripples,
     },
     "reported": {
         "digits": lambda: of_sklearn(datasets.load_digits(), 1.0, 64),

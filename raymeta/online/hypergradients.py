@@ -11,7 +11,7 @@ from torch import Tensor
 from raymeta.online.history import History
 from raymeta.online.rule import Entry, Rule
 from raymeta.online.tensors import dot, real
-from raymeta.online.walk import apart_each, scale, walk, walk_each
+from raymeta.online.walk import UPWARD, apart_each, scale, walk, walk_each
 
 #: A hypergradient of so many times its scale says that the last step went too far.
 OVERSHOT = 5.0
@@ -67,7 +67,9 @@ class Hypergradients(Rule):
         for (g, name), value in sums.items():
             if math.isfinite(value):
                 group = self.param_groups[g]
-                clipped = walk(group["learned"][name], value, group["hyper_lr"])
+                upward = UPWARD if name == "lr" else 0.0
+                c, hyper_lr = group["learned"][name], group["hyper_lr"]
+                clipped = walk(c, value, hyper_lr, upward)
                 self._history.counts["clipped"] += clipped
         for one, number in zip(found, numbers, strict=True):
             self._walk_own(one, number)

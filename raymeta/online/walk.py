@@ -14,6 +14,9 @@ HYPER_LR = 0.1
 BETA1, BETA2 = 0.5, 0.95
 #: A hypergradient counts as this many times its running scale at most.
 CLIP = 3.0
+#: κ of a learning rate: looking one step ahead it settles for too small a one (Wu et
+#: al. 2018), and where gradients are noise alone it would stay where it is.
+UPWARD = 0.1
 #: What a tensor or weight walks on its own, as a part of what its group walks, and how
 #: far it goes from its group.
 OWN, FARTHEST = 0.3, 3.0
@@ -34,12 +37,18 @@ def scale(c: Coordinate) -> float:
     return math.sqrt(c["v"] / (1 - BETA2 ** c["taken"])) if c["taken"] else 0.0
 
 
-def walk(c: Coordinate, gradient: float, lr: float) -> bool:
+def walk(c: Coordinate, gradient: float, lr: float, upward: float = 0.0) -> bool:
     r"""One step of Adam on a hypergradient γ clipped to its running scale.
 
     $$ m \leftarrow \beta_1 m + (1-\beta_1)\gamma,\quad
        v \leftarrow \beta_2 v + (1-\beta_2)\gamma^2,\quad
-       u \leftarrow u - \eta\,\hat m/\sqrt{\hat v} $$
+       u \leftarrow u - \eta\,(\hat m/\sqrt{\hat v} - \kappa) $$
+
+    Args:
+        c: the coordinate, in place.
+        gradient: γ.
+        lr: η.
+        upward: κ.
 
     Returns:
         Whether γ was clipped.
@@ -53,7 +62,7 @@ def walk(c: Coordinate, gradient: float, lr: float) -> bool:
     c["v"] = BETA2 * c["v"] + (1 - BETA2) * gradient * gradient
     rms = scale(c)
     if rms > 0:
-        step = lr * c["m"] / (1 - BETA1 ** c["taken"]) / rms
+        step = lr * (c["m"] / (1 - BETA1 ** c["taken"]) / rms - upward)
         c["u"] = min(max(c["u"] - step, c["low"]), c["high"])
     return clipped
 
