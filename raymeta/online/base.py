@@ -227,6 +227,10 @@ class Learning(Learned):
         taken = self._learn()
         if taken:
             self._take_step()
+            too_long = self._too_long()
+            if too_long:
+                self._take_back(too_long)
+                taken = False
         self._history.add(self.param_groups, null=not taken)
         return loss
 

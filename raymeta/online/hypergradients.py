@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from raymeta.online.history import History
-from raymeta.online.rule import Entry, Rule
+from raymeta.online.rule import Entry, Group, Rule
 from raymeta.online.tensors import dot, real
 from raymeta.online.walk import UPWARD, apart_each, scale, walk, walk_each
 
 #: A hypergradient of so many times its scale says that the last step went too far.
 OVERSHOT = 5.0
+#: The longest first step, as a part of the length of all weights of its group.
+LONGEST = 0.1
 #: The most that the learning rate shrinks at once, as a factor; and how much it does
 #: where the gradient is not finite.
 SHRINK, NOT_FINITE = 1e3, 10.0
@@ -150,6 +152,31 @@ class Hypergradients(Rule):
         for (g, name), value in self._sums(found, _numbers(found)).items():
             self.param_groups[g]["learned"][name]["first"] = abs(value)
 
+    def _too_long(self) -> dict[int, float]:
+        """Groups whose first step is too long beside their weights, once: how much."""
+        shrink = {}
+        for g, group in enumerate(self.param_groups):
+            c = group["learned"].get("lr")
+            known = c is None or c["taken"] or "shortened" in c
+            if known or not group["hyper_lr"]:
+                continue
+            moved = length = 0.0
+            for record in group["last"]:
+                entry = Entry(group, **record)
+                for p in entry.params:
+                    effect, factor = self._effects(entry, p)["lr"]
+                    step = effect * (factor * self._value(entry, "lr", p))
+                    before = real(p) - step
+                    moved += float(dot(step, step))
+                    length += float(dot(before, before))
+            # Of weights that were 0, rounding is left.
+            if moved > LONGEST**2 * length > 1e-8 * moved:
+                shrink[g] = (moved / length) ** 0.5 / LONGEST
+                c["shortened"] = True
+        model = [g for g, group in enumerate(self.param_groups) if _joint(group)]
+        most = max((shrink[g] for g in model if g in shrink), default=None)
+        return shrink | (dict.fromkeys(model, most) if most else {})
+
     def _take_back(self, shrink: dict[int, float]) -> None:
         """Undo the last step everywhere; shrink the learning rates of groups."""
         for group in self.param_groups:
@@ -170,6 +197,11 @@ class Hypergradients(Rule):
                 "not finite or far too long: look at the data and the loss, which no "
                 "learning rate mends"
             )
+
+
+def _joint(group: Group) -> bool:
+    """Whether a group's rate moves with those of others."""
+    return group["per"] == "model" and "lr" in group["learn"]
 
 
 def _numbers(found: list[Found]) -> list[float]:

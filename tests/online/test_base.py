@@ -256,6 +256,12 @@ def test_groups_have_settings_and_values_of_their_own():
     train(net, both, range(5))
     ratio = both.learned["lr[1]"] / both.learned["lr[0]"]
     assert ratio.tolist() == pytest.approx([10.0] * 5)
+    far = online.AdamW(
+        [{"params": [first], "lr": 0.1}, {"params": [second]}], lr=1.0, per="model"
+    )
+    train(net, far, range(3))
+    assert far.counts["null_steps"] == 1
+    assert far.point["lr[1]"] / far.point["lr[0]"] == pytest.approx(10.0)
 
 
 def test_a_closure_is_called_once():
@@ -311,16 +317,43 @@ def test_a_step_too_far_is_taken_back(rule, per):
         optimizer.step()
         return float(loss.detach())
 
-    optimizer = rule([w], lr=30.0, per=per)
+    optimizer = rule([w], lr=0.01, per=per)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda t: 1 if t < 3 else 3e3
+    )
+    for _ in range(3):
+        descend()
+        scheduler.step()
+    near = w.detach().clone()
     descend()
     far = w.detach().abs().max()
     descend()
-    torch.testing.assert_close(w.detach(), torch.tensor([3.0, -2.0]), rtol=1e-3, atol=0)
+    torch.testing.assert_close(w.detach(), near, rtol=1e-3, atol=0)
     assert far > 20
     assert optimizer.counts["null_steps"] == 1
-    assert optimizer.learned["null"].tolist() == [False, True]
+    assert optimizer.learned["null"].tolist() == [False] * 4 + [True]
     last = [descend() for _ in range(60)][-1]
     assert last < 0.1
+
+
+@pytest.mark.parametrize("per", ["group", "tensor", "weight"])
+def test_a_first_step_as_long_as_the_weights_is_taken_back_once(per):
+    net = network()
+    before = torch.cat([w.detach().flatten() for w in net.parameters()])
+    optimizer = online.Adam(net.parameters(), lr=30.0, per=per)
+    train(net, optimizer, range(1))
+    after = torch.cat([w.detach().flatten() for w in net.parameters()])
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-4)
+    train(net, optimizer, range(1, 2))
+    step = torch.cat([w.detach().flatten() for w in net.parameters()]) - before
+    assert step.norm() / before.norm() == pytest.approx(0.1, rel=0.3)
+    assert optimizer.learned["null"].tolist() == [True, False]
+    # Of weights that are 0 any step is.
+    zeros = [nn.Parameter(torch.zeros(3))]
+    optimizer = online.Adam(zeros, lr=1.0)
+    zeros[0].grad = torch.ones(3)
+    optimizer.step()
+    assert optimizer.counts["null_steps"] == 0
 
 
 def test_gradients_that_are_not_finite_do_no_harm_and_end_in_one_line():

@@ -1,5 +1,7 @@
 """Optimizers of `torch.optim` that begin to learn where they stand."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -62,6 +64,24 @@ def test_what_went_through_a_plain_optimizer_s_state_goes_on_to_the_bit():
     train(half, plain, range(6, 12))
     assert_same(whole, half)
     assert plain.learned.equals(learning.learned)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", [{}, {"per": "weight"}, {"trace": 0.9}])
+def test_a_distributed_checkpoint_goes_on_to_the_bit(options):
+    from torch.distributed.checkpoint import state_dict as dcp
+
+    whole, half = network(), network()
+    optimizer = online.AdamW(whole.parameters(), **options)
+    train(whole, optimizer, range(6))
+    saved = copy.deepcopy(dcp.get_optimizer_state_dict(whole, optimizer))
+    half.load_state_dict(whole.state_dict())
+    resumed = online.AdamW(half.parameters(), **options)
+    dcp.set_optimizer_state_dict(half, resumed, saved)
+    for net, each in ((whole, optimizer), (half, resumed)):
+        train(net, each, range(6, 12))
+    assert_same(whole, half)
+    assert optimizer.learned.equals(resumed.learned)
 
 
 def test_a_weight_decay_of_zero_stays():
