@@ -5,12 +5,15 @@ mathematics.
 """
 
 import ast
+import base64
 import html
+import io
 import re
 import sys
 from pathlib import Path
 
 from latex2mathml.converter import convert
+from matplotlib.figure import Figure
 from mkdocs.structure.files import File
 from mkdocs_gallery import gen_single
 
@@ -40,9 +43,22 @@ _MATH = re.compile(
 _LEFT = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 
 
+def _picture(figure):
+    """A figure as examples show it by its name, in the page itself."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=90)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="figure" src="data:image/png;base64,{data}">'
+
+
+Figure._repr_html_ = _picture
+
+
 def on_files(files, config):
     """Add the first page and the reference."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    # Files beside it are no pages: they are named.
+    readme = re.sub(r"\[`?([^\]`]+)`?\]\((?!docs/|https?:|#)[^)]+\)", r"`\1`", readme)
     readme = re.sub(r"\((?:docs/)([^)]+)\)", r"(\1)", readme)
     pages = {"index.md": readme, "reference/raymeta.md": _top()}
     pages |= {f"reference/{room}.md": _room(room) for room in ROOMS}
