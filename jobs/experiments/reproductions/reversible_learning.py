@@ -193,7 +193,7 @@ def heavy_ball(momentum: float, h: Hparams) -> Optimizer:
 def bits(seed: int, scale: Scale) -> Iterator[Row]:
     """Bits per parameter and step that an exactly reversible run keeps.
 
-    Runs are so long that a parameter keeps 2,400 bits: the first 62 are in its own word.
+    Runs are so long that a parameter keeps 2,400: the first 62 are in its own word.
     """
     torch.manual_seed(seed)
     data = TensorDataset(*(p[:500] for p in images(scale.mnist).train.tensors))
