@@ -147,6 +147,7 @@ def require_shared(folder: Path) -> None:
     Raises:
         ValueError: a node reads something else there.
     """
+    folder = folder.resolve()  # a worker's own folder may be another
     probe, token = folder / f".probe-{secrets.token_hex(4)}", secrets.token_hex(16)
     probe.write_text(token)
     look = ray.remote(num_cpus=0, max_retries=0)(_reads)
