@@ -39,7 +39,8 @@ class _Reading(TorchFunctionMode):
         x = _plain(args[0]) if func in READS else None
         if x is None:
             return func(*args, **(kwargs or {}))
-        self.found.tensors.append(x.detach())
+        # Not a result of an operator, which a transform around it would wrap.
+        self.found.tensors.append(x)
         with disable_proxy_modes_tracing():
             value = x.detach().clone()
             self.found.values.append(int(value))
