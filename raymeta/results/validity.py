@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-from raymeta.results.records import read_spending
 
 COLUMN = "invalid"
 
@@ -73,6 +72,9 @@ def marked(frame: "pd.DataFrame", folder: Path) -> "pd.DataFrame":
 
 def _recorded(folder: Path) -> dict[tuple[str, int], str]:
     """What the spending.json of a comparison says; nothing without one."""
+    # It loads pyarrow, for which a command that ends at once should not wait.
+    from raymeta.results.records import read_spending
+
     reasons: dict[tuple[str, int], list[str]] = {}
     for mismatch in read_spending(folder).get("mismatches", []):
         place, _, why = mismatch.rpartition(": ")

@@ -67,7 +67,10 @@ def test_optimize_overwrites_its_own_results_only(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     assert main([*flags, "200", "--name", "mine"]) == 2
-    assert "holds something else: use another name" in capsys.readouterr().err
+    assert (
+        "holds something else, and no optimization.json: use another"
+        in capsys.readouterr().err
+    )
 
 
 def test_optimize_says_where_it_is(tmp_path, capsys, monkeypatch):

@@ -36,7 +36,11 @@ def learnt(folder, task):
     """The folder of an optimization of the task."""
     result = optimize(task, Forward(task.horizon), budget=300)
     with RunFolder.open(
-        folder.parent, folder.name, "optimization", {"task": task.name}, resume=False
+        folder.parent,
+        folder.name,
+        "optimization",
+        {"task": task.name, "estimator": "Forward(5)"},
+        resume=False,
     ) as made:
         made.record_run(loading.sources([task.name]))
         made.write(result.frame)
