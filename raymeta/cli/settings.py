@@ -8,7 +8,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from raymeta.runtime.interrupt import Interrupted
+from raymeta.runtime.interrupt import interrupted
 
 #: Files in jobs/ that are a command themselves.
 SCRIPTS = ("compare.py", "meta_train.py")
@@ -28,8 +28,8 @@ def resumable(command: str, settings: Any, name: str) -> Iterator[None]:
         program = ["python"] * sys.argv[0].endswith(".py") + [sys.argv[0]]
         line = shlex.join([*program, *flags(command, settings, name=name)])
         told = ": ".join(map(str, interrupt.args))
-        found = interrupt.found if isinstance(interrupt, Interrupted) else told
-        raise Interrupted(found, f"go on with: {line}") from None
+        found = vars(interrupt).get("found", told)
+        raise interrupted(found, f"go on with: {line}") from None
 
 
 def flags(command: str, settings: Any, **changed: Any) -> list[str]:

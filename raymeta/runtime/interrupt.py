@@ -37,21 +37,20 @@ class Interrupt:
             signal.signal(each, signal.default_int_handler)
 
 
-class Interrupted(KeyboardInterrupt):
+def interrupted(found: str, remedy: str) -> KeyboardInterrupt:
     """Ctrl-C that ended a run which is kept: one line says how to go on.
 
+    IPython and Jupyter show this line alone. No class of its own: a script ends by the
+    signal, as shells expect of Ctrl-C, for KeyboardInterrupt itself only.
+
     Args:
-        found: where what was found is; "" where nothing was.
+        found: where what was found is, kept as `found`; "" where nothing was.
         remedy: how to go on.
     """
-
-    def __init__(self, found: str, remedy: str) -> None:
-        super().__init__("; ".join(filter(None, (found, remedy))))
-        self.found = found
-
-    def _render_traceback_(self) -> list[str]:
-        """All that IPython and Jupyter show of it."""
-        return [f"KeyboardInterrupt: {self}"]
+    said = KeyboardInterrupt("; ".join(filter(None, (found, remedy))))
+    shown = [f"KeyboardInterrupt: {said}"]
+    vars(said).update(found=found, _render_traceback_=lambda: shown)
+    return said
 
 
 @contextmanager
@@ -61,7 +60,7 @@ def goes_on(name: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt as interrupt:
         found = ": ".join(map(str, interrupt.args))
-        raise Interrupted(found, f"the same call with name={name!r} goes on") from None
+        raise interrupted(found, f"the same call with name={name!r} goes on") from None
 
 
 @contextmanager
