@@ -17,7 +17,7 @@ from raymeta.modules.copies import copied
 from raymeta.modules.counter_rng import Noise, mix
 from raymeta.modules.overrides.internals import ATTRIBUTES
 from raymeta.modules.overrides.modes import Inspection, Substitutes
-from raymeta.modules.rng_state import restored, seed_all, states
+from raymeta.modules.rng_state import host_number, restored, seed_all, states
 from raymeta.types import Tensors
 
 Run = Callable[[Noise, tuple], Any]
@@ -256,5 +256,5 @@ def _seeded(noise: Noise) -> Iterator[None]:
     """Seed the global generators by (seed, t) and give them back as they were."""
     device = noise.t.device
     with restored(device):
-        seed_all(mix(noise.seed, int(noise.t)), device)
+        seed_all(mix(noise.seed, host_number(noise.t)), device)
         yield

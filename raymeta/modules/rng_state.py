@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 #: The states of torch's, Python's and numpy's.
 States = tuple[Any, ...]
@@ -29,6 +30,16 @@ def restored(device: torch.device | None = None) -> Iterator[None]:
             generator.set_state(state)
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
+
+
+def host_number(x: Tensor) -> int:
+    """A 64-bit integer of a tensor, which seeds what draws outside of tensors.
+
+    By way of float, two halves of it: steps that are traced may read truth values and
+    integers, as they seldom change, but what comes out of a generator of the host must
+    not be taken for a part of a graph.
+    """
+    return (int(float(x >> 32)) << 32) | int(float(x & 0xFFFFFFFF))
 
 
 def seed_all(seed: int, device: torch.device | None = None) -> None:

@@ -21,7 +21,7 @@ from raymeta.modules.collate import same
 from raymeta.modules.counter_rng import Noise, mix
 from raymeta.modules.overrides.internals import versions
 from raymeta.modules.overrides.modes import Inspection, Substitutes
-from raymeta.modules.rng_state import restored, seed_all, states
+from raymeta.modules.rng_state import host_number, restored, seed_all, states
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -153,7 +153,7 @@ class UserFunction:
     @contextmanager
     def _seeded(self, noise: Noise) -> Iterator[None]:
         """The global generators seeded by (seed, t) and the name."""
-        device, seed = noise.t.device, mix(noise.seed, int(noise.t))
+        device, seed = noise.t.device, mix(noise.seed, host_number(noise.t))
         with restored(device):
             seed_all(mix(seed, sum(map(ord, self._name))), device)
             yield

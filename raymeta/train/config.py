@@ -104,9 +104,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check every number."""
-        require_types(self)
         check_family(self.family)
         require_function("learner", self.learner, ("seed",))
+        require_types(self)
         if self.dtype not in DTYPES:
             raise unknown_name("dtype", self.dtype, DTYPES)
         if self.engine not in ENGINES:

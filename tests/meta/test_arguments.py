@@ -124,8 +124,9 @@ def test_what_is_no_task_is_refused(episodes, message, engine):
     module = meta.MetaModule(made("maml"), engine=engine)
     with pytest.raises(ValueError, match=message):
         module(episodes)
-    with pytest.raises(ValueError, match=message):
-        module.adapt(episodes)
+    if isinstance(episodes, Episode):
+        with pytest.raises(ValueError, match=message):
+            module.adapt(episodes)
 
 
 def test_recipes_know_their_settings():

@@ -10,6 +10,7 @@ from torch import Tensor
 from raymeta._tree import vmapped
 from raymeta.autograd.stop_gradient import stop
 from raymeta.modules.counter_rng import Noise
+from raymeta.modules.rng_state import host_number
 
 
 def integers(noise: Noise, shape: Any, low: int, high: int) -> Tensor:
@@ -144,7 +145,7 @@ def by_generator(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """
 
     def draw(noise: Noise, *args: Any, **others: Any) -> Tensor:
-        seed = int(noise.bits(1)) & ((1 << 63) - 1)
+        seed = host_number(noise.bits(1)) & ((1 << 63) - 1)
         others["generator"] = torch.Generator(noise.t.device).manual_seed(seed)
         return function(*args, **others)
 
