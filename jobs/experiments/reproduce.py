@@ -11,6 +11,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pandas as pd
@@ -36,6 +37,13 @@ from jobs.experiments.reproductions import (
 from jobs.experiments.reproductions.base import Claim, Reproduction, Scale
 from raymeta.analysis.figures import style
 from raymeta.cli import exit_code
+
+INTRODUCTION = """\
+Published experiments, run by `python -m jobs.experiments.reproduce all --mnist FOLDER`
+with raymeta's public API alone, {date}. *Published* is what the paper or its authors'
+code reports, *the same* the interval that counts as its reproduction, *ours* the mean
+over seeds ± 95 %. Every run, poor ones too, is in the frame that the command writes.
+"""
 
 ALL: dict[str, Reproduction] = {
     module.REPRODUCTION.name: module.REPRODUCTION
@@ -145,11 +153,7 @@ def page(out: Path) -> str:
     lines = [
         "# Reproductions",
         "",
-        "Published experiments, run by `python -m jobs.experiments.reproduce all` with "
-        "raymeta's public API alone. *Published* is what the paper or its authors' "
-        "code reports, *the same* the interval that was fixed beforehand as its "
-        "reproduction, *ours* the mean over seeds ± 95 %. Every run, poor ones too, is "
-        "in the frame that the command writes.",
+        INTRODUCTION.format(date=f"{date.today():%d %B %Y}"),
     ]
     for name, what in ALL.items():
         file = out / name / "claims.parquet"
