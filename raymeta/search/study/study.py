@@ -184,7 +184,8 @@ class Study(ABC):
         self._spent.drop(number)
         if done is not None:
             self._spent.put(number, done.gradient_evals)
-        self.reports.drop(number, after=0 if done is None else done.outer_step)
+        # What raises at once reports a failure at outer step 0.
+        self.reports.drop(number, after=-1 if done is None else done.outer_step)
         self._failed.discard(number)
         self._raised.pop(number, None)
 
