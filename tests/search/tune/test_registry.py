@@ -7,6 +7,8 @@ from raymeta.search.tune.registry import trainables_looked_up_once
 
 
 def test_a_trainable_is_unpickled_once_in_a_run(monkeypatch):
+    # Without a Ray that an earlier test of this process left connected.
+    monkeypatch.setattr(registry, "_internal_kv_initialized", lambda: False)
     read, loads = [], registry.pickle.loads
     monkeypatch.setattr(
         registry.pickle, "loads", lambda data: read.append(1) or loads(data)
