@@ -147,10 +147,14 @@ class OnlineRun:
         """Gradient evaluations from one training step to another, and E there."""
         hparams = self.coordinates.hparams(self.coordinates.start())
         charge, t = self.outer_loss_charge, start
+        costs: dict[int, float] = {}  # by length: asking takes as long as a step
         while t < end:
             estimator = self._at(t, end)
-            charge += estimator.cost(self.problem, hparams)
-            t += estimator.steps
+            steps = estimator.steps
+            if steps not in costs:
+                costs[steps] = estimator.cost(self.problem, hparams)
+            charge += costs[steps]
+            t += steps
         return charge
 
     def _at(self, t: int, end: int) -> Estimator:
