@@ -230,24 +230,27 @@ class _Walk:
         xs, cs = _dense(xs), _dense(cs)
         last: Any = self  # no b at all
         before: tuple[Any, ...] = (None, None, None)
+        program: Program | None = None
         for recurrence, b in self._legs:
             if b is not last:
                 flat, batch = flatten(b, like=before[2])
                 bs, last = _dense(flat), b
             inputs = [*xs, *cs, *bs]
             at = (recurrence, self.structure, batch)
-            if not (at[0] is before[0] and at[1] is before[1] and at[2] is before[2]):
+            alike = at[0] is before[0] and at[1] is before[1] and at[2] is before[2]
+            if (
+                program is None
+                or not alike
+                or not program.fits(both := program.forward(*inputs))
+            ):
                 key = (self.structure, self._constants, batch)
                 program, both = recurrence.run(key, inputs, differentiable)
                 before = at
-            else:
-                both = program.forward(*inputs)
-                if not program.fits(both):
-                    program, both = recurrence.run(key, inputs, differentiable)
+                if differentiable:
+                    self.depends = list(map(max, self.depends, program.depends))
             self.structure = program.result
             xs = both[: self.structure.count]
             if differentiable:
-                self.depends = list(map(max, self.depends, program.depends))
                 self._done.append((program, both[program.saved_from :]))
         return xs
 
