@@ -149,14 +149,14 @@ class Recurrence:
                 # Copies, since f may write into its arguments, but not into leaves.
                 copies = [z.clone() for z in at]
                 ends, result = flatten(self.function(*_trees(key, copies)))
-            floating = _floating(ends, result)
+            moved = floating(ends, result)
             if cotangents is None:
-                cotangents = _dense(map(torch.ones_like, floating))
-            return ends, result, _pull(floating, cotangents, leaves), read
+                cotangents = _dense(map(torch.ones_like, moved))
+            return ends, result, pulled_back(moved, cotangents, leaves), read
 
         ends, result, pulled, read = pull(inputs, None)
         depends = [p is not None for p in pulled[x_count:]]
-        alphas = _dense(torch.ones_like(z.detach()) for z in _floating(ends, result))
+        alphas = _dense(torch.ones_like(z.detach()) for z in floating(ends, result))
         cs = list(compress(inputs, moving))[x_count:]
         g = [torch.zeros_like(z) for z in compress(cs, depends)]
 
@@ -330,14 +330,21 @@ def _dense(tensors: Iterable[Tensor]) -> list[Tensor]:
     return [z.contiguous() for z in tensors]
 
 
-def _floating(tensors: Flat, structure: Structure) -> list[Tensor]:
+def floating(tensors: Flat, structure: Structure) -> list[Tensor]:
+    """Those of a pytree's tensors that are floating-point or complex."""
     return list(compress(tensors, structure.differentiable()))
 
 
-def _pull(ends: Flat, alphas: Flat, leaves: Flat) -> list[Tensor | None]:
+def pulled_back(
+    ends: Flat, alphas: Flat, leaves: Flat, create_graph: bool = False
+) -> list[Tensor | None]:
     """α ∂(ends)/∂(leaves); None where nothing depends."""
     pairs = [(z, a) for z, a in zip(ends, alphas, strict=True) if z.requires_grad]
     if not pairs:
         return [None] * len(leaves)
     live, cotangents = map(list, zip(*pairs, strict=True))
-    return list(torch.autograd.grad(live, leaves, cotangents, allow_unused=True))
+    return list(
+        torch.autograd.grad(
+            live, leaves, cotangents, create_graph=create_graph, allow_unused=True
+        )
+    )

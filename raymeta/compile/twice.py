@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from raymeta.compile.dispatch import draws_random_numbers, will_be_used
-from raymeta.compile.recurrence import Recurrence, chain
+from raymeta.compile.recurrence import Recurrence, chain, floating, pulled_back
 from raymeta.compile.trace import Structure, flatten
 from raymeta.errors import said
 
@@ -117,19 +117,12 @@ class _Twice:
             # Copies, since f may write into its arguments.
             args, kwargs = structure.tree([x.clone() for x in at])
             results, kind = flatten(self._function(*args, **kwargs))
-            floating = list(compress(results, kind.differentiable()))
-            pairs = [
-                (y, a) for y, a in zip(floating, alphas, strict=True) if y.requires_grad
+            ends, leaves = floating(results, kind), list(compress(at, needed))
+            found = pulled_back(ends, alphas, leaves, create_graph=again)
+            return [
+                torch.zeros_like(x) if g is None else g
+                for x, g in zip(leaves, found, strict=True)
             ]
-            leaves = list(compress(at, needed))
-            if not pairs:
-                return [torch.zeros_like(x) for x in leaves]
-            ends, cotangents = zip(*pairs, strict=True)
-            return list(
-                torch.autograd.grad(
-                    ends, leaves, cotangents, create_graph=again, materialize_grads=True
-                )
-            )
 
     def _check(self, structure: Structure, tensors: list[Tensor]) -> None:
         copies = [x.detach().clone() for x in tensors]
