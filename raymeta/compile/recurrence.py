@@ -47,7 +47,7 @@ class Program(NamedTuple):
     backward: Kernel | None
     result: Structure
     depends: list[bool]
-    read: list[int]
+    read: list[Tensor]
 
     @property
     def saved_from(self) -> int:
@@ -66,9 +66,9 @@ class Recurrence:
 
     Graphs are laid out for contiguous tensors, which all that goes in and out is made.
     f must be pure: what it reads besides its arguments stays as it was when it was
-    traced. Integers and truth values that it reads from tensors, as a check of its own
-    does, are looked at in every step; at others it is traced once more. Where x or c
-    requires a gradient the result has one, of first order.
+    traced. Integers, truth values and arrays that it reads from tensors, as a check of
+    its own does, are looked at in every step; at others it is traced once more. Where x
+    or c requires a gradient the result has one, of first order.
 
     Args:
         function: f.
@@ -122,7 +122,7 @@ class Recurrence:
         return program
 
     def _plain(self, key: Key, inputs: Flat) -> Program:
-        results: list[tuple[Structure, list[int]]] = []
+        results: list[tuple[Structure, list[Tensor]]] = []
 
         def forward(*flat: Tensor) -> list[Tensor]:
             with torch.no_grad(), reading() as read:

@@ -13,6 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from raymeta import _tree as trees
 from raymeta.compile.dispatch import in_place_collective
+from raymeta.errors import said
 from raymeta.process import preserved
 
 with preserved():  # it sets a variable for its cache
@@ -203,11 +204,12 @@ def _untraceable(reason: str, culprit: str) -> Untraceable:
     )
 
 
-def too_many_values(read: Sequence[int]) -> Untraceable:
+def too_many_values(read: Sequence[Tensor]) -> Untraceable:
     """The error for a function that reads other numbers ever again."""
-    some = ", ".join(map(str, read[:3]))
+    some = ", ".join(said(x.tolist()) for x in read[:3])
     reason = f"Python code reads numbers from them that keep changing ({some}, …)"
-    return _untraceable(reason, ".item(), int(tensor) or `if tensor`")
+    culprit = ".item(), int(tensor), .tolist(), .numpy() or `if tensor`"
+    return _untraceable(reason, culprit)
 
 
 def _sized_by_values(node: fx.Node) -> bool:

@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -184,6 +185,19 @@ def test_truth_values_and_integers_may_be_read(monkeypatch):
     assert 1 < len(traces) <= len(batches)
     truth = loop(*toy)
     assert_same(Recurrence(branching, compiled=False)(*toy[1:]), truth)
+
+
+@pytest.mark.parametrize("read", [Tensor.tolist, Tensor.numpy, np.asarray])
+def test_arrays_may_be_read(read):
+    def split(x: Tensor, c: Tensor, b: Tensor) -> Tensor:
+        first, second = read(b)
+        return torch.cat([c * x[:first].sin(), x[first:] * int(second)])
+
+    batches = [torch.tensor(b) for b in ([1, 2], [2, 1], [1, 2])]
+    assert_is_the_loop(Toy(split, normal(3), normal(1), batches), compiled=False)
+    steps = Recurrence(lambda x, c, b: x * float(sum(read(b))), compiled=False)
+    with pytest.raises(Untraceable, match=r"keep changing \(\[0\.7\], …\)"):
+        steps(torch.ones(1), None, [torch.tensor([i / 10]) for i in range(9)])
 
 
 def test_a_number_that_keeps_changing_is_refused():
