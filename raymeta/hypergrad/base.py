@@ -32,8 +32,10 @@ class Hypergradient(NamedTuple):
             its shape.
         gradient_evals: what the estimate cost; one forward and backward pass of the
             inner loss is 1.
-        residual: |b - A x| / |b| of the linear system that the estimate solved, None
-            where it solves none.
+        residual: |b - A x| / |b| of the linear system that the estimate solved; of a
+            look that was compared with a shorter one (`raymeta.outer.look_ahead`), the
+            share of scalar hyperparameters whose derivatives have opposite signs. None
+            where there is neither.
     """
 
     outer_loss: Tensor

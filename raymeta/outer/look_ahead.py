@@ -109,7 +109,7 @@ class LookAhead:
         Args:
             better: whether the last one was better than the best before it.
             agreements: 1 - 2 r of each comparison of that run, with r its
-                `ComparedLooks.residual`: from -1 to 1.
+                `Hypergradient.residual`: from -1 to 1.
         """
         if better or not agreements:
             return replace(self, compares=not better)

@@ -45,7 +45,7 @@ class LogRecord(NamedTuple):
         step: where training stood afterwards.
         values: E of each run; none where arithmetic overflowed.
         charge: charge for the hypergradient, NaN without one; likewise the following.
-        residual: residual of the linear system that was solved.
+        residual: see `Hypergradient`.
         gradient: dE/dλ, shape (K,), or (0,).
     """
 
