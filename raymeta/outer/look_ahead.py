@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 
 from raymeta.hypergrad import Hypergradient, Rollout, ShortTerm
+from raymeta.hypergrad.base import with_steps
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams
 
@@ -69,7 +70,7 @@ class ComparedLooks:
 
     @property
     def _long(self) -> ShortTerm:
-        return replace(self.short, steps=self.steps)
+        return with_steps(self.short, self.steps)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from raymeta.hypergrad import ShortTerm
-from raymeta.hypergrad.base import advance, with_steps
+from raymeta.hypergrad.base import with_steps
 from raymeta.outer.base import HyperDescent
 from raymeta.outer.coordinates import Coordinates
 from raymeta.outer.evaluator import Trained
 from raymeta.outer.look_ahead import LookAhead
 from raymeta.outer.online_run import OnlineRun, OnlineState, OnlineStep
+from raymeta.outer.replay import trained
 from raymeta.outer.report import Report, outer_value
 from raymeta.outer.steps.adam import HYPER_LR, ClippedAdam
 from raymeta.outer.trust import Evaluated
@@ -184,14 +185,11 @@ class OnlineDescent(HyperDescent):
             (steps, self.coordinates.project(at + x - best.x))
             for steps, at in self._learned[1]
         ]
-        hparams = [self.coordinates.hparams(at) for _, at in moved]
+        natural = [(steps, self.coordinates.hparams(at)) for steps, at in moved]
 
         def train() -> Trained:
-            state, t = self.problem.init(hparams[0]), 0
-            for (steps, _), at in zip(moved, hparams, strict=True):
-                state = advance(self.problem, at, state, t, steps)
-                t += steps
-            return state, [outer_value(self.problem, state, hparams[-1])]
+            state = trained(self.problem, natural)
+            return state, [outer_value(self.problem, state, natural[-1][1])]
 
         at_mean = self.coordinates.hparams(x)
         state, (value,) = self.evaluator.run(at_mean, self.horizon, train)
