@@ -40,27 +40,23 @@ def performance_profile(
     """
     table = to_target(frame, target, x)
     families = dict(zip(table["method"], table["family"], strict=True))
-    times = table.pivot_table(
-        index=["task", "seed"], columns="method", values="needed", dropna=False
-    )
-    times = times.reindex(columns=sorted(families)).fillna(np.inf)
+    needed = table.set_index(["task", "seed", "method"])["needed"]
+    times = needed.unstack("method").fillna(np.inf)
     fastest = times.min(axis=1)
     solved = np.isfinite(fastest)
     ratios = times[solved].div(fastest[solved].clip(lower=np.finfo(float).tiny), axis=0)
     end = ratios.to_numpy()[np.isfinite(ratios.to_numpy())].max(initial=1.0)
-    rows, areas = [], {}
+    rows: dict[str, list[tuple[str, str, float, float]]] = {}
+    areas: dict[str, tuple[float, float]] = {}
     for method in times.columns:
         steps = np.sort(ratios[method][np.isfinite(ratios[method])])
         taus = np.unique(np.append(1.0, steps))
-        shares = np.searchsorted(steps, taus, side="right") / max(len(times), 1)
-        widths = np.diff(np.log(np.append(taus, max(end, 1.0))))
+        shares = np.searchsorted(steps, taus, side="right") / len(times)
+        widths = np.diff(np.log(np.append(taus, end)))
         areas[method] = (float((shares * widths).sum()), float(shares[-1]))
-        rows += [
+        rows[method] = [
             (method, families[method], tau, share)
             for tau, share in zip(taus, shares, strict=True)
         ]
-    order = {m: k for k, m in enumerate(sorted(areas, key=areas.__getitem__)[::-1])}
-    profile = pd.DataFrame(rows, columns=COLUMNS)
-    return profile.sort_values(
-        ["method", "ratio"], key=lambda c: c.map(order) if c.name == "method" else c
-    ).reset_index(drop=True)
+    best_first = sorted(areas, key=areas.__getitem__)[::-1]
+    return pd.DataFrame([row for m in best_first for row in rows[m]], columns=COLUMNS)

@@ -42,3 +42,13 @@ def test_the_target_is_that_of_black_box_search(frame):
 def test_problems_that_none_solves_count(frame):
     assert set(performance_profile(frame, 0.01)["share"]) == {0.0}
     assert performance_profile(frame.iloc[:0]).empty
+
+
+def test_only_problems_that_there_are_count(report):
+    # One task has two seeds, the other one: three problems, not four.
+    rows = [
+        report("a", seed, 10, 0.3, task=task)
+        for task, seed in (("one", 0), ("one", 1), ("two", 0))
+    ]
+    profile = performance_profile(pd.DataFrame(rows), 0.3)
+    assert profile[["ratio", "share"]].to_numpy().tolist() == [[1.0, 1.0]]
