@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Compare methods on tasks; print the ranking, draw figures and page."""
     settings, as_json = config.read(arguments, CompareSettings), arguments.json
     if arguments.dry_run:
-        dry_run.show(dry_run.of_comparison(settings), as_json)
+        output.print_summary(dry_run.of_comparison(settings), as_json)
         return
     if (said := finished.recall(settings, settings.name)) is not None:
         if not (as_json or arguments.quiet):

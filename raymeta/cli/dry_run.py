@@ -6,20 +6,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from raymeta.cli import output
-
 #: Steps that are timed; the shortest counts.
 STEPS = 5
 #: Seconds that Ray and its workers take to start, see docs/benchmarks.md.
 RAY_S = 20.0
-
-
-def show(said: dict[str, Any], as_json: bool) -> None:
-    """Print what was found about a run that is not made."""
-    if as_json:
-        output.print_json({k: value for k, value in said.items() if k != "text"})
-    else:
-        print("\n".join([*said["text"], "dry run: nothing was started or written"]))
 
 
 def of_comparison(settings: Any) -> dict[str, Any]:
@@ -28,6 +18,7 @@ def of_comparison(settings: Any) -> dict[str, Any]:
     from raymeta.search.methods.base import SearchMethod
     from raymeta.search.plan import make_plan
     from raymeta.search.progress import opening
+    from raymeta.tasks.base import sampled
 
     name = run_name(settings.storage, settings.name, settings.tasks)
     place = settings.tasks, settings.methods, settings.budget, settings.seeds
@@ -45,7 +36,8 @@ def of_comparison(settings: Any) -> dict[str, Any]:
     ]
     slots = settings.slots or _cpus()
     each = {
-        task.name: seconds_per_evaluation(task, plan.seeds[0]) for task in plan.tasks
+        task.name: seconds_per_evaluation(task, sampled(task, plan.seeds[0]))
+        for task in plan.tasks
     }
     seconds = sum(study["budget"] * each[study["task"]] for study in studies)
     trials = sum(study["trials"] for study in studies)
@@ -69,7 +61,7 @@ def of_optimization(
     from raymeta.tasks.base import sampled
 
     problem = sampled(task, settings.seed)
-    each = seconds_per_evaluation(task, settings.seed)
+    each = seconds_per_evaluation(task, problem)
     about = budget * each / workers + RAY_S * (workers > 1)
     text = [
         *_settings(settings),
@@ -111,12 +103,10 @@ def of_training(settings: Any, run: Any, workers: int) -> dict[str, Any]:
     return _said(settings, text, float(steps * run.tasks_per_step), about)
 
 
-def seconds_per_evaluation(task: Any, seed: int) -> float:
+def seconds_per_evaluation(task: Any, problem: Any) -> float:
     """Seconds of one gradient evaluation, which is what a training step costs here."""
     from raymeta.hypergrad.base import advance
-    from raymeta.tasks.base import sampled
 
-    problem = sampled(task, seed)
     hparams = task.space.trim(task.space.initial(device=problem.device))
     state = problem.init(hparams)
     return _shortest(lambda: advance(problem, hparams, state, 0, 1))
@@ -137,10 +127,9 @@ def _cpus() -> int:
 
 def _settings(settings: Any) -> list[str]:
     """The settings with what is automatic left out."""
-    given = {name: value for name, value in asdict(settings).items()}
     shown = [
         f"{name}={' '.join(map(str, v)) if isinstance(v, tuple) else v}"
-        for name, v in given.items()
+        for name, v in asdict(settings).items()
         if v is not None
     ]
     return [f"settings: {', '.join(shown)}"]
@@ -149,8 +138,10 @@ def _settings(settings: Any) -> list[str]:
 def _said(
     settings: Any, text: list[str], budget: float, seconds: float, **more: Any
 ) -> dict[str, Any]:
+    """What `raymeta.cli.output.print_summary` takes."""
     known = {"settings": asdict(settings), "budget": budget, "seconds": seconds}
-    return {**known, **more, "text": text}
+    lines = [*text, "dry run: nothing was started or written"]
+    return {**known, **more, "text": "\n".join(lines)}
 
 
 def _about(seconds: float, how: str, each: dict[str, float]) -> str:

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
     kept = {"hyper_lr": settings.hyper_lr, "budget": budget, "seed": settings.seed}
     if arguments.dry_run:
         said = dry_run.of_optimization(settings, task, estimator, budget, workers)
-        dry_run.show(said, arguments.json)
+        output.print_summary(said, arguments.json)
         return
     with ExitStack() as opened:
         with output.progress(arguments, as_json=arguments.json):
@@ -125,16 +125,13 @@ def _result(
 
 def _record(task: Any, result: Any) -> dict[str, Any]:
     """What was found, for programs."""
-    from raymeta.space import Space
-
-    space = Space(**{name: task.space[name] for name in result.hparams})
     return {
         "task": result.task,
         "method": result.method,
         "seed": result.seed,
         "start_loss": result.start_loss,
         "outer_loss": result.outer_loss,
-        "hparams": space.point(result.hparams),
+        "hparams": _point(task, result),
         "metrics": dict(result.metrics),
         "profile": result.profile,
         "overfitting": result.overfitting,
@@ -143,10 +140,17 @@ def _record(task: Any, result: Any) -> dict[str, Any]:
     }
 
 
+def _point(task: Any, result: Any) -> Mapping[str, Any]:
+    """The best λ as plain scalars by flat name, of what is used."""
+    from raymeta.space import Space
+
+    space = Space(**{name: task.space[name] for name in result.hparams})
+    return space.point(result.hparams)
+
+
 def _print(task: Any, result: Any) -> None:
     """Every report, the best λ, what lies beside it, and its metrics."""
     from raymeta.results.profile import sentence
-    from raymeta.space import Space
 
     hidden = ["task", "method", "family", "seed", "trial", "examples", "failure"]
     shown = result.frame.drop(columns=hidden)
@@ -158,11 +162,10 @@ def _print(task: Any, result: Any) -> None:
         ]
     )
     print(shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4g}"))
-    space = Space(**{name: task.space[name] for name in result.hparams})  # what is used
     if result.start_loss is not None:
         print(f"\nouter loss at the start {result.start_loss:.6g}", end="")
     print(f"\nbest outer loss {result.outer_loss:.6g} at")
-    for name, value in space.point(result.hparams).items():
+    for name, value in _point(task, result).items():
         text = f"{value:.6g}" if isinstance(value, float) else value
         print(f"  {name} = {text}")
     if profile := result.profile:

@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,14 @@ def _restore(before: str | None) -> None:
         os.environ.pop(VERBOSE, None)
     else:
         os.environ[VERBOSE] = before
+
+
+def print_summary(said: Mapping[str, Any], as_json: bool) -> None:
+    """The `text` of what was found for people, all else of it as JSON."""
+    if as_json:
+        print_json({name: value for name, value in said.items() if name != "text"})
+    else:
+        print(said["text"])
 
 
 def print_json(value: Any) -> None:

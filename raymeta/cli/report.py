@@ -86,18 +86,12 @@ def _survey(path: Path, arguments: argparse.Namespace) -> None:
     )
 
 
-def summarize(
-    folder: str, shown: "pd.DataFrame | None" = None, *, as_json: bool = False
-) -> dict[str, Any]:
+def summarize(folder: str, *, as_json: bool = False) -> None:
     """Print the ranking or the evaluation; draw figures and page beside the frame.
 
     Args:
         folder: a folder of results or its address on an object store, or a frame.
-        shown: the rows of a comparison's frame to report; all by default.
         as_json: whether to print it as JSON.
-
-    Returns:
-        What is said, see `summary`.
 
     Raises:
         ValueError: the comparison is not valid; all is printed and drawn nevertheless.
@@ -105,9 +99,8 @@ def summarize(
     from raymeta.results.mirror import local
 
     with local(folder) as path:
-        said = summary(path, shown)
+        said = summary(path)
     say(said, as_json)
-    return said
 
 
 def say(said: dict[str, Any], as_json: bool) -> None:
@@ -116,10 +109,7 @@ def say(said: dict[str, Any], as_json: bool) -> None:
     Raises:
         ValueError: the comparison is not valid.
     """
-    if as_json:
-        output.print_json({k: value for k, value in said.items() if k != "text"})
-    else:
-        print(said["text"])
+    output.print_summary(said, as_json)
     if invalid := said.get("invalid"):
         raise ValueError(f"the comparison in {said['folder']} is {invalid}")
 
@@ -128,8 +118,8 @@ def summary(path: Path, shown: "pd.DataFrame | None" = None) -> dict[str, Any]:
     """What there is to say of results; figures and page are drawn.
 
     Args:
-        path: see `summarize`.
-        shown: likewise.
+        path: a folder of results, or a frame.
+        shown: the rows of a comparison's frame to report; all by default.
 
     Returns:
         JSON values: `text` for people, `folder`, `files` that were drawn; of a

@@ -135,7 +135,7 @@ def run(arguments: argparse.Namespace) -> None:
     chosen["tasks_per_step"] = _tasks_per_step(settings)
     if arguments.dry_run:
         said = dry_run.of_training(settings, recipe(**chosen), settings.workers)
-        dry_run.show(said, arguments.json)
+        output.print_summary(said, arguments.json)
         return
     with (
         output.progress(arguments, as_json=arguments.json),
