@@ -39,8 +39,6 @@ ROOMS = (
 _MATH = re.compile(
     r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL
 )
-#: What arithmatex does not see: `$$` inside the cells and lists of docstrings.
-_LEFT = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 
 
 def _picture(figure):
