@@ -30,6 +30,8 @@ class Learner:
             back-propagates through the inner steps of all tasks at once.
         transform: what becomes of one task's meta-gradient before the mean over tasks;
             None leaves it as it is.
+        adapted: (s_T of one task, θ) -> the module that `MetaModule.adapt` gives for
+            its examples; None where no module is adapted.
 
     Source: Franceschi et al. 2018, section 3: meta-learning as bilevel programming.
     """

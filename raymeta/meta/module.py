@@ -228,9 +228,10 @@ def _place(module: nn.Module, name: str) -> tuple[nn.Module, str]:
     *parts, last = name.split(".")
     for part in parts:
         # Not by `add_module`: a module may have a layer called "learner".
-        inside = sublayers(module).setdefault(part, nn.Module())
-        assert inside is not None
-        module = inside
+        held = sublayers(module).get(part)
+        if held is None:
+            held = sublayers(module)[part] = nn.Module()
+        module = held
     return module, last
 
 
