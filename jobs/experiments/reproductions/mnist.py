@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from raymeta.data.mnist import mnist
@@ -65,8 +65,3 @@ def error(network: nn.Module, data: TensorDataset) -> float:
     """Share of wrong labels in per cent."""
     x, y = data.tensors
     return 100 * float((network(x).argmax(1) != y).double().mean())
-
-
-def drawn(n: int, size: int, seed: int) -> Tensor:
-    """`size` of n indices, at random."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:size]

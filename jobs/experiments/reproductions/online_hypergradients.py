@@ -19,6 +19,7 @@ from jobs.experiments.reproductions.base import (
     curves,
     values,
 )
+from jobs.experiments.reproductions.learning_rates import trained
 from jobs.experiments.reproductions.mnist import images, normalized
 from raymeta.problem import BilevelProblem
 from raymeta.types import Hparams, Tensors
@@ -87,23 +88,15 @@ def run(setting: str, seed: int, scale: Scale) -> Iterator[Row]:
         else nn.Linear(784, 10)
     )  # fmt: skip
     epochs = 1 if kind == "grid" or scale.reduced else 10
-    below = problem_of(network, rule, scale, seed)
-    problem, kappa = below, {"lr": torch.tensor(alpha)}
-    if beta is not None:
-        problem = raymeta.tower(
-            below, kappa, lambda k: raymeta.optim.sgd(k["beta"]), loss="next_batch"
-        )
-        kappa = {"beta": torch.tensor(beta)}
+    problem = problem_of(network, rule, scale, seed)
     per_epoch = len(images(scale.mnist).train) // BATCH
-    state = problem.init(kappa)
-    for t in range(epochs * per_epoch):
-        state = problem.step(state, kappa, problem.batch(t))
-        if beta is not None and (t < 100 or t % 50 == 0):
-            yield Row("learning rate", t + 1, float(state.hparams["lr"]))
-        if (t + 1) % per_epoch == 0:
-            trained = state if beta is None else state.state.state
-            loss = below.outer_loss(trained, {"lr": torch.tensor(alpha)})
-            yield Row("validation loss", (t + 1) // per_epoch, float(loss))
+    steps = epochs * per_epoch
+    for t, (state, lr) in enumerate(trained(problem, alpha, beta, steps), 1):
+        if beta is not None and (t <= 100 or t % 50 == 1):
+            yield Row("learning rate", t, lr)
+        if t % per_epoch == 0:
+            loss = problem.outer_loss(state, {"lr": torch.tensor(lr)})
+            yield Row("validation loss", t // per_epoch, float(loss))
 
 
 def claims(frame: pd.DataFrame) -> list[Claim]:

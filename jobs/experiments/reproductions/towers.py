@@ -18,6 +18,7 @@ from jobs.experiments.reproductions.base import (
     curves,
     values,
 )
+from jobs.experiments.reproductions.learning_rates import trained
 from jobs.experiments.reproductions.mnist import error, images
 
 BATCH = 256
@@ -53,27 +54,15 @@ def run(setting: str, seed: int, scale: Scale) -> Iterator[Row]:
         optimizer=lambda h: rule(h["lr"]),
         seed=seed,
     )
-    below, top = problem, {"lr": torch.tensor(alpha)}
-    if kappa is not None:
-        problem = raymeta.tower(
-            problem, top, lambda k: raymeta.optim.sgd(k["lr"]), loss="next_batch"
-        )
-        top = {"lr": torch.tensor(kappa)}
-    assert below.module is not None
+    assert problem.module is not None
     per_epoch = len(train) // BATCH
-    epochs = 1 if scale.reduced else 30
-    state = problem.init(top)
-    for t in range(epochs * per_epoch):
-        state = problem.step(state, top, problem.batch(t))
-        if (t + 1) % per_epoch:
+    steps = per_epoch * (1 if scale.reduced else 30)
+    for t, (state, lr) in enumerate(trained(problem, alpha, kappa, steps), 1):
+        if t % per_epoch:
             continue
-        trained, lr = state, alpha
-        if kappa is not None:
-            trained, lr = state.state.state, float(state.hparams["lr"])
-        tested = below.module(trained, {"lr": torch.tensor(lr)})
-        epoch = (t + 1) // per_epoch
-        yield Row("test error", epoch, error(tested, test))
-        yield Row("learning rate", epoch, lr)
+        tested = problem.module(state, {"lr": torch.tensor(lr)})
+        yield Row("test error", t // per_epoch, error(tested, test))
+        yield Row("learning rate", t // per_epoch, lr)
 
 
 def claims(frame: pd.DataFrame) -> list[Claim]:
