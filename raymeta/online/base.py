@@ -27,8 +27,8 @@ from raymeta.online.coordinates import (
 )
 from raymeta.online.history import History
 from raymeta.online.learned import Learned
-from raymeta.online.rule import Entry, Group
-from raymeta.online.tensors import Scratch, plus, real
+from raymeta.online.rule import Entry, Group, schedule_factor
+from raymeta.online.tensors import Scratch, real
 from raymeta.online.walk import HYPER_LR, apart, still
 from raymeta.space import Space
 
@@ -265,9 +265,7 @@ class Learning(Learned):
         """The group's parameters that have gradients, with λ as learnt so far."""
         index = [i for i, p in enumerate(group["params"]) if p.grad is not None]
         parts = [[i] for i in index] if group["own"] else [index] if index else []
-        factor = 1.0
-        if "lr" in group["learn"]:
-            factor = float(group["lr"]) / group["start"]["lr"]
+        factor = schedule_factor(group)
         return [Entry(group, i, self._values(group, i, factor), factor) for i in parts]
 
     def _values(
@@ -330,8 +328,7 @@ class Learning(Learned):
         w, d = real(p), self._direction(entry, p)
         decay = self._value(entry, "weight_decay", p)
         if self._decoupled(entry.group):
-            own = self.FRESH and not isinstance(decay, Tensor)
-            d = d.add_(w, alpha=decay) if own else plus(d, decay, w)
+            d = self._decayed(d, decay, w)
         lr = self._value(entry, "lr", p)
         if isinstance(lr, Tensor):
             w.addcmul_(d, lr, value=-1)

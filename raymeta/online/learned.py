@@ -10,6 +10,7 @@ import torch
 from raymeta.online.coordinates import natural
 from raymeta.online.history import labelled
 from raymeta.online.hypergradients import Hypergradients
+from raymeta.online.rule import schedule_factor
 from raymeta.optim.export import LearnedSchedule, export_schedule
 
 if TYPE_CHECKING:
@@ -52,10 +53,8 @@ class Learned(Hypergradients):
         """
         found = {}
         for g, group in enumerate(self.param_groups):
-            factor = 1.0
-            if "lr" in group["learn"]:
-                factor = float(group["lr"]) / group["start"]["lr"]
-            factor = group["last"][0]["factor"] if group["last"] else factor
+            last = group["last"]
+            factor = last[0]["factor"] if last else schedule_factor(group)
             for name, c in group["learned"].items():
                 value = natural(c, c["u"]) * (factor if name == "lr" else 1.0)
                 found[labelled(name, g, len(self.param_groups))] = value
@@ -76,7 +75,8 @@ class Learned(Hypergradients):
             ValueError: no step was taken; tensors have values of their own, which
                 groups cannot have.
         """
-        if not self._history.schedule():
+        schedule = self._history.schedule()
+        if not schedule:
             raise ValueError("nothing is learnt yet, of 0 steps: export after training")
         if isinstance(to, torch.optim.Optimizer):
             for group in self.param_groups:
@@ -85,5 +85,5 @@ class Learned(Hypergradients):
                         "groups of torch.optim cannot have what was learnt "
                         f"per={group['per']!r}: learn per='group' to replay it there"
                     )
-            return LearnedSchedule(to, self._history.schedule())
-        return export_schedule(self._history.schedule(), to)
+            return LearnedSchedule(to, schedule)
+        return export_schedule(schedule, to)

@@ -22,6 +22,11 @@ MOST = 0.5
 DIRECTION, RATE, DECAY = range(3)
 
 
+def schedule_factor(group: Group) -> float:
+    """What a scheduler multiplies the learning rate by; 1 where it is not learnt."""
+    return float(group["lr"]) / group["start"]["lr"] if "lr" in group["learn"] else 1.0
+
+
 class Entry:
     """Parameters of one group that take a step with the same settings.
 
@@ -108,6 +113,12 @@ class Rule(torch.optim.Optimizer):
         """Whether weight decay acts on the weights beside the gradient."""
         raise NotImplementedError
 
+    def _decayed(self, d: Tensor, decay: Any, w: Tensor) -> Tensor:
+        """D + λ_w w, in place of d where that may be written over."""
+        if self.FRESH and not isinstance(decay, Tensor):
+            return d.add_(w, alpha=decay)
+        return plus(d, decay, w)
+
     def _effects(self, entry: Entry, p: Tensor) -> dict[str, Effect]:
         """∂w_{t+1}/∂λ of what is learnt."""
         lr, decay = (self._value(entry, n, p) for n in ("lr", "weight_decay"))
@@ -117,8 +128,8 @@ class Rule(torch.optim.Optimizer):
         for name in entry.group["learn"]:
             # In w_{t+1}: w_t = (w_{t+1} + α d) / (1 − α λ_w).
             if name == "lr" and decoupled:
-                alone = self.FRESH and "weight_decay" not in entry.group["learn"]
-                moved = d.add_(w, alpha=decay) if alone else plus(d, decay, w)
+                again = "weight_decay" in entry.group["learn"]
+                moved = plus(d, decay, w) if again else self._decayed(d, decay, w)
                 found[name] = moved, -1 / (1 - lr * decay)
             elif name == "lr":
                 found[name] = d, -1.0
@@ -145,7 +156,7 @@ class Rule(torch.optim.Optimizer):
         decay = entry.values["weight_decay"]
         if not (decay and self._decoupled(entry.group)):
             return d, lr.neg_()
-        moved = d.add_(w, alpha=decay) if self.FRESH else plus(d, decay, w)
+        moved = self._decayed(d, decay, w)
         left = torch.mul(lr, decay, out=self._scratch.like(lr, DECAY)).sub_(1)
         return moved, lr.div_(left)
 
