@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
-from raymeta.integrations.learning import Learner, logged, missing
-from raymeta.online.base import Learning, Per
-from raymeta.space import Space
+from raymeta.integrations.learning import Learner, Options, logged, missing
+from raymeta.online.base import Learning
 
 try:
     from accelerate.optimizer import AcceleratedOptimizer
@@ -29,28 +28,22 @@ class Hypergradient:
         *optimizers: of `torch.optim`, prepared or not.
         learn: names of what is learnt; by default lr, and weight decay where there is
             any.
-        hyper_lr: see `raymeta.online.base.Learning`, likewise the others.
-        per: what has a value of its own.
-        trace: γ.
-        space: bounds and coordinates.
+        **options: see `raymeta.integrations.learning.Options`.
 
     Attributes:
         optimizers: the ones that learn, without their wrappers.
 
     Raises:
-        ValueError: see `raymeta.online.from_torch`.
+        ValueError: an unknown option; see `raymeta.online.from_torch`.
     """
 
     def __init__(
         self,
         *optimizers: torch.optim.Optimizer,
         learn: Any = None,
-        hyper_lr: float | None = None,
-        per: Per = "group",
-        trace: float = 0.0,
-        space: Space | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        learner = Learner(learn, hyper_lr, per, trace, space)
+        learner = Learner(learn, options)
         self.optimizers = [learning(optimizer, learner) for optimizer in optimizers]
 
     @property

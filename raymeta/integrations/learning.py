@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -18,28 +18,44 @@ from raymeta.space import Space
 PREFIX = "learned/"
 
 
-@dataclass(frozen=True)
-class Learner:
-    """What an optimizer is to learn; see `raymeta.online.base.Learning`.
+class Options(TypedDict, total=False):
+    """What every integration takes beside names; see `raymeta.online.base.Learning`.
 
     Attributes:
-        learn: names; a weight decay of 0 stays 0.
         hyper_lr: η.
         per: what has a value of its own.
         trace: γ.
         space: bounds and coordinates.
     """
 
-    learn: Any
     hyper_lr: float | None
     per: Per
     trace: float
     space: Space | None
 
+
+@dataclass(frozen=True)
+class Learner:
+    """What an optimizer is to learn, and how.
+
+    Attributes:
+        learn: names; a weight decay of 0 stays 0. None: lr, and weight decay where
+            there is any.
+        options: see `Options`.
+    """
+
+    learn: Any
+    options: Options
+
     def __post_init__(self) -> None:
         """Refuse what can be refused before there is an optimizer."""
-        if self.per not in PER:
-            raise unknown_name("per", str(self.per), PER)
+        known = Options.__annotations__
+        for name in self.options:
+            if name not in known:
+                raise unknown_name("argument", name, ["learn", *known])
+        per = self.options.get("per", "group")
+        if per not in PER:
+            raise unknown_name("per", str(per), PER)
 
     def begin(self, optimizer: torch.optim.Optimizer) -> Learning:
         """The optimizer, which learns from now on; one that does already as it is.
@@ -53,14 +69,7 @@ class Learner:
         if learn is None:
             decays = any(group.get("weight_decay") for group in optimizer.param_groups)
             learn = ("lr", "weight_decay") if decays else ("lr",)
-        return from_torch(
-            optimizer,
-            learn,
-            hyper_lr=self.hyper_lr,
-            per=self.per,
-            trace=self.trace,
-            space=self.space,
-        )
+        return from_torch(optimizer, learn, **self.options)
 
 
 def logged(optimizers: Sequence[Learning]) -> Mapping[str, float]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
-from raymeta.integrations.learning import Learner, logged, missing
-from raymeta.online.base import Learning, Per
-from raymeta.space import Space
+from raymeta.integrations.learning import Learner, Options, logged, missing
+from raymeta.online.base import Learning
 
 try:
     from lightning.pytorch import LightningModule, Trainer
@@ -28,28 +27,18 @@ class Hypergradient(Callback):
     Args:
         learn: names of what is learnt; by default lr, and weight decay where there is
             any.
-        hyper_lr: see `raymeta.online.base.Learning`, likewise the others.
-        per: what has a value of its own.
-        trace: γ.
-        space: bounds and coordinates.
+        **options: see `raymeta.integrations.learning.Options`.
 
     Attributes:
         optimizers: the ones that learn, from the start of the fit.
 
     Raises:
-        ValueError: as the fit starts, see `raymeta.online.from_torch`.
+        ValueError: an unknown option; as the fit starts, see
+            `raymeta.online.from_torch`.
     """
 
-    def __init__(
-        self,
-        learn: Any = None,
-        *,
-        hyper_lr: float | None = None,
-        per: Per = "group",
-        trace: float = 0.0,
-        space: Space | None = None,
-    ) -> None:
-        self._learner = Learner(learn, hyper_lr, per, trace, space)
+    def __init__(self, learn: Any = None, **options: Unpack[Options]) -> None:
+        self._learner = Learner(learn, options)
         self.optimizers: list[Learning] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

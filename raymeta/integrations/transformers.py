@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from raymeta.integrations.learning import Learner, logged, missing
-from raymeta.online.base import Learning, Per
-from raymeta.space import Space
+from raymeta.integrations.learning import Learner, Options, logged, missing
+from raymeta.online.base import Learning
 
 try:
     from transformers import TrainerCallback
@@ -33,28 +32,18 @@ class Hypergradient(TrainerCallback):
     Args:
         learn: names of what is learnt; by default lr, and weight decay where there is
             any.
-        hyper_lr: see `raymeta.online.base.Learning`, likewise the others.
-        per: what has a value of its own.
-        trace: γ.
-        space: bounds and coordinates.
+        **options: see `raymeta.integrations.learning.Options`.
 
     Attributes:
         optimizer: the one that learns, from the start of training.
 
     Raises:
-        ValueError: as training starts, see `raymeta.online.from_torch`.
+        ValueError: an unknown option; as training starts, see
+            `raymeta.online.from_torch`.
     """
 
-    def __init__(
-        self,
-        learn: Any = None,
-        *,
-        hyper_lr: float | None = None,
-        per: Per = "group",
-        trace: float = 0.0,
-        space: Space | None = None,
-    ) -> None:
-        self._learner = Learner(learn, hyper_lr, per, trace, space)
+    def __init__(self, learn: Any = None, **options: Unpack[Options]) -> None:
+        self._learner = Learner(learn, options)
         self.optimizer: Learning | None = None
 
     def on_train_begin(self, *args: Any, optimizer: Any = None, **kwargs: Any) -> None:
@@ -78,10 +67,7 @@ def optimizers(
     weight_decay: float = 0.01,
     *,
     learn: Any = None,
-    hyper_lr: float | None = None,
-    per: Per = "group",
-    trace: float = 0.0,
-    space: Space | None = None,
+    **options: Unpack[Options],
 ) -> tuple[Learning, LambdaLR]:
     """What `Trainer(optimizers=…)` takes: AdamW that learns, at a constant schedule.
 
@@ -91,14 +77,11 @@ def optimizers(
         model: the trainer's.
         lr: where the learning rate starts.
         weight_decay: where that of all other weights starts.
-        learn: see `Hypergradient`, likewise the others.
-        hyper_lr: η.
-        per: what has a value of its own.
-        trace: γ.
-        space: bounds and coordinates.
+        learn: see `Hypergradient`.
+        **options: see `raymeta.integrations.learning.Options`.
 
     Raises:
-        ValueError: see `raymeta.online.from_torch`.
+        ValueError: an unknown option; see `raymeta.online.from_torch`.
     """
     decays = set(get_parameter_names(model, [nn.LayerNorm], ["bias", "norm"]))
     parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
@@ -111,5 +94,5 @@ def optimizers(
         if params
     ]
     optimizer = torch.optim.AdamW(groups, lr=lr)
-    learner = Learner(learn, hyper_lr, per, trace, space)
+    learner = Learner(learn, options)
     return learner.begin(optimizer), LambdaLR(optimizer, lambda step: 1.0)

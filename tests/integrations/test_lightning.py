@@ -171,3 +171,5 @@ def test_what_it_refuses_before_training(tmp_path, make, options, message):
         fit(Module(make), tmp_path, callbacks=[Hypergradient(**options)])
     with pytest.raises(ValueError, match="unknown per 'layer'"):
         Hypergradient(per="layer")
+    with pytest.raises(ValueError, match="'hyperlr': did you mean 'hyper_lr'"):
+        Hypergradient(hyperlr=0.1)
