@@ -55,7 +55,7 @@ class JsonLines:
         """
         if self._file is not None:
             return
-        self.read()
+        self.read_new()  # only what was not read yet: a journal is long
         if self._older:
             raise ValueError(
                 f"{address(self._path)} was begun by an older raymeta, whose journals "
