@@ -58,7 +58,9 @@ class SearchStudy(Study):
         self._rng = IsolatedGlobalRNG(spec.seed)
         with self._rng:
             self._searcher, scheduler, most = _inner(spec)
-        self._runs = spec.for_search / spec.full_run
+        self._for_search = spec.for_search
+        self._rest_of_run = functools.cache(spec.rest_of_run)
+        self._runs = self._for_search / self._rest_of_run(0)
         ahead = self._method.ahead(spec.task, self._runs)
         self._in_order = ahead > 1
         self._slots = (
@@ -68,7 +70,6 @@ class SearchStudy(Study):
         goes_on = self._in_order and len(self._method.rungs(spec.task)) > 1
         self._keeps = self._method.pauses or goes_on
         self._reserved = Sums()
-        self._rest_of_run = functools.cache(spec.rest_of_run)
         self._controller = ControllerAdapter(self._searcher, scheduler)
         self._suggested = 0
         self._start_due = spec.looks_at_start
@@ -263,11 +264,11 @@ class SearchStudy(Study):
         )
         if self._exhausted or waits or not self._covers(0):
             return False
-        return self.best is None or self._for_search().covers(self.spec.full_run)
+        return self.best is None or self._search_meter().covers(self._rest_of_run(0))
 
-    def _for_search(self) -> BudgetMeter:
-        """What the searcher may still spend, of what is left."""
-        return BudgetMeter(self.spec.for_search, self._meter().spent)
+    def _search_meter(self) -> BudgetMeter:
+        """What trials have spent, of what is for the searcher's."""
+        return BudgetMeter(self._for_search, self._meter().spent)
 
     def _grow(self) -> None:
         """Let the searcher suggest the next trial, or the next batch."""
@@ -279,7 +280,7 @@ class SearchStudy(Study):
         if self._controller.numbers:
             _, scheduler, _ = _inner(self.spec)
             self._controller = ControllerAdapter(self._searcher, scheduler)
-        runs = max(1, self._for_search().runs(self.spec.full_run))
+        runs = max(1, self._search_meter().runs(self._rest_of_run(0)))
         for _ in range(self._method.batch_size(self.spec.task, runs)):
             if not self._exhausted:
                 self._suggest()
@@ -331,9 +332,9 @@ class SearchStudy(Study):
     def _learn(self, run: TrialSpec, report: Report) -> None:
         """Keep E over T for the descent of a hybrid, if all was at one λ."""
         diverged = report.kind == "failed" and report.failure == non_finite(report)
-        point = self.spec.task.space.parse(run.hparams or {})
         if self.spec.is_black_box or not (report.complete or diverged):
             return
+        point = self.spec.task.space.parse(run.hparams or {})
         points = [point, *(part.hparams for part in run.before)]
         if _constant(points) and all(point != known for known, _ in self._known):
             value = math.inf if diverged else report.outer_loss
