@@ -74,9 +74,9 @@ class StudySpec:
     @property
     def looks_at_start(self) -> bool:
         """Whether plain training at the initial values comes before the search."""
-        hybrid = isinstance(self.method, HybridMethod) and self.method.looks_at_start
-        least = self.plain_run + self.full_run if hybrid else math.inf
-        return BudgetMeter(self.budget).covers(least)
+        if not (isinstance(self.method, HybridMethod) and self.method.looks_at_start):
+            return False
+        return BudgetMeter(self.budget).covers(self.plain_run + self.full_run)
 
     @property
     def for_search(self) -> float:

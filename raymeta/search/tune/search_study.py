@@ -131,6 +131,7 @@ class SearchStudy(Study):
         if self.live or self.best is None or self._final_asked:
             return None
         if self._constant_due():
+            self._constant_asked = True
             return self._at_constant(self.best[1])
         if self._descent_due():
             return self._descend(*self.best)
@@ -186,7 +187,6 @@ class SearchStudy(Study):
 
     def _at_constant(self, point: Point) -> TrialSpec:
         """A plain run, as a trial of its own."""
-        self._constant_asked = self._suggested > 0
         self._suggested += 1
         return TrialSpec(
             study=self.spec.key,

@@ -1,4 +1,4 @@
-"""Searches whose trials descend; numbers against the toy's closed form."""
+"""Searches from whose best point a descent goes on; numbers against the toy's closed form."""
 
 import math
 from dataclasses import dataclass
