@@ -88,18 +88,24 @@ def last_step(folder: Path) -> int | None:
     return int(files[-1].stem.removeprefix("step-")) if files else None
 
 
-def set_aside(folder: Path) -> list[str]:
+def set_aside(folder: Path, config: TrainConfig, theta: Tensors) -> list[str]:
     """Rename damaged checkpoints after the last good one; says so, line by line.
+
+    Args:
+        folder: a seed's.
+        config: the settings of the run that is to go on from the good one.
+        theta: see `load`.
 
     Raises:
         DamagedFile: no checkpoint is good, or the best one is not.
+        ValueError: the good one is of another run, see `load`.
     """
     lines: list[str] = []
     if (best := download(folder / BEST)).exists():
         read(best)
     while steps := _steps(folder):
         try:
-            read(steps[-1])
+            load(steps[-1], config, theta)
             break
         except DamagedFile as error:
             if len(steps) == 1:

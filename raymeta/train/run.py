@@ -216,8 +216,7 @@ def trained(
         if start is not None and last_step(_seed(home, config.seeds[0])) is None:
             shutil.copytree(start, _seed(home, config.seeds[0]), dirs_exist_ok=True)
         for seed in config.seeds:
-            display.print(set_aside(_seed(home, seed)))
-        _require_fitting(config, home, theta)
+            display.print(set_aside(_seed(home, seed), config, theta))
         begun = any(last_step(_seed(home, seed)) is not None for seed in config.seeds)
         display.print(_differing(home, code) if begun else [])
         home.note(
@@ -418,14 +417,6 @@ def _differing(home: RunFolder, code: Mapping[str, str]) -> list[str]:
     changed = source_code.changed(then, code)
     said = wrap("goes on with other code, for these changed:", changed)
     return said if changed else []
-
-
-def _require_fitting(config: TrainConfig, home: RunFolder, theta: Tensors) -> None:
-    """Raise ValueError before anything starts if a checkpoint is of another run."""
-    for seed in config.seeds:
-        step = last_step(_seed(home, seed))
-        if step is not None:
-            load(step_file(_seed(home, seed), step), config, theta)
 
 
 def _theta(config: TrainConfig, home: RunFolder, seed: int, theta: Tensors) -> Tensors:
