@@ -1,18 +1,16 @@
 """Trained meta-modules from the folders of runs."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from raymeta.meta import Learner, MetaModule
+from raymeta.results.records import read_record
 from raymeta.train import own
 from raymeta.train.checkpoints import BEST, Checkpoint, read, require_theta
 from raymeta.train.preflight import as_in_run
 from raymeta.train.recipes import ALGORITHMS, recipe
-
-RECORD = "training.json"
 
 
 def load(
@@ -35,8 +33,7 @@ def load(
         ValueError: no run or checkpoint is there; the run has no such seed; the learner
             is not a recipe's and not given; or its θ is another.
     """
-    file, seed = _file(Path(path), seed)
-    checkpoint = read(file)
+    file, checkpoint, seed = _found(Path(path), seed)
     dtype = {x.dtype for x in checkpoint["theta"].values()}
     with as_in_run("float64" if dtype == {torch.float64} else "float32", seed):
         module = MetaModule(_learner(learner, file, checkpoint, seed))
@@ -45,16 +42,16 @@ def load(
     return module.eval()
 
 
-def _file(path: Path, seed: int | None) -> tuple[Path, int]:
-    """The checkpoint, and its seed."""
+def _found(path: Path, seed: int | None) -> tuple[Path, Checkpoint, int]:
+    """The file of a checkpoint, what is in it, and its seed."""
     if path.is_file() and path.suffix == ".pt":
-        own = read(path)["seed"]
-        if seed not in (None, own):
+        checkpoint = read(path)
+        if seed not in (None, checkpoint["seed"]):
             raise ValueError(
-                f"{path} is a checkpoint of seed {own}, but got seed={seed}: leave "
-                "seed out"
+                f"{path} is a checkpoint of seed {checkpoint['seed']}, but got "
+                f"seed={seed}: leave seed out"
             )
-        return path, own
+        return path, checkpoint, checkpoint["seed"]
     files = {
         int(file.parent.name.removeprefix("seed-")): file
         for file in path.glob(f"seed-*/{BEST}")
@@ -70,7 +67,7 @@ def _file(path: Path, seed: int | None) -> tuple[Path, int]:
             f"{path} has the seeds {sorted(files)}, but got seed={seed}: choose one of "
             "them"
         )
-    return files[seed], seed
+    return files[seed], read(files[seed]), seed
 
 
 def _learner(
@@ -85,12 +82,11 @@ def _learner(
         return given
     if given is not None:
         return given(seed)
-    record = file.parents[1] / RECORD
-    made = json.loads(record.read_text()).get("recipe") if record.is_file() else None
+    made = read_record(file.absolute().parents[1], "training").get("recipe")
     if made is None:
         raise ValueError(
-            f"{file} is of a learner that no recipe makes, or of a run whose {RECORD} "
-            f"is not beside it or older ({checkpoint['algorithm']} on "
+            f"{file} is of a learner that no recipe makes, or of a run whose "
+            f"training.json is not beside it or older ({checkpoint['algorithm']} on "
             f"{checkpoint['family']}): give it, load(path, learner)"
         )
     return recipe(**made).learner(seed)

@@ -1,5 +1,7 @@
 """A run's result as a module: the θ that was evaluated, with its learner."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch.nn import functional as F
 
 import raymeta
 from raymeta.meta import MetaModule, maml
+from raymeta.results.records import read_record, write_json
 from raymeta.train import TrainConfig, recipe, train
 
 SMALL = {
@@ -80,14 +83,23 @@ def test_a_run_is_loaded_from_its_folder(result, storage, monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             raymeta.meta.load(*given, **keywords)
-    record = folder / "training.json"
-    text = record.read_text()
-    monkeypatch.setattr(
-        "pathlib.Path.read_text", lambda path: text.replace('"recipe"', '"other"')
-    )
+    monkeypatch.chdir(folder / "seed-3")
+    assert raymeta.meta.load("best.pt").theta().keys() == result.theta[3].keys()
+
+
+def test_a_record_without_a_recipe_or_damaged_is_told(result, storage, tmp_path):
+    (folder,) = storage.iterdir()
+    folder = shutil.copytree(folder, tmp_path / "x")
+    record = read_record(folder, "training")
+    del record["recipe"]
+    write_json(record, folder / "training.json")
     with pytest.raises(
         ValueError, match=r"learner that no recipe makes.*load\(path, l"
     ):
+        raymeta.meta.load(folder)
+    content = (folder / "training.json").read_bytes()
+    (folder / "training.json").write_bytes(content.replace(b"maml", b"mamm"))
+    with pytest.raises(ValueError, match=r"training\.json cannot be used, for its ch"):
         raymeta.meta.load(folder)
 
 
