@@ -16,12 +16,18 @@ from raymeta.hypergrad.truncated import Truncated
 
 #: What an estimate on the way looks at: validation examples for as much as its steps.
 VAL_SHARE = 1.0
+
+
+def look_ahead(horizon: int, count: int, *, adaptive: bool = False) -> ShortTerm:
+    """Short-term estimates on the way: of a run so many, or a few more."""
+    steps = max(1, horizon // count)
+    return ShortTerm(steps, val_share=VAL_SHARE, adaptive=adaptive)
+
+
 #: Name -> horizon T -> estimator.
 ESTIMATORS: dict[str, Callable[[int], Estimator]] = {
-    "short_term": lambda horizon: ShortTerm(max(1, horizon // 40), val_share=VAL_SHARE),
-    "short_term_adaptive": lambda horizon: ShortTerm(
-        max(1, horizon // 40), val_share=VAL_SHARE, adaptive=True
-    ),
+    "short_term": lambda horizon: look_ahead(horizon, 40),
+    "short_term_adaptive": lambda horizon: look_ahead(horizon, 40, adaptive=True),
     "reverse": Reverse,
     "truncated": lambda horizon: Truncated(horizon, window=max(1, horizon // 4)),
     "checkpointed": Checkpointed,

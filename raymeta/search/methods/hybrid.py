@@ -9,7 +9,7 @@ from ray.tune import TuneConfig
 
 from raymeta.hypergrad import ShortTerm
 from raymeta.hypergrad.base import differentiable
-from raymeta.hypergrad.registry import VAL_SHARE
+from raymeta.hypergrad.registry import look_ahead
 from raymeta.outer import descend
 from raymeta.outer.auto import FEW, Auto, Known
 from raymeta.outer.budget import BudgetMeter
@@ -126,7 +126,7 @@ class HybridMethod(SearchMethod):
         many = _are_many(task)
         begin = [] if many and _gain(task, seen) < LITTLE else seen
         settings: dict[str, Any] = {"seed": seed, "evaluator": evaluator}
-        within, whole = self._look_ahead(task), WHOLE_RUNS[many]
+        within, whole = look_ahead(task.horizon, HYPER_STEPS), WHOLE_RUNS[many]
         if not _fits(task, problem, within, (1 - whole) * budget):
             whole = 1.0
         for estimator, share, at in ((Auto(), whole, begin), (within, 1.0, seen)):
@@ -147,9 +147,6 @@ class HybridMethod(SearchMethod):
                 yield report._replace(
                     gradient_evals=meter.spent, outer_step=meter.reports
                 )
-
-    def _look_ahead(self, task: Task) -> ShortTerm:
-        return ShortTerm(max(1, task.horizon // HYPER_STEPS), val_share=VAL_SHARE)
 
 
 def _fits(

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from raymeta.hypergrad import ShortTerm
 from raymeta.hypergrad.base import plain_cost
-from raymeta.hypergrad.registry import VAL_SHARE
+from raymeta.hypergrad.registry import look_ahead
 from raymeta.outer import descend
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.coordinates import Coordinates
@@ -81,7 +80,9 @@ class Restarts(DescentMethod):
         """
         to_tune(task.space)
         if self.hyper_steps:
-            descend.require_fit(task, problem, self._look_ahead(task))
+            descend.require_fit(
+                task, problem, look_ahead(task.horizon, self.hyper_steps)
+            )
         return self._cost(task, problem, task.space.initial_point())
 
     def sure_budget(self, task: Task, problem: BilevelProblem) -> float:
@@ -156,7 +157,7 @@ class Restarts(DescentMethod):
         descent = OnlineDescent(
             problem=problem,
             coordinates=Coordinates(space, problem.device, start),
-            estimator=self._look_ahead(task),
+            estimator=look_ahead(task.horizon, self.hyper_steps),
             horizon=task.horizon,
             budget=meter.budget - meter.spent,
             seed=seed,
@@ -227,10 +228,6 @@ class Restarts(DescentMethod):
         return OnlineRun(
             problem=problem,
             coordinates=Coordinates(task.space.at(point), problem.device),
-            estimator=self._look_ahead(task),
+            estimator=look_ahead(task.horizon, self.hyper_steps),
             horizon=task.horizon,
         )
-
-    def _look_ahead(self, task: Task) -> ShortTerm:
-        steps = max(1, task.horizon // self.hyper_steps)
-        return ShortTerm(steps, val_share=VAL_SHARE)
