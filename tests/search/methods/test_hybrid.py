@@ -1,4 +1,4 @@
-"""Searches from whose best point a descent goes on; numbers against the toy's closed form."""
+"""Searches that a descent goes on from; numbers against the toy's closed form."""
 
 import math
 from dataclasses import dataclass
