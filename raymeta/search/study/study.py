@@ -55,6 +55,7 @@ class Study(ABC):
         self._failed: set[int] = set()
         self._raised: dict[int, str] = {}  # why, of those that an exception ended
         self._lost: Counter[int] = Counter()
+        self._reached = 0.0  # the most that its descent had spent when a worker died
         self._moved: set[int] = set()  # trials that began, spent or ended since
 
     @property
@@ -195,6 +196,10 @@ class Study(ABC):
         Returns:
             None when the trial will run again; after `ATTEMPTS` its end, to record.
         """
+        spent = self._spent.get(number, 0.0)
+        if self.live[number].kind == "descent" and spent > self._reached:
+            self._reached = spent  # its log goes on: only deaths at one place count
+            del self._lost[number]
         self._lost[number] += 1
         if self._lost[number] < ATTEMPTS:
             self.rerun(number)
@@ -249,7 +254,6 @@ class DescentStudy(Study):
     def __init__(self, spec: StudySpec) -> None:
         super().__init__(spec)
         self._asked = self._dropped = False
-        self._reached = 0.0
 
     @property
     def most_in_flight(self) -> tuple[int, str]:
@@ -276,14 +280,6 @@ class DescentStudy(Study):
     def _on_report(self, run: TrialSpec, report: Report) -> bool:
         self._improve(report)
         return False
-
-    def on_worker_lost(self, number: int, reason: str) -> Report | None:
-        """The worker has died; its log goes on, so only deaths at one place count."""
-        reached = self._spent.get(number, 0.0)
-        if reached > self._reached:
-            self._reached = reached
-            self._lost.clear()
-        return super().on_worker_lost(number, reason)
 
     def rerun(self, number: int) -> None:
         """The trial is the study: with it goes everything that was found."""

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from search_toys import Bowl
 
+from raymeta.outer.report import Report
 from raymeta.search.methods.pbt_descent import PbtDescent
 from raymeta.search.methods.tpe_descent import TpeDescent
 from raymeta.search.plan import make_plan
@@ -106,6 +107,20 @@ def test_the_other_half_goes_on_from_all_that_was_trained_at_constants(bench, me
     assert own.outer_loss.min() < before.outer_loss.min()
     assert 150 - 10 < rows.gradient_evals.max() <= 150
     assert own.inner_steps.min() < 9 == own.inner_steps.max()  # within runs, in the end
+
+
+def test_workers_that_die_end_its_descent_where_it_comes_no_further(bench):
+    one = bench(Bowl(), TpeDescent(), budget=150)
+    (study,) = one.studies
+    while (run := one.coordinator.request_trial()).kind != "descent":
+        one.play(run)
+    for spent in (1.0, 2.0, 3.0, 4.0, 4.0):
+        study.record(run.number, [Report(1, 9, spent, 0.5, True, run.hparams)])
+        assert study.on_worker_lost(run.number, "node gone") is None
+        assert study.request_trial() == run
+    study.record(run.number, [Report(1, 9, 4.0, 0.5, True, run.hparams)])
+    end = study.on_worker_lost(run.number, "node gone")
+    assert end.failure == "its worker died 3 times: node gone"
 
 
 def test_where_the_best_of_a_population_ended_is_trained_at_as_a_constant(bench):
