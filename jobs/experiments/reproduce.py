@@ -37,6 +37,7 @@ from jobs.experiments.reproductions import (
 from jobs.experiments.reproductions.base import Claim, Reproduction, Scale
 from raymeta.analysis.figures import style
 from raymeta.cli import exit_code
+from raymeta.results.atomic import atomic_write
 
 INTRODUCTION = """\
 Published experiments, run by `python -m jobs.experiments.reproduce all --mnist FOLDER`
@@ -93,8 +94,8 @@ def reproduce(what: Reproduction, scale: Scale, out: Path) -> list[Claim]:
             began = time.monotonic()
             rows = list(what.run(setting, seed, scale))
             table = pd.DataFrame(rows).assign(setting=setting, seed=seed)
-            table.to_parquet(file.with_suffix(".part"), index=False)
-            file.with_suffix(".part").replace(file)
+            with atomic_write(file) as written:
+                table.to_parquet(written, index=False)
             took = time.monotonic() - began
             say(f"{what.name} {k}/{len(cells)}: {setting}, seed {seed}, {took:.0f} s")
     files = [runs / f"{setting}-{seed}.parquet" for seed, setting in cells]

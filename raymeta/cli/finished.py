@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import raymeta
+from raymeta.results.atomic import atomic_write
 
 FILE = ".shown.json"
 #: What results depend on beside raymeta itself.
 PACKAGES = ("torch", "ray", "numpy", "pandas", "scikit-learn", "scipy", "matplotlib")
 GROUPS = ("raymeta.tasks",)
+#: Settings on which no result depends.
+BESIDE = ("slots", "name")
 
 
 def recall(settings: Any, name: str | None) -> Mapping[str, Any] | None:
@@ -44,9 +47,8 @@ def keep(settings: Any, name: str, said: Mapping[str, Any]) -> None:
         key = _key(settings, folder)
     except OSError:
         return
-    aside = folder / f"{FILE}.{os.getpid()}.tmp"
-    aside.write_text(json.dumps({"key": key, "said": said}))
-    aside.replace(folder / FILE)
+    with atomic_write(folder / FILE) as file:
+        file.write(json.dumps({"key": key, "said": said}).encode())
 
 
 def _is_finished(folder: Path) -> bool:
@@ -58,7 +60,8 @@ def _is_finished(folder: Path) -> bool:
 
 def _key(settings: Any, folder: Path) -> str:
     """All on which what is said depends: settings, code, versions, and the results."""
-    of_results = {k: v for k, v in asdict(settings).items() if k != "slots"}
+    # The folder stands for the name, which a first call need not have given.
+    of_results = {k: v for k, v in asdict(settings).items() if k not in BESIDE}
     files = [folder / "frame.parquet", folder / "comparison.json", *_code(settings)]
     # Where a name is that of an installed package, of that, too.
     points = sorted(
