@@ -31,6 +31,8 @@ def settings(tmp_path):
 def test_what_was_said_is_said_again(settings):
     assert finished.recall(settings, "x") == SAID
     assert finished.recall(replace(settings, slots=7), "x") == SAID
+    finished.keep(replace(settings, name=None), "x", SAID)
+    assert finished.recall(settings, "x") == SAID
 
 
 @pytest.mark.parametrize(
