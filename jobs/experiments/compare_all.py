@@ -23,7 +23,7 @@ from raymeta.search import compare
 #: Those of the table of docs/results.md.
 METHODS = (
     *("random", "asha", "tpe"),
-    *("short_term", "long_term", "truncated"),
+    *("auto", "short_term", "long_term", "truncated"),
     *("tpe_descent", "restarts"),
 )
 

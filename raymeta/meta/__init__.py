@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from raymeta.data.episodes import Episode, Examples
 from raymeta.meta.anil import anil
+from raymeta.meta.boil import boil
 from raymeta.meta.cavia import cavia
 from raymeta.meta.distillation import RandomWeights, distillation
 from raymeta.meta.fomaml import fomaml
@@ -15,6 +16,7 @@ from raymeta.meta.lslr import lslr
 from raymeta.meta.maml import maml
 from raymeta.meta.meta_sgd import meta_sgd
 from raymeta.meta.module import MetaModule, MetaOutput
+from raymeta.meta.protonet import protonet
 from raymeta.meta.reptile import reptile
 from raymeta.meta.siren import Siren
 
@@ -30,6 +32,7 @@ __all__ = [
     "RandomWeights",
     "Siren",
     "anil",
+    "boil",
     "cavia",
     "distillation",
     "first_order",
@@ -41,6 +44,7 @@ __all__ = [
     "lslr",
     "maml",
     "meta_sgd",
+    "protonet",
     "reptile",
 ]
 

@@ -17,6 +17,7 @@ from raymeta.meta.supervised import (
     with_hyperparameters,
 )
 from raymeta.optim import sgd
+from raymeta.types import Tensors
 
 
 def anil(
@@ -51,15 +52,7 @@ def anil(
     """
     require_known(anil, options)
     network = network_of(module, options)
-    adapted: list[str] = []
-    for part in [head] if isinstance(head, str) else head:
-        inside = [n for n in network.weights if n == part or n.startswith(f"{part}.")]
-        if not inside:
-            raise ValueError(
-                f"anil needs a head with parameters that are trained, but got {part!r} "
-                f"for a module with {list(network.weights)}: name one, or a layer"
-            )
-        adapted += inside
+    adapted = parts_of(network.weights, head, "anil")
 
     return supervised(
         network,
@@ -72,3 +65,21 @@ def anil(
         options=options,
         start=lambda theta, task: {name: theta[name] for name in adapted},
     )
+
+
+def parts_of(weights: Tensors, parts: str | Sequence[str], algorithm: str) -> list[str]:
+    """Names of the weights in layers of a module, or of weights themselves.
+
+    Raises:
+        ValueError: no trained parameter is in one of the parts.
+    """
+    found: list[str] = []
+    for part in [parts] if isinstance(parts, str) else parts:
+        inside = [n for n in weights if n == part or n.startswith(f"{part}.")]
+        if not inside:
+            raise ValueError(
+                f"{algorithm} needs a head with parameters that are trained, but got "
+                f"{part!r} for a module with {list(weights)}: name one, or a layer"
+            )
+        found += inside
+    return found

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from raymeta.data.episodes import Episode
 from raymeta.errors import require_arguments
-from raymeta.meta.learner import Learner
+from raymeta.meta.learner import Learner, require_steps
 from raymeta.meta.supervised import Inner, rule_of
 from raymeta.optim import sgd
 from raymeta.problem import BilevelProblem, descent
@@ -53,6 +53,7 @@ def learned_dataset(
             "learned_dataset needs an even number of points and dimensions >= 1, but "
             f"got points={points}, dimensions={dimensions}"
         )
+    require_steps(steps)
     rule = rule_of(sgd(0.01) if optimizer is None else optimizer)
     first = torch.randn(
         points, dimensions, generator=torch.Generator().manual_seed(seed)

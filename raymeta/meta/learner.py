@@ -25,7 +25,7 @@ class Learner:
         meta: the initial meta-parameters θ, by name.
         problem: a task -> its bilevel problem, whose hyperparameters are θ; a pure
             function of tensors, for it runs under `torch.func.vmap`.
-        steps: T, the inner steps.
+        steps: T, the inner steps; 0 where all that a task is learnt by is its start.
         estimator: how the meta-gradient is computed, task by task; None
             back-propagates through the inner steps of all tasks at once.
         transform: what becomes of one task's meta-gradient before the mean over tasks;
@@ -46,8 +46,13 @@ class Learner:
     def __post_init__(self) -> None:
         """Check the types of all, and the number of steps."""
         require_types(self)
-        if self.steps < 1:
-            raise ValueError(f"a learner needs steps >= 1, but got steps={self.steps}")
+        require_steps(self.steps, least=0)
+
+
+def require_steps(steps: int, least: int = 1) -> None:
+    """Raise ValueError for fewer inner steps than a learner can have."""
+    if steps < least:
+        raise ValueError(f"a learner needs steps >= {least}, but got steps={steps}")
 
 
 def require_learner(learner: object) -> None:

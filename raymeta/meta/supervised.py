@@ -15,7 +15,7 @@ from raymeta.errors import said, unknown_name
 from raymeta.hypergrad import Estimator
 from raymeta.meta.accuracy import accuracy, right_of
 from raymeta.meta.functional_network import MetaNetwork
-from raymeta.meta.learner import Learner
+from raymeta.meta.learner import Learner, require_steps
 from raymeta.meta.task_rng import TaskNoise
 from raymeta.meta.weighted import (
     Loss,
@@ -151,7 +151,7 @@ def _support(task: Episode, theta: Tensors, t: Tensor) -> Examples:
     return task.support
 
 
-def _labelled(name: str, part: Any) -> Examples:
+def labelled(name: str, part: Any) -> Examples:
     """A part of a task as it is.
 
     Raises:
@@ -182,8 +182,8 @@ def _is_first(index: Tensor) -> bool:
     return not in_transform() and int(index) == 0
 
 
-def _as_given(params: Tensors, inputs: tuple) -> tuple:
-    return inputs
+def _as_given(params: Tensors, values: Any) -> Any:
+    return values
 
 
 def supervised(
@@ -196,6 +196,7 @@ def supervised(
     options: Options,
     start: Callable[[Tensors, Episode], Tensors],
     arguments: Callable[[Tensors, tuple], tuple] = _as_given,
+    said_of: Callable[[Tensors, Any], Any] = _as_given,
     penalty: Callable[[Tensors, Tensors], Tensor] | None = None,
     seen: Callable[[Episode, Tensors, Tensor], Examples] = _support,
     judge: Callable[[Tensor, TrainState, Tensors], Tensor] | None = None,
@@ -219,6 +220,8 @@ def supervised(
         start: (θ, task) -> φ_0.
         arguments: (φ, inputs) -> what the network is called with; the inputs unless
             given.
+        said_of: (φ, what the network returns) -> outputs that the loss is given; the
+            same unless given.
         penalty: P: (φ, θ) -> shape (); none unless given.
         seen: (task, θ, t) -> the examples that step t sees; the support unless given.
         judge: (query loss, s_T, θ) -> the outer loss; the query loss unless given.
@@ -232,6 +235,7 @@ def supervised(
             support or query is no `Examples`.
     """
     require_function("loss", loss, ("outputs", "targets"))
+    require_steps(steps)
     metrics, seed = options.get("metrics", {}), options.get("seed", 0)
     right = None if "accuracy" in metrics else right_of(loss)
     inner, outer = ThroughStops("the inner loss"), ThroughStops("the outer loss")
@@ -241,7 +245,7 @@ def supervised(
         return arguments(params, given if isinstance(given, tuple) else (given,))
 
     def problem(task: Episode) -> BilevelProblem:
-        query = without_padding(_labelled("query", task.query))
+        query = without_padding(labelled("query", task.query))
 
         def init(theta: Tensors) -> TrainState:
             params = start(theta, task)
@@ -255,7 +259,7 @@ def supervised(
             params: Tensors, buffers: Tensors, theta: Tensors, batch: Batch
         ) -> tuple[Tensor, Tensors]:
             params = network.hooked(params)
-            given = _labelled("support", seen(task, theta, batch.index))
+            given = labelled("support", seen(task, theta, batch.index))
             examples = without_padding(given)
             weights, before = {**theta, **params}, buffers
 
@@ -267,7 +271,7 @@ def supervised(
             outputs, buffers = trained(inputs)
             if is_weighted(examples) and _is_first(batch.index):
                 require_examples_apart(trained, inputs, examples.weight)
-            value = batch_loss(loss, outputs, examples, "loss")
+            value = batch_loss(loss, said_of(params, outputs), examples, "loss")
             if penalty is not None:
                 value = value + penalty(params, theta)
             return value, buffers
@@ -286,7 +290,7 @@ def supervised(
             outputs = judged(inputs)
             if is_weighted(query) and not in_transform():
                 require_examples_apart(judged, inputs, query.weight)
-            return outputs
+            return said_of(state.params, outputs)
 
         def query_loss(state: TrainState, theta: Tensors) -> Tensor:
             return batch_loss(loss, answer(state, theta), query, "loss")

@@ -67,9 +67,27 @@ def _learning_rates(algorithm: Callable[..., Learner]) -> Callable[[Parts], Lear
     return lambda parts: algorithm(parts.network, lr=parts.lr, **parts.shared)
 
 
-def _anil(parts: Parts) -> Learner:
-    optimizer, head = sgd(parts.lr), parts.domain.head
-    return meta.anil(parts.network, head=head, optimizer=optimizer, **parts.shared)
+def _around_head(algorithm: Callable[..., Learner]) -> Callable[[Parts], Learner]:
+    """One that adapts the head alone, or all but the head."""
+    return lambda parts: algorithm(
+        parts.network,
+        head=parts.domain.head,
+        optimizer=sgd(parts.lr),
+        **parts.shared,
+    )
+
+
+def _protonet(parts: Parts) -> Learner:
+    """The network without its last layer, which says how many classes there are."""
+    head = parts.network.get_submodule(parts.domain.head)
+    assert isinstance(head, nn.Linear)
+    parts.network.set_submodule(parts.domain.head, nn.Identity())
+    return meta.protonet(
+        parts.network,
+        ways=head.out_features,
+        optimizer=sgd(parts.lr),
+        **parts.shared,
+    )
 
 
 def _cavia(parts: Parts) -> Learner:
@@ -132,7 +150,11 @@ _MAML = {"curves": Inner(0.01, 1), "few-shot": Inner(0.4, 1)}
 ALGORITHMS: dict[str, Algorithm] = {
     "maml": Algorithm(_adapting(meta.maml), _MAML),
     "fomaml": Algorithm(_adapting(meta.fomaml), _MAML),
-    "anil": Algorithm(_anil, _MAML),
+    "anil": Algorithm(_around_head(meta.anil), _MAML),
+    "boil": Algorithm(
+        _around_head(meta.boil),
+        {"curves": Inner(0.01, 1), "few-shot": Inner(0.5, 1)},
+    ),
     "meta_sgd": Algorithm(_learning_rates(meta.meta_sgd), _MAML),
     "lslr": Algorithm(
         _learning_rates(meta.lslr),
@@ -144,6 +166,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "reptile": Algorithm(
         _adapting(meta.reptile), {"curves": Inner(0.02, 5), "few-shot": Inner(0.1, 5)}
     ),
+    "protonet": Algorithm(_protonet, {"few-shot": Inner(0.01, 0)}),
     "cavia": Algorithm(_cavia, {"curves": Inner(1.0, 1, 5)}),
     "functa": Algorithm(
         _learning_rates(meta.functa), {"functions": Inner(0.01, 3, 64)}
@@ -309,7 +332,9 @@ def recipe(
         inner.steps if inner_steps is None else inner_steps,
         inner.context if context is None else context,
     )
-    _require_possible(inner, algorithm)
+    if not inner.steps:  # what there is without any is what is learnt
+        outer = {**outer, "test_steps": 0}
+    _require_possible(inner, algorithm, min(learns[kind].steps, 1))
     arguments = {
         **{"algorithm": algorithm, "family": family},
         **({} if data is None else {"data": str(data)}),
@@ -342,16 +367,17 @@ def _require_settings(settings: Iterable[str]) -> None:
             raise unknown_name("setting of a recipe", name, free | mine)
 
 
-def _require_possible(inner: Inner, algorithm: str) -> None:
+def _require_possible(inner: Inner, algorithm: str, least: int) -> None:
     """Raise ValueError for numbers that no inner loop can have."""
     if not 0 < inner.lr < math.inf:
         raise ValueError(
             f"inner steps need inner_lr > 0, but got inner_lr={inner.lr}: leave it out "
             "for the recipe's own"
         )
-    if inner.steps < 1:
+    if inner.steps < least:
         raise ValueError(
-            f"{algorithm} needs inner_steps >= 1, but got inner_steps={inner.steps}"
+            f"{algorithm} needs inner_steps >= {least}, but got "
+            f"inner_steps={inner.steps}"
         )
 
 

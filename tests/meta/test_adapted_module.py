@@ -12,6 +12,7 @@ from raymeta.data import Episode, Examples
 from raymeta.meta import (
     MetaModule,
     anil,
+    boil,
     cavia,
     distillation,
     functa,
@@ -32,6 +33,7 @@ MAKE = {
     "batch norm": lambda: maml(mlp(1, nn.BatchNorm1d(6)), **MSE),
     "running": lambda: maml(mlp(1, nn.BatchNorm1d(6)), batch_norm="running", **MSE),
     "anil": lambda: anil(mlp(), head="2", **MSE),
+    "boil": lambda: boil(mlp(), head="2", **MSE),
     "meta_sgd": lambda: meta_sgd(mlp(), **MSE),
     "lslr": lambda: lslr(mlp(), **MSE),
     "imaml": lambda: imaml(mlp(), **MSE),

@@ -15,6 +15,7 @@ from raymeta.meta import (
     MetaModule,
     Siren,
     anil,
+    boil,
     cavia,
     first_order,
     fomaml,
@@ -22,6 +23,7 @@ from raymeta.meta import (
     lslr,
     maml,
     meta_sgd,
+    protonet,
     reptile,
 )
 from raymeta.optim import Schedule, sgd
@@ -152,6 +154,106 @@ def test_anil_adapts_the_head_alone(engine):
 def test_anil_needs_a_head(head):
     with pytest.raises(ValueError, match="anil needs a head with parameters that are"):
         anil(mlp(), head=head, loss=F.mse_loss)
+
+
+@each_engine
+def test_boil_leaves_the_head_alone(engine):
+    net = mlp()
+
+    def by_hand(theta, one):
+        body = {k: theta[k] for k in ("0.weight", "0.bias")}
+        phi = descend(
+            lambda p: mse({**theta, **p}, one.support, net), body, lambda k, t: 0.1, 3
+        )
+        return mse({**theta, **phi}, one.query, net)
+
+    learner = boil(net, head="2", loss=F.mse_loss, optimizer=sgd(0.1), steps=3)
+    agree(learner, by_hand, engine)
+    with pytest.raises(ValueError, match=r"boil needs weights besides the head to ada"):
+        boil(net, head=["0", "2"], loss=F.mse_loss)
+    with pytest.raises(ValueError, match="boil needs a head with parameters that are"):
+        boil(net, head="1", loss=F.mse_loss)
+
+
+def classes(labels, queries, seed=0):
+    """Two tasks of points near three places, with these labels."""
+    draw = torch.Generator().manual_seed(seed)
+    parts = []
+    for given in (labels, queries):
+        y = torch.tensor([given, given[::-1]])
+        x = torch.randn(*y.shape, 2, generator=draw) + y[..., None]
+        parts.append(Examples.unweighted(x, y))
+    return Episode(*parts)
+
+
+def embedding():
+    return seeded(lambda: nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 4)))
+
+
+def prototypes_by_hand(theta, one, classes=3):
+    net = embedding()
+    f, q = (functional_call(net, theta, part.inputs) for part in one)
+    of_class = [f[one.support.targets == k] for k in range(classes)]
+    means = [x.mean(0) if len(x) else x.new_full((4,), 1e9) for x in of_class]
+    scores = torch.stack([-((q - c) ** 2).sum(1) for c in means], 1)
+    return F.cross_entropy(scores, one.query.targets)
+
+
+@each_engine
+@pytest.mark.parametrize("labels", [[0, 0, 1, 2, 2, 2], [0, 2, 2]])
+def test_prototypes_are_the_means_of_the_classes_that_are_there(engine, labels):
+    episodes = classes(labels, [0, 2, 2, 0])
+    learner = protonet(embedding(), ways=3)
+    agree(learner, prototypes_by_hand, engine, episodes)
+    slopes = differences(learner, episodes)
+    module = MetaModule(learner, engine=engine)
+    output = module(episodes)
+    assert_close(gradients(module, output.loss), slopes, rtol=1e-6, atol=1e-9)
+    assert output.metrics["accuracy"].shape == (2,)
+    net = module.adapt(episodes.support._replace(**first_of(episodes.support)))
+    scores = net(episodes.query.inputs[0])
+    loss = F.cross_entropy(scores, episodes.query.targets[0])
+    assert_close(loss, output.losses[0].detach())
+
+
+def first_of(examples):
+    return {name: x[0] for name, x in examples._asdict().items()}
+
+
+def test_prototypes_may_be_adapted_by_steps_that_follow():
+    episodes = classes([0, 1, 2, 2], [0, 1, 2])
+    learner = protonet(embedding(), ways=3, optimizer=sgd(0.1), steps=2)
+
+    def by_hand(theta, one):
+        f = functional_call(embedding(), theta, one.support.inputs)
+        y = one.support.targets
+        first = torch.stack([f[y == k].mean(0) for k in range(3)])
+
+        def loss(params, part):
+            z = functional_call(embedding(), theta, part.inputs)
+            scores = -((z[:, None] - params["c"]) ** 2).sum(-1)
+            return F.cross_entropy(scores, part.targets)
+
+        phi = descend(
+            lambda p: loss(p, one.support), {"c": first}, lambda name, t: 0.1, 2
+        )
+        return loss(phi, one.query)
+
+    agree(learner, by_hand, episodes=episodes)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"ways": 0}, "protonet needs ways >= 1, but got ways=0"),
+        ({"ways": 2.5}, "ways"),
+        ({"ways": 3, "steps": -1}, "a learner needs steps >= 0, but got steps=-1"),
+        ({"ways": 3, "loss": None}, "loss"),
+    ],
+)
+def test_prototypes_need_classes(given, message):
+    with pytest.raises(ValueError, match=message):
+        protonet(embedding(), **given)
 
 
 @each_engine

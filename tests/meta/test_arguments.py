@@ -13,6 +13,8 @@ ALGORITHMS = {
     "maml": (mlp, {}),
     "fomaml": (mlp, {}),
     "anil": (mlp, {"head": "2"}),
+    "boil": (mlp, {"head": "2"}),
+    "protonet": (mlp, {"ways": 3}),
     "meta_sgd": (mlp, {}),
     "lslr": (mlp, {}),
     "cavia": (mlp, {"context": 2}),

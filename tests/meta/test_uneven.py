@@ -14,6 +14,7 @@ from raymeta.meta import (
     imaml,
     maml,
     meta_sgd,
+    protonet,
     reptile,
 )
 from raymeta.optim import sgd
@@ -74,6 +75,9 @@ LEARNERS = {
     "cavia": lambda: cavia(mlp(4), context=2, steps=2, **REGRESSION),
     "reptile": lambda: reptile(mlp(2), optimizer=sgd(0.1), steps=3, **REGRESSION),
     "imaml": lambda: imaml(mlp(2), strength=5.0, steps=3, **REGRESSION),
+    "prototypes": lambda: protonet(
+        classifier(), ways=3, metrics={"accuracy": accuracy}
+    ),
     "classes": lambda: maml(
         classifier(),
         loss=F.cross_entropy,
@@ -91,8 +95,14 @@ PAIRS.remove(("imaml", "higher"))
 
 @pytest.mark.parametrize(("name", "engine"), PAIRS)
 def test_padded_tasks_are_the_tasks_one_by_one(name, engine):
-    classes = 3 if name == "classes" else 0
+    classes = 3 if name in ("classes", "prototypes") else 0
     support, query = ragged(SUPPORT, classes), ragged(QUERY, classes)
+    if name == "prototypes":  # queries of classes of which there is an example
+        seen = [part.targets[:, :1] for part in support]
+        query = [
+            part._replace(targets=y.expand_as(part.targets))
+            for part, y in zip(query, seen, strict=True)
+        ]
     together = Episode(padded(support), padded(query))
     module = MetaModule(LEARNERS[name](), engine=engine)
     alone = [module(Episode(s, q)) for s, q in zip(support, query, strict=True)]

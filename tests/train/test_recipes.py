@@ -27,6 +27,7 @@ TRAINED = [
     *(("maml", "sinusoid"), ("maml", "few-shot-digits"), ("fomaml", "sinusoid")),
     *(("anil", "few-shot-digits"), ("meta_sgd", "sinusoid"), ("imaml", "sinusoid")),
     *(("lslr", "few-shot-digits"), ("reptile", "few-shot-digits")),
+    *(("boil", "few-shot-digits"), ("protonet", "few-shot-digits")),
     *(("cavia", "sinusoid"), ("functa", "digit-functions")),
     *(("learned_dataset", "classifiers"), ("distillation", "digit-batches")),
 ]
