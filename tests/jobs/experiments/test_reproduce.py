@@ -94,6 +94,11 @@ def test_a_folder_without_mnist_is_told(tmp_path):
         job.reproduce(job.ALL["towers"], Scale(True, str(tmp_path)), tmp_path)
 
 
+def test_characters_are_asked_for(tmp_path):
+    with pytest.raises(ValueError, match=r"few-shot reads .* but got no --omniglot"):
+        job.reproduce(job.ALL["few-shot"], Scale(False, None), tmp_path)
+
+
 def test_the_page_has_a_table_for_each_that_was_run(tmp_path, monkeypatch):
     what = replace(job.ALL["quadratic"], settings=lambda scale: ["long"])
     monkeypatch.setattr(quadratic, "HYPER_STEPS", 2)
