@@ -124,6 +124,8 @@ LINES = [
     "import raymeta.train.ray_launcher",
     "for name in raymeta.__all__: getattr(raymeta, name)",
 ]
+#: What takes seconds to import, in every worker: it is imported where it is used.
+SLOW = {"torch._dynamo", "torch._inductor", "torch.distributed.tensor", "sklearn"}
 
 
 def test_imports_leave_no_trace():
@@ -131,6 +133,7 @@ def test_imports_leave_no_trace():
     for line in LINES:
         program += f"\n{line}\nassert 'ray' in sys.modules\n"
         program += f"for b, a in zip(before, state()): assert a == b, ({line!r}, b, a)"
+    program += f"\nassert not {SLOW} & set(sys.modules), {SLOW} & set(sys.modules)"
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("TUNE", "RAY"))}
     path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(

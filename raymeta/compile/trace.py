@@ -14,10 +14,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from raymeta import _tree as trees
 from raymeta.compile.dispatch import in_place_collective
 from raymeta.errors import said
-from raymeta.process import preserved
-
-with preserved():  # it sets a variable for its cache
-    import torch._inductor.compile_fx
 
 aten = torch.ops.aten
 #: A function of flat lists of tensors.

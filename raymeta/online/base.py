@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from raymeta.compile.disabled import uncompiled
 from raymeta.errors import unknown_name
 from raymeta.online.checks import (
     require_closure,
@@ -215,7 +216,7 @@ class Learning(Learned):
         return self._learning_step(closure)
 
     # λ, numbers that differ from step to step, would be compiled anew each time.
-    @torch.compiler.disable
+    @uncompiled
     @torch.no_grad()
     def _learning_step(self, closure: Callable[[], Any] | None) -> Any:
         loss = None

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+from raymeta.distributed.sharded import full, is_sharded
 
 
 class Scratch:
@@ -25,7 +26,7 @@ class Scratch:
             x: what it is as large as.
             place: those of different places are not the same memory.
         """
-        if isinstance(x, DTensor):
+        if is_sharded(x):
             return None
         key = place, x.dtype, x.device
         kept = self._kept.get(key)
@@ -51,10 +52,8 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
     x, y = real(x), real(y)
     if x.dtype in (torch.bfloat16, torch.float16):
         x, y = x.float(), y.float()
-    if isinstance(x, DTensor):
-        total = (x * y).sum()
-        assert isinstance(total, DTensor)
-        return total.full_tensor()
+    if is_sharded(x):
+        return full((x * y).sum())
     if x.stride() == y.stride() and x.is_contiguous():
         return torch.dot(x.flatten(), y.flatten().to(x.dtype))
     return (x * y).sum()

@@ -1,13 +1,12 @@
 """Population based bandits."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 from ray.tune.schedulers import TrialScheduler
 
 from raymeta.search.methods.pbt import Pbt
-from raymeta.search.tune.population import PB2InUnitCube
+from raymeta.space import Space
 
 
 @dataclass(frozen=True)
@@ -26,4 +25,10 @@ class Pb2(Pbt):
     name: str = "pb2"
     population: int = 8
     intervals: int = 5
-    scheduler: ClassVar[Callable[..., TrialScheduler]] = PB2InUnitCube
+
+    @staticmethod
+    def scheduler(space: Space, **options: Any) -> TrialScheduler:
+        """Tune's scheduler for a space, which is imported where it is used."""
+        from raymeta.search.tune.bandits import PB2InUnitCube
+
+        return PB2InUnitCube(space, **options)

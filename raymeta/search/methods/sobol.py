@@ -6,7 +6,6 @@ from typing import Any
 
 from ray.tune import TuneConfig
 from ray.tune.search import Searcher
-from scipy.stats import qmc
 
 from raymeta.search.methods.base import METRIC, MODE, SearchMethod
 from raymeta.search.tune.unit_cube import UnitCube
@@ -48,6 +47,9 @@ class SobolSearch(Searcher):
 
     def __init__(self, space: Space, seed: int) -> None:
         super().__init__()
+        # Which takes half a second.
+        from scipy.stats import qmc
+
         self._cube = UnitCube(space)
         count, most = len(self._cube.domains), qmc.Sobol.MAXDIM
         if count > most:

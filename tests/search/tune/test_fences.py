@@ -33,9 +33,11 @@ USED = {
         for name in (
             "PopulationBasedTraining._exploit",
             "PopulationBasedTraining._get_new_config",
-            "pb2.PB2._get_new_config",
-            "pb2.PB2._save_trial_state",
         )
+    },
+    **{
+        f"ray.tune.schedulers.pb2.PB2.{name}": "search/tune/bandits.py"
+        for name in ("_get_new_config", "_save_trial_state")
     },
 }
 #: What Tune's schedulers set themselves, or ask of trials and controllers: adapters of
