@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from raymeta.problem import BilevelProblem, TrainState, descent
     from raymeta.results.best import best
     from raymeta.search.compare import compare
+    from raymeta.search.replay import replay
     from raymeta.space import Choice, Positive, Real, Space, Unit
     from raymeta.types import Batch, Tensors
 
@@ -67,6 +68,7 @@ __all__ = [
     "online",
     "optim",
     "optimize",
+    "replay",
     "search",
     "tasks",
     "tower",
@@ -90,6 +92,7 @@ _HOME = {
     "results.best": ["best"],
     "problem": ["BilevelProblem", "TrainState", "descent"],
     "search": ["compare"],
+    "search.replay": ["replay"],
     "space": ["Choice", "Positive", "Real", "Space", "Unit"],
     "types": ["Batch", "Tensors"],
 }

@@ -22,6 +22,7 @@ from raymeta.cli import (
     listing,
     optimize,
     output,
+    replay,
     report,
     train,
 )
@@ -31,7 +32,8 @@ exit codes:
   0    done: results are printed and written, whatever the verdict of diagnose
   1    a mistake in raymeta or a library, with its traceback
   2    bad input, one line says which and what to do; or a comparison that is INVALID,
-       for its methods did not train on the same: it is printed and drawn all the same
+       for its methods did not train on the same: it is printed and drawn all the same;
+       or trials that replay finds to differ
   130  Ctrl-C: one line says how to go on
 
 Of the environment: RAY_ADDRESS, a cluster to use; RAYMETA_VERBOSE=1, as --verbose."""
@@ -63,6 +65,12 @@ def exit_code(program: Callable[[], None]) -> int:
             said = (
                 f"the disk of the results is full ({error}); what was written before "
                 "is whole: make room, and the same --name goes on from it"
+            )
+        elif error.errno in (errno.EROFS, errno.EIO):
+            said = (
+                f"the disk of the results cannot be written any more ({error}); what "
+                "was written before is whole: mend it or mount it anew, and the same "
+                "--name goes on from it"
             )
         elif error.filename is not None:
             said = (
@@ -151,6 +159,13 @@ def parser() -> argparse.ArgumentParser:
         "report", report.run, "print and draw the results of a run, as one HTML page"
     )
     report.add_flags(sub)
+    output.add_flags(sub)
+    sub = command(
+        "replay",
+        replay.run,
+        "train trials of a run again: do they give what was recorded, to the bit?",
+    )
+    replay.add_flags(sub)
     output.add_flags(sub)
     sub = command("list", listing.run, "tasks, methods and estimators by name")
     output.add_flags(sub, runs=False)

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -129,9 +130,10 @@ class JsonLines:
             if written < len(line):
                 # The disk takes as much as fits, and refuses the next write.
                 self._file.write(line[written:])
-        except OSError:
-            self._file.truncate(place)
-            raise
+        except OSError as error:
+            with suppress(OSError):  # nor this, where nothing can be written
+                self._file.truncate(place)
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def _understood(self, line: bytes) -> Record | None:
         """The record of a line; None where it is damaged, which is noted."""

@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from raymeta.outer.report import Report, non_finite
 from raymeta.results.jsonlines import JsonLines
@@ -85,7 +85,7 @@ class Coordinator:
             _, key = self._queue.pop(0)
             del self._places[key]
             if run := self.studies[key].request_trial():
-                self._journal.append({"event": "start", **_describe(run)})
+                self._journal.append(described(run))
                 self._enqueue(key)
                 return run
             # It has nothing to ask for until one of its trials says something.
@@ -166,7 +166,7 @@ class Coordinator:
             if (study := self.studies.get(key)) is None or key in over:
                 continue
             if event["event"] == "start":
-                asked = self._asked(study, event)
+                asked = described(requested(study, event))
                 if asked != event and key in kept:
                     over.add(key)
                     continue
@@ -190,16 +190,16 @@ class Coordinator:
                 study.rerun(number)
         self._begin()
 
-    def _asked(self, study: Study, event: Event) -> Event | None:
-        """What a study asks for where its journal says that a trial started."""
-        if event["trial"] in study.running:  # the process had died, or only the worker
-            study.rerun(event["trial"])
-        run = study.request_trial()
-        return {"event": "start", **_describe(run)} if run else None
-
     def progress(self) -> list[StudyProgress]:
         """How far every study has come."""
         return [_progress_of(study) for study in self.studies.values()]
+
+
+def requested(study: Study, event: Event) -> TrialSpec | None:
+    """What a study asks for where its journal says that a trial started."""
+    if event["trial"] in study.running:  # the process had died, or only the worker
+        study.rerun(event["trial"])
+    return study.request_trial()
 
 
 def standing(events: Iterable[Event]) -> list[Event]:
@@ -251,15 +251,24 @@ def _key(run: TrialSpec) -> dict[str, Any]:
     return {"study": list(run.study), "trial": run.number}
 
 
-def _describe(run: TrialSpec) -> dict[str, Any]:
-    described = {**_key(run), "kind": run.kind, "hparams": run.hparams}
+@overload
+def described(run: TrialSpec) -> Event: ...
+@overload
+def described(run: TrialSpec | None) -> Event | None: ...
+
+
+def described(run: TrialSpec | None) -> Event | None:
+    """The line of a journal that says that a trial started."""
+    if run is None:
+        return None
+    event = {"event": "start", **_key(run), "kind": run.kind, "hparams": run.hparams}
     if run.constant:
-        described["constant"] = True
+        event["constant"] = True
     if run.known:
-        described["budget"] = run.budget
+        event["budget"] = run.budget
     if run.before:
-        described["before"] = [list(segment) for segment in run.before]
-    return described
+        event["before"] = [list(segment) for segment in run.before]
+    return event
 
 
 def _study_of(event: Event) -> StudyKey:
