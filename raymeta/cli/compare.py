@@ -37,6 +37,9 @@ class CompareSettings:
         1,
         "trials in flight of a search to which the order of results matters (tpe, …)",
     )
+    workers_per_trial: int = setting(
+        1, "processes that share the examples of each trial, see docs/distributed.md"
+    )
     gpus_per_trial: float | None = setting(
         None, "GPUs of a trial, or a share of one; automatic: none"
     )
@@ -78,6 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
             storage=settings.storage,
             slots=settings.slots,
             at_once=settings.at_once,
+            workers_per_trial=settings.workers_per_trial,
             gpus_per_trial=settings.gpus_per_trial or 0.0,
             ranking=False,  # which `say` prints, without progress and as JSON, too
         )

@@ -22,7 +22,7 @@ def of_comparison(settings: Any) -> dict[str, Any]:
 
     name = run_name(settings.storage, settings.name, settings.tasks)
     place = settings.tasks, settings.methods, settings.budget, settings.seeds
-    plan = make_plan(*place, settings.at_once)
+    plan = make_plan(*place, settings.at_once, settings.workers_per_trial)
     studies = [
         {
             **spec.key._asdict(),
@@ -34,7 +34,7 @@ def of_comparison(settings: Any) -> dict[str, Any]:
         }
         for spec in plan.study_specs()
     ]
-    slots = settings.slots or _cpus()
+    slots = settings.slots or max(1, _cpus() // settings.workers_per_trial)
     each = {
         task.name: seconds_per_evaluation(task, sampled(task, plan.seeds[0]))
         for task in plan.tasks

@@ -70,7 +70,9 @@ class Auto:
         estimator: Estimator = Reverse(task.horizon)
         refusal = ""
         try:
-            estimator = self.estimator or affordable(problem, hparams, task.horizon)
+            estimator = self.estimator or settings["evaluator"].common(
+                affordable(problem, hparams, task.horizon)
+            )
             estimator.init(problem, hparams)
         except ValueError as error:
             if not few:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from raymeta.hypergrad import Estimator, Hypergradient, Rollout
 from raymeta.outer.report import Report, plain_run
@@ -75,6 +76,10 @@ class Evaluator:
     def once(self, name: str, compute: Callable[[], float]) -> float:
         """A number that is needed beside evaluations: what `compute` returns."""
         return compute()
+
+    def common(self, value: Any) -> Any:
+        """A decision that all processes of a descent must take alike: here the own."""
+        return value
 
     def timed(self, reports: Iterator[Report]) -> Iterator[Report]:
         """The reports, with the seconds until each."""

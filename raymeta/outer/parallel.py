@@ -3,14 +3,16 @@
 from numbers import Integral
 from typing import Any, NamedTuple
 
+import torch
 from torch.distributed import ProcessGroup
 
 from raymeta.distributed import data_parallel
-from raymeta.distributed.agreement import agreed
+from raymeta.distributed.agreement import agreed, require_same
 from raymeta.distributed.data_parallel import require_shareable
 from raymeta.errors import said, unknown_name
 from raymeta.hypergrad import ES, PES, Estimator, Forward
 from raymeta.outer.auto import Auto, affordable
+from raymeta.outer.report import Report
 from raymeta.problem import BilevelProblem
 from raymeta.tasks.base import Task, offered, sampled
 from raymeta.types import Hparams
@@ -117,6 +119,21 @@ def shared_out(
     if isinstance(estimator, Auto):
         estimator = Auto(agreed(_affordable(shared, seed), group))
     return shared, estimator
+
+
+def require_same_report(report: Report, group: ProcessGroup) -> None:
+    """Raise ValueError, on every rank, unless they report the same to the last bit."""
+    known = {
+        "gradient_evals": report.gradient_evals,
+        "outer_loss": report.outer_loss,
+        **report.hparams,
+    }
+    seen = {
+        name: torch.tensor(x, dtype=torch.float64) if isinstance(x, float) else x
+        for name, x in known.items()
+    }
+    remedy = "use machines of one kind, with the same versions, and seed what draws"
+    require_same("reports", seen, group, remedy)
 
 
 class DataParallelTask:

@@ -130,7 +130,8 @@ def current_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """A comparison.json or spending.json as it was read, with today's names."""
     current = dict(record)
     if "methods" in record:
-        current.setdefault("at_once", 1)  # before there was a choice
+        # Before there was a choice.
+        current = {"at_once": 1, "workers_per_trial": 1, **current}
     if KEY in record:
         return current
     if "methods" in record:

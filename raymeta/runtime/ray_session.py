@@ -6,6 +6,7 @@ What Ray reads from the environment is set around the imports and the calls that
 
 import importlib
 import logging
+import math
 import os
 import re
 import secrets
@@ -65,17 +66,18 @@ OBJECT_STORE_BYTES = 80 << 20  # of an embedded Ray: tasks and methods, nothing 
 
 
 @contextmanager
-def running(slots: int | None) -> Iterator[int]:
+def running(slots: int | None, cpus: float = 1.0) -> Iterator[int]:
     """Ray, for the time of a job; the process is as before when it ends.
 
     A Ray that runs already is used and left alone; `RAY_ADDRESS` names a cluster to
     connect to; otherwise an embedded one starts and ends with the context.
 
     Args:
-        slots: processes at once; as many as the cluster has CPUs by default.
+        slots: jobs at once; as many as the cluster has CPUs for by default.
+        cpus: those of a job on several processes.
 
     Yields:
-        How many processes to run at once.
+        How many jobs to run at once.
 
     Raises:
         ValueError: the cluster has no CPU; none answers at `RAY_ADDRESS`, or it has
@@ -83,12 +85,12 @@ def running(slots: int | None) -> Iterator[int]:
     """
     with prepared(), quiet_deaths():
         if ray.is_initialized():
-            yield slots or _cpus()
+            yield slots or _room(cpus)
             return
         with own_token(), session_folder() as folder:
-            _start(slots, folder)
+            _start(slots and math.ceil(slots * max(cpus, 1.0)), folder)
             try:
-                yield slots or _cpus()
+                yield slots or _room(cpus)
             finally:
                 with uninterrupted():
                     ray.shutdown()
@@ -138,7 +140,7 @@ def _read_token() -> None:
     AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _start(slots: int | None, folder: Path) -> None:
+def _start(cpus: int | None, folder: Path) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if verbose():
         quiet = {"log_to_driver": True, "logging_level": logging.INFO}
@@ -147,7 +149,7 @@ def _start(slots: int | None, folder: Path) -> None:
         return
     embedded = {
         "address": "local",
-        "num_cpus": slots,
+        "num_cpus": cpus,
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
         "_temp_dir": str(folder),
@@ -193,11 +195,11 @@ def _init(options: dict[str, Any]) -> None:
         raise
 
 
-def _cpus() -> int:
+def _room(each: float) -> int:
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if cpus < 1:
         raise ValueError(
             "a comparison needs a Ray cluster with at least one CPU, but this one has "
             "none: pass slots= to wait for nodes that are about to join"
         )
-    return cpus
+    return max(1, int(cpus / max(each, 1.0)))

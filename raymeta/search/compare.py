@@ -1,7 +1,6 @@
 """The comparison: methods on tasks under seeds, at equal budgets, on Ray Tune."""
 
 import shutil
-import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -19,10 +18,8 @@ from raymeta.results.jsonlines import JsonLines
 from raymeta.results.mirror import address
 from raymeta.results.overfitting import Overfitting, overfitted
 from raymeta.results.run_folder import RunFolder, run_address, run_name
-from raymeta.results.tensorboard import TensorBoardWriter, show_comparison
 from raymeta.results.validity import InvalidComparison, marked, reasons_of, sentence
 from raymeta.runtime import ray_session, source_code
-from raymeta.runtime.cluster import require_possible
 from raymeta.runtime.interrupt import Interrupt, goes_on
 from raymeta.runtime.progress import Progress, clock
 from raymeta.runtime.ray_session import running
@@ -55,12 +52,11 @@ from raymeta.search.tune.quiet import quiet_tune
 from raymeta.search.tune.registry import trainables_looked_up_once
 from raymeta.search.tune.run_options import RunOptions, Stop, run_options
 from raymeta.search.tune.search_study import study_of
-from raymeta.search.whole_frame import WholeFrame, of_studies
+from raymeta.search.whole_frame import FrameSaver, WholeFrame, of_studies
 from raymeta.search.worker.trial_runner import run_trial
 from raymeta.search.worker.trial_store import TrialStore
 from raymeta.tasks import loading
 
-SAVE_EVERY_S = 30.0
 #: The last line of a journal from before the mark was in the folder's record.
 FINISHED = {"event": "finished"}
 
@@ -76,6 +72,7 @@ def compare(
     storage: str | Path = "results",
     slots: int | None = None,
     at_once: int = 1,
+    workers_per_trial: int = 1,
     gpus_per_trial: float = 0.0,
     resources_per_trial: Mapping[str, float] | None = None,
     callbacks: Sequence[Callback] | None = None,
@@ -107,16 +104,22 @@ def compare(
         seeds: how many, or which. A seed is the same problem for all methods.
         name: name of the folder of results; tasks and time by default.
         storage: the folder that holds it; or its address on an object store.
-        slots: trials at once; as many as Ray has CPUs at the start by default. More
+        slots: trials at once; as many as Ray has CPUs for at the start by default. More
             than that lets an autoscaling cluster grow. How many there are, and which
             trial is over first, changes no result.
         at_once: trials that a search has in flight where what it suggests or stops
             depends on the results so far (TPE, ASHA, …; see docs/fairness.md). With
             more than one, it depends on the order in which they arrive, too.
+        workers_per_trial: processes that compute each trial together, each its share of
+            every batch and of the validation set, see
+            `raymeta.distributed.data_parallel`. Losses are those of one process up to
+            rounding, and so are the charges.
         gpus_per_trial: GPUs, or the share of one, that each trial holds; it finds them
-            as `cuda` devices, and the task says what runs there.
-        resources_per_trial: what each trial holds, by name; one CPU by default. A trial
-            computes in one thread whatever it holds.
+            as `cuda` devices, and the task says what runs there. Its workers get as
+            many each.
+        resources_per_trial: what each trial holds, by name, in equal shares for its
+            workers; one CPU for each of them by default. A worker computes in one
+            thread whatever it holds.
         callbacks: of Tune (MLflow's, W&B's, your own): they see every trial's `task`,
             `method`, `seed`, `trial` and `hp/<name>` in its config, and losses and
             hyperparameters in its results. One that raises is warned of.
@@ -147,10 +150,15 @@ def compare(
     """
     if slots is not None and slots < 1:
         raise ValueError(f"slots must be at least 1, but got {slots}")
+    plan = make_plan(tasks, methods, budget, seeds, at_once, workers_per_trial)
     options = run_options(
-        callbacks, stop, resources_per_trial, gpus_per_trial, keep_tune
+        callbacks,
+        stop,
+        resources_per_trial,
+        gpus_per_trial,
+        keep_tune,
+        plan.workers_per_trial,
     )
-    plan = make_plan(tasks, methods, budget, seeds, at_once)
     code = code_of(plan.tasks, plan.methods)  # of tasks that have not run yet
     name = run_name(storage, name, [task.name for task in plan.tasks])
     display = Progress(progress)
@@ -298,7 +306,7 @@ def _run(
 ) -> bool:
     """Run what the coordinator asks for; whether to the end, or to the user's stop."""
     folder = whole.folder
-    saver = _Saver(coordinator, whole)
+    saver = FrameSaver(coordinator, whole)
     # What Tune writes, which nobody reads unless it is to be kept.
     scratch = folder.path / ("tune" if options.keep else ".tune")
     number = 1 + sum(1 for _ in scratch.glob("[0-9]*"))
@@ -324,17 +332,18 @@ def _run(
         [f"starting Ray, to continue from {done:.0%}" if done else "starting Ray"]
     )
     ray_goes_on = ray_session.ray.is_initialized()
-    with running(slots) as concurrent, Interrupt() as interrupt:
+    cpus = options.resources["CPU"]
+    with running(slots, cpus) as concurrent, Interrupt() as interrupt:
         display.print(
             [
                 *slots_lines(coordinator.studies.values(), concurrent, display.elapsed),
                 "first, workers import torch, which takes 5 to 40 s",
             ]
         )
-        require_possible(options.resources, 1, "trials", growing=slots is not None)
+        options.require_room(growing=slots is not None)
         pulse = Pulse(interrupt, on_tick, ray_goes_on, options.stop)
         tuner = Tuner(
-            _trainable(plan, states, options.resources),
+            _trainable(plan, states, options),
             tune_config=TuneConfig(
                 search_alg=BridgeSearcher(coordinator, interrupt),
                 scheduler=BridgeScheduler(
@@ -382,9 +391,9 @@ def _origin(error: BaseException) -> BaseException:
 
 
 def _trainable(
-    plan: Plan, states: TrialStore, each: Mapping[str, float]
+    plan: Plan, states: TrialStore, options: RunOptions
 ) -> Callable[[dict[str, Any]], None]:
-    """The trainable of all trials, with the resources of one.
+    """The trainable of all trials, with what one holds.
 
     Raises:
         ValueError: a task or method cannot be sent to a worker.
@@ -394,30 +403,11 @@ def _trainable(
     payload = pack((tasks, methods), "tasks and methods", loading.modules())
     flops = {spec.task.name: spec.flops for spec in plan.study_specs()}
     trainable = tune.with_parameters(
-        run_trial, payload=payload, states=states, flops=flops
+        run_trial,
+        payload=payload,
+        states=states,
+        flops=flops,
+        workers=options.workers,
+        bundle=options.bundle,
     )
-    return tune.with_resources(trainable, dict(each))
-
-
-class _Saver:
-    """Writes the frame now and then, a large one less often, and shows it."""
-
-    def __init__(self, coordinator: Coordinator, whole: WholeFrame) -> None:
-        self._coordinator, self._whole = coordinator, whole
-        self._tensorboard = TensorBoardWriter(whole.folder.path)
-        self._due = time.monotonic() + SAVE_EVERY_S
-
-    def save_if_due(self) -> None:
-        """Save when the last time is long ago."""
-        if time.monotonic() > self._due:
-            self.save(self._tensorboard.is_due())
-
-    def save(self, show: bool = True) -> None:
-        """Save, and plan the next time so that saving takes at most 5 % of it all."""
-        start = time.monotonic()
-        frame = to_frame(self._coordinator.studies.values())
-        self._whole.write(frame)
-        if show:
-            show_comparison(self._tensorboard, frame)
-        took = time.monotonic() - start
-        self._due = start + max(SAVE_EVERY_S, 20 * took)
+    return tune.with_resources(trainable, options.placement)

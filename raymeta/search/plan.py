@@ -8,13 +8,18 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 from raymeta import tasks as task_registry
+from raymeta.hypergrad import Estimator
 from raymeta.hypergrad.base import plain_cost
 from raymeta.hypergrad.used_hparams import require_names
+from raymeta.outer.auto import Auto
 from raymeta.outer.budget import BudgetMeter
 from raymeta.outer.conditions import conditioned
 from raymeta.outer.descend import unsure
+from raymeta.outer.evaluator import DIRECT
 from raymeta.outer.first_look import first_look
 from raymeta.outer.flops import step_flops
+from raymeta.outer.parallel import Layout, require_parallel
+from raymeta.outer.precision import noise
 from raymeta.problem import BilevelProblem
 from raymeta.search.fairness import first_values
 from raymeta.search.methods import (
@@ -43,6 +48,7 @@ class Plan:
         budgets: gradient evaluations per study, by task name.
         skipped: methods that were asked for and cannot run here, with the reason.
         at_once: see `compare`.
+        workers_per_trial: likewise.
     """
 
     tasks: tuple[Task, ...]
@@ -51,6 +57,7 @@ class Plan:
     budgets: dict[str, float]
     skipped: dict[str, str] = field(default_factory=dict)
     at_once: int = 1
+    workers_per_trial: int = 1
 
     def study_specs(self) -> list[StudySpec]:
         """Every study. Seeds are paired: one seed is one problem for all methods.
@@ -79,6 +86,8 @@ class Plan:
 
     def unsure(self) -> list[str]:
         """A line for each method that may, for its budget, find worse than the start.
+
+        And for those whose hypergradients are noise in half precision.
 
         Raises:
             ValueError: see `study_specs`.
@@ -126,6 +135,7 @@ class Plan:
                 fit.append(method)
                 if line := _unsure(task, method, budget, problem):
                     doubts.append(line)
+            doubts += _noise(task, fit, problem)
             specs += self._specs_of(task, fit, problem)
         if not specs:
             raise self._nothing_fits(unfit)
@@ -192,6 +202,7 @@ class Plan:
             "seeds": list(self.seeds),
             "budgets": self.budgets,
             "at_once": self.at_once,
+            "workers_per_trial": self.workers_per_trial,
         }
 
 
@@ -208,8 +219,8 @@ class Misfit(NamedTuple):
     least: float = 0.0
 
 
-#: What runs, what does not, first values, who may find worse than the start, and a
-#: first look at each task.
+#: What runs, what does not, first values, whose results are in doubt, and a first look
+#: at each task.
 _Grid = tuple[
     list[StudySpec], dict[tuple[str, str], Misfit], Values, list[str], list[str]
 ]
@@ -248,6 +259,20 @@ def _unsure(task: Task, method: Method, budget: float, problem: BilevelProblem) 
     return unsure(task, method.name, budget, sure)
 
 
+def _noise(task: Task, methods: list[Method], problem: BilevelProblem) -> list[str]:
+    """What is to be said of hypergradients in half precision, and of whose."""
+    told: dict[Estimator | Auto, str | None] = {}
+    whose: dict[str, list[str]] = {}
+    for method in methods:
+        if (estimator := method.estimator_on(task)) is None:
+            continue
+        if estimator not in told:
+            told[estimator] = noise(task, problem, estimator, DIRECT)
+        if (line := told[estimator]) is not None:
+            whose.setdefault(line, []).append(method.name)
+    return [f"{', '.join(names)} on {line}" for line, names in whose.items()]
+
+
 def _unknown_name(task: Task, problem: BilevelProblem) -> ValueError | None:
     """Why a problem cannot train: it asks for a name that the space does not have."""
     try:
@@ -269,16 +294,22 @@ def make_plan(
     budget: float | None,
     seeds: int | Iterable[int],
     at_once: int = 1,
+    workers_per_trial: int = 1,
 ) -> Plan:
     """Resolve and check the arguments of `compare`.
 
     Raises:
-        ValueError: an unknown name, nothing to run, something twice, or none at once.
+        ValueError: an unknown name, nothing to run, something twice, or none at once;
+            trainings that cannot be shared out among the workers of a trial.
     """
-    if not isinstance(at_once, Integral) or isinstance(at_once, bool) or at_once < 1:
-        raise ValueError(
-            f"at_once must be a number of trials, 1 or more, but got {at_once!r}"
-        )
+    counts = {"at_once": "trials", "workers_per_trial": "processes"}
+    for (name, what), given in zip(
+        counts.items(), (at_once, workers_per_trial), strict=True
+    ):
+        if not isinstance(given, Integral) or isinstance(given, bool) or given < 1:
+            raise ValueError(
+                f"{name} must be a number of {what}, 1 or more, but got {given!r}"
+            )
     some_tasks = tuple(task_registry.resolve(task) for task in _listed(tasks))
     some_methods = tuple(resolve(method) for method in _named(methods))
     some_seeds = _as_seeds(seeds)
@@ -286,6 +317,10 @@ def make_plan(
     _check("methods", [method.name for method in some_methods])
     _check("seeds", some_seeds)
     budgets = {task.name: budget_of(task, budget) for task in some_tasks}
+    if workers_per_trial > 1:
+        layout = Layout(int(workers_per_trial))
+        for task in some_tasks:
+            require_parallel(task, Auto(), layout, some_seeds[0])
     skipped = {
         method.name: f"pip install {' '.join(map(repr, missing(method)))}"
         for method in some_methods
@@ -303,6 +338,7 @@ def make_plan(
         seeds=some_seeds,
         budgets=budgets,
         at_once=int(at_once),
+        workers_per_trial=int(workers_per_trial),
     )
 
 

@@ -30,6 +30,7 @@ def opening(plan: Plan, folder: str) -> list[str]:
         count(len(plan.seeds), "seed"),
     ]
     unfit = [f"skipping {m} on {t}: {why}" for (t, m), why in plan.unfit().items()]
+    workers = plan.workers_per_trial
     budgets = [f"{name} {budget:,g}" for name, budget in plan.budgets.items()]
     return [
         *plan.first_looks(),
@@ -43,6 +44,7 @@ def opening(plan: Plan, folder: str) -> list[str]:
             [count(len(plan.study_specs()), "study")],
         ),
         *wrap("gradient evaluations per study:", budgets),
+        *(["each trial on " + count(workers, "worker")] if workers > 1 else []),
         f"results go to {folder}",
     ]
 

@@ -43,7 +43,8 @@ def require_settings(path: Path, then: Mapping[str, Any], now: dict[str, Any]) -
         both = [name for name in then[what] if name in now[what]]
         old, new = ({n: r[what][n] for n in both} for r in (then, now))
         require_same(path, {what: unqualified(old)}, {what: unqualified(new)})
-    require_same(path, then, {"at_once": now["at_once"]})
+    same = "at_once", "workers_per_trial"
+    require_same(path, then, {name: now[name] for name in same})
     for task, budget in now["budgets"].items():
         given = then["budgets"].get(task, budget)
         if budget < given:

@@ -1,5 +1,6 @@
 """All that a comparison's folder has: also studies that this call does not show."""
 
+import time
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -8,10 +9,16 @@ import pandas as pd
 from raymeta.results import schema
 from raymeta.results.records import read_evidence, read_spending, write_evidence
 from raymeta.results.run_folder import RunFolder
+from raymeta.results.tensorboard import TensorBoardWriter, show_comparison
 from raymeta.results.together import joined
 from raymeta.results.validity import mark, marked
 from raymeta.search.fairness import DIFFERS, Fingerprint, reasons
+from raymeta.search.frame import to_frame
 from raymeta.search.spec import StudyKey
+from raymeta.search.study.coordinator import Coordinator
+
+#: Seconds between two writings of the frame, at least.
+SAVE_EVERY_S = 30.0
 
 Evidence = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -84,6 +91,30 @@ class WholeFrame:
                     for kind in Fingerprint._fields
                 } | {"methods": list(dict.fromkeys([*mine.get("methods", []), *names]))}
         return found
+
+
+class FrameSaver:
+    """Writes the frame now and then, a large one less often, and shows it."""
+
+    def __init__(self, coordinator: Coordinator, whole: WholeFrame) -> None:
+        self._coordinator, self._whole = coordinator, whole
+        self._tensorboard = TensorBoardWriter(whole.folder.path)
+        self._due = time.monotonic() + SAVE_EVERY_S
+
+    def save_if_due(self) -> None:
+        """Save when the last time is long ago."""
+        if time.monotonic() > self._due:
+            self.save(self._tensorboard.is_due())
+
+    def save(self, show: bool = True) -> None:
+        """Save, and plan the next time so that saving takes at most 5 % of it all."""
+        start = time.monotonic()
+        frame = to_frame(self._coordinator.studies.values())
+        self._whole.write(frame)
+        if show:
+            show_comparison(self._tensorboard, frame)
+        took = time.monotonic() - start
+        self._due = start + max(SAVE_EVERY_S, 20 * took)
 
 
 def of_studies(frame: pd.DataFrame, names: Set[str]) -> pd.DataFrame:

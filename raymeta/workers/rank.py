@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -14,15 +14,15 @@ from torch import distributed as dist
 from torch.distributed import ProcessGroup
 
 from raymeta._tree import tree_map
-from raymeta.distributed.agreement import agreed, require_same, telling_lost_ranks
+from raymeta.distributed.agreement import agreed, telling_lost_ranks
 from raymeta.hypergrad import Estimator
 from raymeta.outer.auto import Auto
 from raymeta.outer.optimize import descended
-from raymeta.outer.parallel import shared_out
+from raymeta.outer.parallel import require_same_report, shared_out
 from raymeta.outer.report import Report
 from raymeta.outer.result import Result
 from raymeta.search.named import Kept, continued
-from raymeta.search.worker.evaluation_log import EvaluationLog, LogRecord, Snapshot
+from raymeta.search.worker.shared_store import shared_log
 from raymeta.tasks.base import Task
 
 #: Reports are told together, at most so often.
@@ -102,34 +102,12 @@ class Teller:
             ValueError: ranks have other ones.
             KeyboardInterrupt: the driver asks to end.
         """
-        require_same(
-            "reports",
-            dict(_seen(report)),
-            self._group,
-            "use machines of one kind, with the same versions, and seed what draws",
-        )
+        require_same_report(report, self._group)
         self._reports.append((report, best))
         if time.monotonic() > self._due:
             self.tell()
         if agreed(self._asked, self._group):
             raise KeyboardInterrupt
-
-
-class ReceivedLog(EvaluationLog):
-    """The log of rank 0 on another rank, where nothing is written.
-
-    Args:
-        snapshot: how far evaluations count.
-        records: the evaluations.
-    """
-
-    def __init__(self, snapshot: Snapshot, records: list[LogRecord]) -> None:
-        super().__init__(None, "")
-        self.snapshot, self._records = snapshot, records
-
-    def records(self) -> Iterator[LogRecord]:
-        """What was received, in order."""
-        return iter(self._records)
 
 
 def run(job: Job, group: ProcessGroup, send: Callable[[Told], bool]) -> None:
@@ -179,34 +157,12 @@ def _result(job: Job, group: ProcessGroup, teller: Teller) -> Result:
     if job.kept is None:
         return descend()
     return continued(
-        partial(_log, job.kept, group),
+        partial(shared_log, job.kept.log, group),
         job.kept.numbers,
         lambda name, value: teller.tell(numbers=((name, value),)),
         descend,
         say if job.looks else None,
     )
-
-
-def _log(kept: Kept, group: ProcessGroup) -> EvaluationLog:
-    """The same evaluations on all ranks: those that rank 0 finds."""
-    log, found = None, None
-    if dist.get_rank(group) == 0:
-        log = kept.log()
-        found = log.snapshot, list(log.records())
-    found = agreed(found, group)
-    return ReceivedLog(*found) if log is None else log
-
-
-def _seen(report: Report) -> Iterator[tuple[str, Any]]:
-    """What must be the same on all ranks, to the last bit."""
-    known = {
-        "gradient_evals": report.gradient_evals,
-        "outer_loss": report.outer_loss,
-        **report.hparams,
-    }
-    for name, value in known.items():
-        real = isinstance(value, float)
-        yield name, torch.tensor(value, dtype=torch.float64) if real else value
 
 
 def _light(result: Result) -> Result:

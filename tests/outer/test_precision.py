@@ -14,6 +14,7 @@ from raymeta.modules.functional import full_precision
 from raymeta.outer.auto import Auto
 from raymeta.outer.evaluator import Evaluator
 from raymeta.outer.precision import noise
+from raymeta.search.plan import make_plan
 
 
 @dataclass
@@ -65,6 +66,16 @@ def test_noise_is_told_with_a_remedy():
     message = r"half: hypergradients in bfloat16 are noise: the first one, of 2 steps"
     with pytest.warns(UserWarning, match=rf"{message}.*float32; train in float32"):
         raymeta.optimize(task, Reverse(16), progress=False)
+
+
+def test_a_comparison_tells_whose_hypergradients_are_noise():
+    task = Half(autocast=None, dtype=torch.bfloat16, offset=1e3)
+    methods = ["long_term", "adam", "auto", "short_term"]
+    lines = make_plan(task, methods, None, 1).unsure()
+    told = "on half: hypergradients in bfloat16 are noise: the first one, of"
+    assert lines[0].startswith(f"long_term, auto {told} 2 steps")
+    assert all(told in line and "adam" not in line for line in lines)
+    assert make_plan(Half(autocast=None), methods, None, 1).unsure() == []
 
 
 def test_full_precision_is_that_without_autocast():

@@ -1,7 +1,9 @@
 """What tests have ranks run: functions of a process group."""
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import distributed as dist
@@ -12,7 +14,11 @@ from torch.utils._pytree import tree_leaves
 
 from raymeta import Batch, descent, hypergrad, hypergradient, module_problem, optim
 from raymeta.distributed import data_parallel, replicated, summed
-from raymeta.search.worker import evaluation_log
+from raymeta.distributed.agreement import LostRank
+from raymeta.search.worker import evaluation_log, trial_ranks, trial_runner
+from raymeta.search.worker.stopwatch import Stopwatch
+from raymeta.search.worker.trial_ranks import SharedEvaluator, TrialRanks
+from raymeta.search.worker.trial_store import TrialStore
 from raymeta.testing.distributed import Found, weighted
 from raymeta.workers import rank
 
@@ -266,3 +272,49 @@ def optimized(group: Any, job: Any, end_after: int = 10**9) -> tuple[list, str]:
     except ValueError as error:
         return heard, str(error)
     return heard, ""
+
+
+def trial(group, given: Any, folder: Any) -> list[Any]:
+    """What a trial reports on a rank."""
+    trial_runner._problems.clear()
+    run, task, method = given
+    ranks = TrialRanks(dist.FileStore(f"{folder}/meet"), group)
+    states = TrialStore(folder)
+    said = ranks.in_step(trial_runner.reports_of(run, task, method, states, ranks))
+    eager = {"SAVE_EVERY_S": -1.0, "SAVE_SHARE": 0}  # logs saved at each evaluation
+    with mock.patch.multiple(evaluation_log, **eager):
+        return list(said)
+
+
+def ended_early(group, given: Any, folder: Any) -> int:
+    """How many reports a rank makes where rank 0 ends after two."""
+    run, task, method = given
+    ranks = TrialRanks(dist.FileStore(f"{folder}/meet"), group)
+    said = ranks.in_step(trial_runner.reports_of(run, task, method, None, ranks))
+    count = 0
+    with closing(said):
+        for _ in said:
+            count += 1
+            if count == 2 and dist.get_rank(group) == 0:
+                break
+    return count
+
+
+def decided(group) -> int:
+    """What ranks take where each has its own number."""
+    log = evaluation_log.EvaluationLog(None, "")
+    shared = SharedEvaluator(log, Stopwatch(), group)
+    return shared.common(dist.get_rank(group))
+
+
+def failing(group, folder: Any, alone: bool) -> str:
+    """What rank 1 learns of its own failure."""
+    ranks = TrialRanks(dist.FileStore(f"{folder}/meet"), group)
+    if alone and dist.get_rank(group) == 0:
+        return ""
+    with mock.patch.object(trial_ranks, "ALONE_S", 0.5 if alone else 60.0):
+        try:
+            ranks.require_same_failure(ValueError("full"))
+        except LostRank as error:
+            return str(error)
+    return "alike"

@@ -66,6 +66,28 @@ class Small:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bounded(Small):
+    """The same, for black-box searches, too; in double precision wherever it runs."""
+
+    @property
+    def space(self) -> Space:
+        return Space(
+            lr=Positive([0.03, 0.1], low=1e-3, high=3.0, shape=(2,)),
+            sign=Choice([1.0, -1.0]),
+            momentum=Unit(0.5, low=0.0, high=0.95),
+            l2=Positive(1e-3, low=1e-5, high=0.1),
+        )
+
+    def sample(self, seed: int) -> BilevelProblem:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            return super().sample(seed)
+        finally:
+            torch.set_default_dtype(before)
+
+
+@dataclass(frozen=True, kw_only=True)
 class OneStep:
     """One step on a parabola: the best learning rate has a closed form."""
 

@@ -8,8 +8,10 @@ from typing import Any, ClassVar, Self
 
 from ray.tune import TuneConfig
 
+from raymeta.hypergrad import Estimator
 from raymeta.hypergrad.base import plain_cost
 from raymeta.outer import descend
+from raymeta.outer.auto import Auto
 from raymeta.outer.evaluator import DIRECT, Evaluator
 from raymeta.outer.report import Report
 from raymeta.problem import BilevelProblem
@@ -63,6 +65,10 @@ class Method(ABC):
         By default it is the least budget at all: a search begins with the start.
         """
         return self.min_budget(task, problem)
+
+    def estimator_on(self, task: Task) -> Estimator | Auto | None:
+        """What gives the hypergradients that it follows; None where it follows none."""
+        return None
 
 
 class SearchMethod(Method):

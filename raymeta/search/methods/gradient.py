@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from raymeta.hypergrad import Estimator
 from raymeta.outer import descend
 from raymeta.outer.arguments import estimator_of
 from raymeta.outer.auto import Auto
@@ -47,14 +48,17 @@ class HypergradientDescent(DescentMethod):
         Raises:
             ValueError: the estimator does not fit the task.
         """
-        estimator = estimator_of(self.estimator, task.horizon)
+        estimator = self.estimator_on(task)
         descend.require_fit(task, problem, estimator)
         return descend.run_cost(task, problem, estimator)
 
     def sure_budget(self, task: Task, problem: BilevelProblem) -> float:
         """The same, with what leaves the outer loss at the start known."""
-        estimator = estimator_of(self.estimator, task.horizon)
-        return descend.sure_cost(task, problem, estimator)
+        return descend.sure_cost(task, problem, self.estimator_on(task))
+
+    def estimator_on(self, task: Task) -> Estimator | Auto:
+        """The estimator, of the task's horizon."""
+        return estimator_of(self.estimator, task.horizon)
 
     def reports(
         self,
@@ -65,11 +69,10 @@ class HypergradientDescent(DescentMethod):
         evaluator: Evaluator = DIRECT,
     ) -> Iterator[Report]:
         """Reports of the descent."""
-        estimator = estimator_of(self.estimator, task.horizon)
         return descend.descend(
             task,
             problem,
-            estimator,
+            self.estimator_on(task),
             seed=seed,
             budget=budget,
             hyper_lr=self.hyper_lr,

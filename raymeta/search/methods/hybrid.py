@@ -103,6 +103,10 @@ class HybridMethod(SearchMethod):
         """
         return descend.run_cost(task, problem, Auto())
 
+    def estimator_on(self, task: Task) -> Auto:
+        """Its first descent's."""
+        return Auto()
+
     def go_on(
         self,
         task: Task,

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from raymeta.hypergrad import ShortTerm
 from raymeta.hypergrad.base import plain_cost
 from raymeta.hypergrad.registry import look_ahead
 from raymeta.outer import descend
@@ -79,16 +80,18 @@ class Restarts(DescentMethod):
                 fit the task.
         """
         to_tune(task.space)
-        if self.hyper_steps:
-            descend.require_fit(
-                task, problem, look_ahead(task.horizon, self.hyper_steps)
-            )
+        if (estimator := self.estimator_on(task)) is not None:
+            descend.require_fit(task, problem, estimator)
         return self._cost(task, problem, task.space.initial_point())
 
     def sure_budget(self, task: Task, problem: BilevelProblem) -> float:
         """The same, with a plain run at the start where runs descend from it."""
         start = plain_cost(problem, task.horizon) if self.hyper_steps else 0.0
         return self._cost(task, problem, task.space.initial_point()) + start
+
+    def estimator_on(self, task: Task) -> ShortTerm | None:
+        """What its runs descend by, where they do."""
+        return look_ahead(task.horizon, self.hyper_steps) if self.hyper_steps else None
 
     def reports(
         self,

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
-from ray.tune import Callback, Stopper
+from ray.tune import Callback, PlacementGroupFactory, Stopper
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.stopper import FunctionStopper, NoopStopper
 
 from raymeta.errors import one_line, said, unknown_name
 from raymeta.results.same_training import unqualified
+from raymeta.runtime.cluster import require_possible
 from raymeta.space.choice import without_addresses
 
 #: What Tune takes as `stop`: thresholds by name of a metric, a function, a stopper.
@@ -26,7 +27,8 @@ class RunOptions:
     Attributes:
         callbacks: hear of every trial and result.
         stop: ends trials, or all of it.
-        resources: what each trial holds.
+        resources: what each trial holds, all its workers together.
+        workers: how many compute a trial together.
         keep: whether Tune's experiment stays in the folder.
         stops: what was given as `stop`, in words.
     """
@@ -34,8 +36,28 @@ class RunOptions:
     callbacks: Sequence[Callback] = ()
     stop: Stopper = field(default_factory=NoopStopper)
     resources: Mapping[str, float]
+    workers: int = 1
     keep: bool = False
     stops: str = "None"
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What each worker of a trial holds."""
+        return {name: value / self.workers for name, value in self.resources.items()}
+
+    @property
+    def placement(self) -> PlacementGroupFactory:
+        """The bundles of a trial, of which Tune's own worker has the first."""
+        return PlacementGroupFactory([self.bundle] * self.workers)
+
+    def require_room(self, *, growing: bool) -> None:
+        """Raise ValueError where the cluster never has room for one trial.
+
+        Args:
+            growing: whether nodes may join.
+        """
+        what = "trials" if self.workers == 1 else "workers of a trial"
+        require_possible(self.bundle, self.workers, what, growing=growing)
 
     def guarded(self) -> list[Callback]:
         """The callbacks, and loggers of what is kept, so that none ends all of it."""
@@ -49,18 +71,20 @@ def run_options(
     resources_per_trial: Mapping[str, float] | None,
     gpus_per_trial: float,
     keep_tune: bool,
+    workers: int = 1,
 ) -> RunOptions:
     """The options, checked.
 
     Raises:
-        ValueError: a callback, a stopper or resources that are none; GPUs twice.
+        ValueError: a callback, a stopper or resources that are none; GPUs twice, or
+            not as many for each worker.
     """
     if gpus_per_trial < 0 or (gpus_per_trial > 1 and gpus_per_trial % 1):
         raise ValueError(
             "gpus_per_trial must be a share of one GPU or a whole number of them, but "
             f"got {gpus_per_trial}"
         )
-    each = _resources(resources_per_trial)
+    each = _resources(resources_per_trial, workers)
     if gpus_per_trial and "GPU" in each:
         raise ValueError(
             f"a trial's GPUs are said once, but got gpus_per_trial={gpus_per_trial:g} "
@@ -68,6 +92,11 @@ def run_options(
         )
     if gpus_per_trial:
         each["GPU"] = gpus_per_trial
+    if workers > 1 and each.get("GPU", 0) % workers:
+        raise ValueError(
+            f"every worker of a trial gets as many GPUs, but got {each['GPU']:g} for "
+            f"workers_per_trial={workers}: give 0 or a multiple of {workers}"
+        )
     callbacks = list(callbacks or ())
     for callback in callbacks:
         if not isinstance(callback, Callback):
@@ -79,13 +108,14 @@ def run_options(
         callbacks=callbacks,
         stop=_stopper(stop),
         resources=each,
+        workers=workers,
         keep=keep_tune,
         stops=unqualified(without_addresses(repr(stop))),
     )
 
 
-def _resources(given: Mapping[str, float] | None) -> dict[str, float]:
-    each = {"CPU": 1.0, **({} if given is None else given)}
+def _resources(given: Mapping[str, float] | None, workers: int) -> dict[str, float]:
+    each = {"CPU": float(workers), **({} if given is None else given)}
     for name, value in each.items():
         number = isinstance(value, Real) and not isinstance(value, bool)
         if not isinstance(name, str) or not number or not 0 <= value < math.inf:

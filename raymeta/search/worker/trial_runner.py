@@ -2,16 +2,18 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 from ray import tune
 
+from raymeta.distributed.agreement import LostRank
 from raymeta.outer.evaluator import Evaluator
+from raymeta.outer.parallel import DataParallelTask, require_same_report
 from raymeta.outer.report import Report, held_out, non_finite, plain_run
 from raymeta.outer.result import better
 from raymeta.problem import BilevelProblem
@@ -32,9 +34,11 @@ from raymeta.search.worker.replay import (
     ReplayMismatch,
     signature_of,
 )
+from raymeta.search.worker.shared_store import SharedStore
 from raymeta.search.worker.stopwatch import Stopwatch
+from raymeta.search.worker.trial_ranks import SharedEvaluator, TrialRanks, on_ranks
 from raymeta.search.worker.trial_store import TrialStore
-from raymeta.space import Point, Space
+from raymeta.space import Point
 from raymeta.tasks.base import Task, choice_key, sample_problem
 from raymeta.types import Hparams, State
 
@@ -59,6 +63,8 @@ def run_trial(
     payload: Payload,
     states: TrialStore,
     flops: Mapping[str, float],
+    workers: int = 1,
+    bundle: Mapping[str, float] = {},
 ) -> None:
     """The trainable: run a trial and post its reports, the last one in plain numbers.
 
@@ -67,39 +73,57 @@ def run_trial(
         payload: tasks and methods by name.
         states: keeps the training states of all trials.
         flops: operations of one gradient evaluation by task.
+        workers: processes that compute a trial together.
+        bundle: what each of them holds, by name.
     """
     torch.set_num_threads(1)  # of this thread; each trial runs in a new one
-    tasks, methods = payload.open()
     run: TrialSpec = config["run"]
-    task, method = tasks[run.study.task], methods[run.study.method]
-    reports = reports_of(run, task, method, states)
+    given = run, payload, states
+    reports = on_ranks(workers, bundle, _on_rank, *given)
+    if workers == 1:
+        reports = _on_rank(None, *given)
     unsent: list[Report] = []
     metrics, plain = TrialMetrics(flops[run.study.task]), {}
     posted = time.monotonic()
-    for report in reports:
-        unsent.append(report)
-        plain = metrics.of(report)
-        # A search must know at once whether its scheduler stops it.
-        if run.kind == "search" or time.monotonic() - posted > POST_EVERY_S:
-            tune.report({**plain, "reports": unsent, "last": False})
-            unsent, posted = [], time.monotonic()
+    with closing(reports):
+        for report in reports:
+            unsent.append(report)
+            plain = metrics.of(report)
+            # A search must know at once whether its scheduler stops it.
+            if run.kind == "search" or time.monotonic() - posted > POST_EVERY_S:
+                tune.report({**plain, "reports": unsent, "last": False})
+                unsent, posted = [], time.monotonic()
     tune.report({**plain, "reports": unsent, "last": True})
 
 
+def _on_rank(
+    ranks: TrialRanks | None, run: TrialSpec, payload: Payload, states: TrialStore
+) -> Generator[Report, None, None]:
+    """The same reports on each rank of a trial; None: on its only worker."""
+    tasks, methods = payload.open()
+    task, method = tasks[run.study.task], methods[run.study.method]
+    yield from reports_of(run, task, method, states, ranks)
+
+
 def reports_of(
-    run: TrialSpec, task: Task, method: Method, states: TrialStore | None = None
+    run: TrialSpec,
+    task: Task,
+    method: Method,
+    states: TrialStore | None = None,
+    ranks: TrialRanks | None = None,
 ) -> Iterator[Report]:
     """Everything that a trial reports; an exception is its last report."""
-    trial = _Trial(run, task, method, states or TrialStore(None))
+    trial = _Trial.of(run, task, method, states or TrialStore(None), ranks)
     kinds = {"search": trial.search, "final": trial.final, "descent": trial.descent}
     evidence = _evidence(task, run.study.seed)
     try:
         for report in kinds[run.kind]():
+            if ranks is not None:
+                require_same_report(report, ranks.group)
             yield report._replace(evidence=evidence)
             evidence = {}  # once is enough
-    except ReplayMismatch:
-        raise  # the trial starts again: what it has said is not what it would say now
     except Exception as error:
+        trial.require_own(error)
         yield trial.broken(error)
 
 
@@ -118,15 +142,35 @@ class _Trial:
     """A trial on its worker.
 
     Attributes:
+        given: the task as it was given.
+        task: likewise, or with its examples shared out among the ranks of the trial.
+        ranks: those; None where there is one worker.
         last: what it reported last.
     """
 
     run: TrialSpec
+    given: Task
     task: Task
     method: Method
     states: TrialStore
+    ranks: TrialRanks | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     last: Report | None = None
+
+    @classmethod
+    def of(
+        cls,
+        run: TrialSpec,
+        task: Task,
+        method: Method,
+        states: TrialStore,
+        ranks: TrialRanks | None,
+    ) -> Self:
+        """A trial, on one of its ranks where there are some."""
+        if ranks is None:
+            return cls(run, task, task, method, states)
+        shared = cast(Task, DataParallelTask(task, ranks.group))
+        return cls(run, task, shared, method, SharedStore(states, ranks.group), ranks)
 
     def search(self) -> Iterator[Report]:
         """Train at the given hyperparameters, from where the run starts."""
@@ -160,9 +204,8 @@ class _Trial:
                     best = report
                     evaluator.keep(report.state)
             evaluator.end()
-        except ReplayMismatch:
-            raise
         except Exception as error:
+            self.require_own(error)
             # What was found before still counts, and is still looked at.
             yield self.broken(error)
         finally:
@@ -182,6 +225,19 @@ class _Trial:
         assert isinstance(self.method, DescentMethod)
         return self.method.reports(*given)
 
+    def require_own(self, error: Exception) -> None:
+        """Raise an exception again that is none of the trial's own, on all its ranks.
+
+        Raises:
+            ReplayMismatch: the trial starts again: what it has said is not what it
+                would say now.
+            LostRank: likewise; see `TrialRanks.require_same_failure`.
+        """
+        if isinstance(error, ReplayMismatch | LostRank):
+            raise error
+        if self.ranks is not None:
+            self.ranks.require_same_failure(error)
+
     def broken(self, error: Exception) -> Report:
         """What to say when an exception ends the trial."""
         end = self.run.broken(self.last, _reason(error))
@@ -189,11 +245,12 @@ class _Trial:
 
     def _evaluator(self) -> ReplayingEvaluator:
         run = self.run
-        evidence = _evidence(self.task, run.study.seed)
-        signature = signature_of(run, evidence, self.task, self.method)
-        return ReplayingEvaluator(
-            self.states.log(run.study, run.number, signature), self.stopwatch
-        )
+        evidence = _evidence(self.given, run.study.seed)
+        signature = signature_of(run, evidence, self.given, self.method)
+        log = self.states.log(run.study, run.number, signature)
+        if self.ranks is None:
+            return ReplayingEvaluator(log, self.stopwatch)
+        return SharedEvaluator(log, self.stopwatch, self.ranks.group)
 
     def _s_0(self, report: Report) -> State:
         problem = self._problem(report)
@@ -248,9 +305,17 @@ class _Trial:
             while len(_problems) >= CACHED_PROBLEMS:
                 del _problems[next(iter(_problems))]  # the oldest
             problem = sample_problem(task, seed, point)
-            _warm_up(problem, task.space)
+            self._warm_up(problem)
             _problems[key] = problem
         return _problems[key]
+
+    def _warm_up(self, problem: BilevelProblem) -> None:
+        """One step: a process' first imports much, which is no trial's own time."""
+        hparams = self.task.space.initial()
+        try:
+            problem.step(problem.init(hparams), hparams, problem.batch(0))
+        except Exception as error:  # other hyperparameters may do better
+            self.require_own(error)
 
     def _report(self, report: Report, **end: Any) -> Report:
         """What leaves the worker: with the time, in plain numbers, and its end."""
@@ -273,6 +338,7 @@ class _Trial:
         try:
             metrics = self._held_out(report)
         except Exception as error:
+            self.require_own(error)
             failure = "; ".join(filter(None, [failure, _reason(error)]))
         report = report._replace(offset=math.nan)
         return self._report(report, kind="final", failure=failure, metrics=metrics)
@@ -295,13 +361,6 @@ class _Trial:
                 "holdout_loss"
             ]
         return found
-
-
-def _warm_up(problem: BilevelProblem, space: Space) -> None:
-    """One step: a process' first imports much, which is no trial's own time."""
-    hparams = space.initial()
-    with suppress(Exception):  # other hyperparameters may do better
-        problem.step(problem.init(hparams), hparams, problem.batch(0))
 
 
 def _test(problem: BilevelProblem, hparams: Hparams, state: State) -> dict[str, float]:
