@@ -5,6 +5,7 @@ They stay together as long as Tune goes on with the worker, trial after trial.
 """
 
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -152,7 +153,7 @@ class Peer:
                 pass
         except BaseException as error:
             self._ranks.tell_loss(error)
-            os._exit(1)
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class _Leader:
