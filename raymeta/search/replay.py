@@ -59,8 +59,8 @@ def replay(
     Each is trained as it was asked for, from initial weights on, in one thread as
     workers do; what it reports must be what was recorded, to the last bit: losses, λ,
     steps, costs, metrics of the test set, and digests of what it trained on. Another
-    machine, torch or data may round otherwise: that is what it tells. An optimization
-    that ran on several workers sums in their order, and can differ in the last bits.
+    machine, torch or data may round otherwise: that is what it tells. What ran
+    on several workers sums in their order, and can differ in the last bits.
 
     Args:
         folder: the folder of a comparison or an optimization, or its address on an
@@ -234,6 +234,7 @@ def _plan(given: _Given) -> Plan:
         None,
         then["seeds"],
         then["at_once"],
+        then["workers_per_trial"],
     )
     plan = replace(plan, budgets=dict(then["budgets"]))
     require_settings(given.path, then, json.loads(json.dumps(plan.settings())))
