@@ -1,6 +1,7 @@
 """Data as functions: Dupont et al. 2022."""
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 
 import pandas as pd
 import torch
@@ -15,7 +16,7 @@ from jobs.experiments.reproductions.base import (
     values,
 )
 from jobs.experiments.scaling_runs import learn as learnt
-from raymeta.meta import MetaModule
+from raymeta.meta import Episode, MetaModule
 from raymeta.train.recipes import recipe
 
 LATENTS = (4, 16, 64)
@@ -28,7 +29,11 @@ def settings(scale: Scale) -> Sequence[str]:
 
 
 def run(setting: str, seed: int, scale: Scale) -> Iterator[Row]:
-    """Signal over noise of images that were not learnt from, by three steps."""
+    """Signal over noise of images that were not learnt from, by three steps.
+
+    What is tested is the best of ten on validation images, as `raymeta train` has it:
+    learnt step sizes come to the edge of stability, and in some runs beyond.
+    """
     steps = 10 if scale.reduced else OUTER_STEPS
     config = recipe(
         "functa",
@@ -38,17 +43,25 @@ def run(setting: str, seed: int, scale: Scale) -> Iterator[Row]:
         seeds=(seed,),
     )
     module = MetaModule(config.learner(seed))
-    test = config.family.episodes(0, TASKS, 0, TASKS, seed=0, split="test")
+    val, test = (
+        config.family.episodes(0, TASKS, 0, TASKS, seed=0, split=split)
+        for split in ("val", "test")
+    )
+    best, theta = -torch.inf, {}
     for step in learnt(module, config, seed, every=max(1, steps // 10)):
-        yield Row("PSNR", step, ratio(module, test, 3))
+        value = ratio(module, val, 3)
+        yield Row("PSNR", step, value)
+        if value > best:
+            best, theta = value, deepcopy(module.state_dict())
+    module.load_state_dict(theta)
     for count in (0, 1, 2, 3, 5, 10):
         yield Row("after steps", count, ratio(module, test, count))
 
 
-def ratio(module: MetaModule, test: object, steps: int) -> float:
+def ratio(module: MetaModule, tasks: Episode, steps: int) -> float:
     """Mean of 10 log10(1 / squared error), values from 0 to 1, in dB."""
     with torch.no_grad():
-        losses = module(test, steps=steps).losses
+        losses = module(tasks, steps=steps).losses
     return float((-10 * losses.log10()).mean())
 
 
@@ -98,9 +111,9 @@ def draw(frame: pd.DataFrame, figure: Figure) -> None:
     """Over learning, and over the steps that fit an image."""
     left, right = figure.subplots(1, 2)
     curves(frame, left, "PSNR", xlabel="outer step")
-    left.set_ylabel("PSNR of new images, dB")
+    left.set_ylabel("PSNR of validation images, dB")
     curves(frame, right, "after steps", xlabel="inner steps")
-    right.set_ylabel("PSNR of new images, dB")
+    right.set_ylabel("PSNR of test images, dB")
 
 
 REPRODUCTION = Reproduction(
@@ -109,7 +122,7 @@ REPRODUCTION = Reproduction(
     paper="Dupont et al. 2022",
     protocol="Not the paper's images: digits of 8 x 8 pixels as functions of their "
     "coordinates, a SIREN with shifts by latents, three inner steps with learnt step "
-    "sizes, 2,000 outer steps (500,000). Statements are tested, not a table.",
+    "sizes, 2,000 outer steps (500,000), of which validation images choose. Statements are tested, not a table.",
     settings=settings,
     seeds=(0, 1, 2),
     run=run,
