@@ -21,6 +21,7 @@ from raymeta.hypergrad.reverse import Reverse
 from raymeta.hypergrad.reversible import Reversible
 from raymeta.hypergrad.short_term import ShortTerm
 from raymeta.hypergrad.smoothed import Smoothed
+from raymeta.hypergrad.soba import SOBA
 from raymeta.hypergrad.tower import TowerState, tower
 from raymeta.hypergrad.truncated import Truncated
 from raymeta.hypergrad.used_hparams import named_in, require_names, unread
@@ -30,6 +31,7 @@ from raymeta.types import Hparams
 __all__ = [
     "ES",
     "PES",
+    "SOBA",
     "Checkpointed",
     "Combined",
     "ConjugateGradient",

@@ -1,7 +1,8 @@
 """Implicit differentiation at the end of training."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ from raymeta.hypergrad.preflight import (
 )
 from raymeta.optim.base import as_real, like
 from raymeta.problem import BilevelProblem, TrainState
-from raymeta.types import Hparams, Tensors
+from raymeta.types import Batch, Hparams, Tensors
 
 
 @dataclass(frozen=True)
@@ -72,25 +73,7 @@ class Implicit:
             ValueError: the problem has no inner loss, or no `TrainState`; neither the
                 inner nor the outer loss depends on a hyperparameter.
         """
-        require_sound(problem, hparams)
-        require_unsharded(problem, "linear solvers")
-        if self.compile:
-            require_functional(problem)
-        rollout = start(problem, hparams)
-        _require_stationarity(problem, rollout)
-        leaves = differentiable(hparams)
-        live = {**hparams, **leaves}
-        params = {
-            k: w.detach().requires_grad_() for k, w in rollout.state.params.items()
-        }
-        outer_loss = problem.outer_loss(rollout.state, live)
-        with marked_backward_passes():
-            at = rollout.state._replace(params=params)
-            gradient = self._gradient(problem, at, live)
-        require_pullback(gradient, [*params.values(), *leaves.values()])
-        ones = {k: torch.ones_like(w) for k, w in params.items()}
-        _pull_back(outer_loss + _dot(ones, gradient), leaves)
-        return rollout
+        return begin(self, problem, hparams)
 
     @differentiating
     def estimate(
@@ -108,15 +91,13 @@ class Implicit:
         params = {k: w.detach().requires_grad_() for k, w in state.params.items()}
         at_minimum = state._replace(params=params)
         outer_loss = outer_loss_at(problem, hparams)(at_minimum, live)
-        gradient = self._gradient(problem, at_minimum, live)
-
-        def hessian_product(v: Tensor) -> Tensor:
-            return _flat_grad(_dot(_unflatten(v, params), gradient), params)
-
-        b = _flat_grad(outer_loss, params)
-        solution = self.solver.solve(hessian_product, b)
-        v = _unflatten(solution.x, params)
-        grads = _pull_back(outer_loss - _dot(v, gradient), leaves)
+        batch = problem.batch(self.steps)
+        gradient = inner_gradients(problem, at_minimum, live, batch)
+        solution = self.solver.solve(
+            partial(hessian_product, gradient, params), flat_grad(outer_loss, params)
+        )
+        v = unflatten(solution.x, params)
+        grads = pull_back_at_minimum(outer_loss - dot(v, gradient), leaves)
         cost = self._cost(problem, solution.products)
         return (
             Hypergradient(outer_loss.detach(), grads, cost, solution.residual),
@@ -134,45 +115,78 @@ class Implicit:
     def _cost(self, problem: BilevelProblem, products: int) -> float:
         return self.steps + 3 + 2 * products + estimated_loss_cost(problem)
 
-    def _gradient(
-        self, problem: BilevelProblem, state: TrainState, hparams: Hparams
-    ) -> Tensors:
-        """∂f/∂w on b_T, with its graph."""
-        batch, inner_loss = problem.batch(self.steps), problem.inner_loss
-        assert inner_loss is not None
-        with inner_gradient() as inner:
-            # Views: weights may have been computed from one another.
-            params = {
-                k: w.view_as(w) if w.requires_grad else w.detach().requires_grad_()
-                for k, w in state.params.items()
-            }
-            loss = inner_loss(state._replace(params=params), hparams, batch)
-            if not loss.requires_grad:  # a loss that no parameter enters
-                loss = loss + 0.0 * next(iter(params.values())).sum()
-            with inner.being_taken():
-                grads = torch.autograd.grad(
-                    loss,
-                    list(params.values()),
-                    create_graph=True,
-                    materialize_grads=True,
-                )
-        return dict(zip(params, grads, strict=True))
+
+def begin(estimator: Any, problem: BilevelProblem, hparams: Hparams) -> Rollout:
+    """Training at s_0(λ), for an estimator that differentiates at the inner minimum.
+
+    Args:
+        estimator: one with `compile`.
+        problem: what is trained.
+        hparams: λ.
+
+    Raises:
+        ValueError: the problem has no inner loss, or no `TrainState`; neither the inner
+            nor the outer loss depends on a hyperparameter.
+    """
+    require_sound(problem, hparams)
+    require_unsharded(problem, "linear solvers")
+    if estimator.compile:
+        require_functional(problem)
+    rollout = start(problem, hparams)
+    _require_stationarity(type(estimator).__name__, problem, rollout)
+    leaves = differentiable(hparams)
+    live = {**hparams, **leaves}
+    params = {k: w.detach().requires_grad_() for k, w in rollout.state.params.items()}
+    outer_loss = problem.outer_loss(rollout.state, live)
+    with marked_backward_passes():
+        at = rollout.state._replace(params=params)
+        gradient = inner_gradients(problem, at, live, problem.batch(estimator.steps))
+    require_pullback(gradient, [*params.values(), *leaves.values()])
+    ones = {k: torch.ones_like(w) for k, w in params.items()}
+    pull_back_at_minimum(outer_loss + dot(ones, gradient), leaves)
+    return rollout
 
 
-def _require_stationarity(problem: BilevelProblem, rollout: Rollout) -> None:
+def inner_gradients(
+    problem: BilevelProblem, state: TrainState, hparams: Hparams, batch: Batch
+) -> Tensors:
+    """∂f/∂w on a batch, with its graph."""
+    inner_loss = problem.inner_loss
+    assert inner_loss is not None
+    with inner_gradient() as inner:
+        # Views: weights may have been computed from one another.
+        params = {
+            k: w.view_as(w) if w.requires_grad else w.detach().requires_grad_()
+            for k, w in state.params.items()
+        }
+        loss = inner_loss(state._replace(params=params), hparams, batch)
+        if not loss.requires_grad:  # a loss that no parameter enters
+            loss = loss + 0.0 * next(iter(params.values())).sum()
+        with inner.being_taken():
+            grads = torch.autograd.grad(
+                loss,
+                list(params.values()),
+                create_graph=True,
+                materialize_grads=True,
+            )
+    return dict(zip(params, grads, strict=True))
+
+
+def _require_stationarity(name: str, problem: BilevelProblem, rollout: Rollout) -> None:
     if problem.inner_loss is None:
         raise ValueError(
-            "Implicit needs the problem's inner_loss, whose minimum it differentiates, "
+            f"{name} needs the problem's inner_loss, whose minimum it differentiates, "
             "but got none: give it, or use Reverse"
         )
     if not isinstance(rollout.state, TrainState):
         raise ValueError(
-            "Implicit needs a TrainState, whose params the inner loss is minimal in, "
+            f"{name} needs a TrainState, whose params the inner loss is minimal in, "
             f"but got a {type(rollout.state).__name__}: use it, or Reverse"
         )
 
 
-def _pull_back(total: Tensor, leaves: Tensors) -> Tensors:
+def pull_back_at_minimum(total: Tensor, leaves: Tensors) -> Tensors:
+    """Derivatives in λ, with the hint for what has no effect there."""
     hint = (
         "; what acts on the way to the minimum alone (a learning rate, the start) has "
         "no implicit effect: use Reverse"
@@ -180,19 +194,27 @@ def _pull_back(total: Tensor, leaves: Tensors) -> Tensors:
     return pull_back(total, leaves, hint)
 
 
-def _dot(one: Tensors, other: Tensors) -> Tensor:
+def hessian_product(gradient: Tensors, params: Tensors, v: Tensor) -> Tensor:
+    """∂²f/∂w² v, flat, of ∂f/∂w with its graph."""
+    return flat_grad(dot(unflatten(v, params), gradient), params)
+
+
+def dot(one: Tensors, other: Tensors) -> Tensor:
+    """The inner product of tensors by name, shape ()."""
     products = [(as_real(one[k]) * as_real(other[k])).sum() for k in one]
     return torch.stack(products).sum()
 
 
-def _flat_grad(value: Tensor, params: Tensors) -> Tensor:
+def flat_grad(value: Tensor, params: Tensors) -> Tensor:
+    """The gradient in all of them, real numbers, shape (n,)."""
     grads = torch.autograd.grad(
         value, list(params.values()), retain_graph=True, materialize_grads=True
     )
     return torch.cat([as_real(g).flatten() for g in grads])
 
 
-def _unflatten(v: Tensor, params: Tensors) -> Tensors:
+def unflatten(v: Tensor, params: Tensors) -> Tensors:
+    """Of a flat vector the parts, by name."""
     parts = v.split([as_real(w).numel() for w in params.values()])
     return {
         k: like(part.view_as(as_real(w)), w)

@@ -12,6 +12,7 @@ from raymeta.hypergrad.reverse import Reverse
 from raymeta.hypergrad.reversible import Reversible
 from raymeta.hypergrad.short_term import ShortTerm
 from raymeta.hypergrad.smoothed import Smoothed
+from raymeta.hypergrad.soba import SOBA
 from raymeta.hypergrad.truncated import Truncated
 
 #: What an estimate on the way looks at: validation examples for as much as its steps.
@@ -33,6 +34,7 @@ ESTIMATORS: dict[str, Callable[[int], Estimator]] = {
     "checkpointed": Checkpointed,
     "reversible": Reversible,
     "implicit": Implicit,
+    "soba": lambda horizon: SOBA(max(1, horizon // 40)),
     "forward": Forward,
     "forward_online": lambda horizon: Forward(
         max(1, horizon // 20), val_share=VAL_SHARE

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import Tensor
 
@@ -106,7 +106,8 @@ class OnlineRun:
                 gradient = self.coordinates.gradient(x, hyper.grads)
                 moved, adam = self.adam.update(gradient, state.adam, x)
                 state = OnlineState(rollout, self.coordinates.project(moved), adam)
-            opposite = math.nan if hyper.residual is None else hyper.residual
+            compared = isinstance(estimator, ComparedLooks)
+            opposite = cast(float, hyper.residual) if compared else math.nan
             charge, agreement = hyper.gradient_evals, 1 - 2 * opposite
             yield OnlineStep(x, value, charge, state, agreement)
 

@@ -52,7 +52,7 @@ class TestOnRanks(DistributedConformance):
 
     @pytest.fixture
     def examples(self, name):
-        if name == "implicit":  # wants a minimum
+        if name in ("implicit", "soba"):  # want a minimum
             return (convex,)
         # The one cannot undo a batch norm, to trace the other again takes long.
         if name.startswith("reversible") or name == "forward_online":

@@ -8,6 +8,7 @@ from raymeta.compile import recurrence
 from raymeta.hypergrad import (
     ES,
     PES,
+    SOBA,
     Checkpointed,
     Estimator,
     Forward,
@@ -36,6 +37,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "short-term": ShortTerm(),
     "short-term-next": ShortTerm(loss="next_batch"),
     "implicit": Implicit(1),
+    "soba": SOBA(),
     "es": ES(1, sigma=0.01, pairs=1),
     "pes": PES(1, sigma=0.01, pairs=1),
     "traced": Checkpointed(2, compile=True),
@@ -45,6 +47,7 @@ ESTIMATORS: dict[str, Estimator] = {
 #: What is not learned: what has no effect at the minimum; what keeps gradients apart.
 NUMBERS = {
     Implicit(1): ("lr", "momentum"),
+    SOBA(): ("lr", "momentum"),
     ShortTerm(loss="next_batch"): ("l2",),
 }
 

@@ -61,7 +61,7 @@ _CLASSES = (
     "Reversible",
     "Forward",
 )
-_CLASSES += ("Smoothed", "Combined", "Implicit", "ES", "PES")
+_CLASSES += ("Smoothed", "Combined", "Implicit", "SOBA", "ES", "PES")
 #: Backslashes before punctuation are Markdown's, not the equation's.
 _SPELLED = {
     "\\\\": r"\cr",

@@ -11,7 +11,7 @@ from raymeta.tasks import Quadratic
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-@pytest.mark.parametrize("name", sorted(set(ESTIMATORS) - {"implicit"}))
+@pytest.mark.parametrize("name", sorted(set(ESTIMATORS) - {"implicit", "soba"}))
 def test_it_learns_the_quadratic(name):
     task = Quadratic(budget=2000.0)
     result = optimize(task, by_name(name, task.horizon))
@@ -19,10 +19,11 @@ def test_it_learns_the_quadratic(name):
     assert result.outer_loss < 0.05 * first
 
 
-def test_implicit_names_what_acts_on_the_path_only():
+@pytest.mark.parametrize("name", ["implicit", "soba"])
+def test_implicit_names_what_acts_on_the_path_only(name):
     task = Quadratic()
     with pytest.raises(ValueError, match="'lr'"):
-        optimize(task, by_name("implicit", task.horizon))
+        optimize(task, by_name(name, task.horizon))
 
 
 def test_a_diverging_reversible_run_is_worse_than_any_other():

@@ -12,6 +12,7 @@ from raymeta import Positive, Space, module_problem, optim, optimize
 from raymeta.hypergrad import (
     ES,
     PES,
+    SOBA,
     Checkpointed,
     Forward,
     Implicit,
@@ -72,7 +73,12 @@ def assert_alike(one, other, tolerance=1e-12):
     assert one.gradient_evals == other.gradient_evals
 
 
-NAMED = {name: make(T) for name, make in ESTIMATORS.items() if name != "implicit"}
+#: Those that a minimum of the inner loss is for have a test of their own.
+NAMED = {
+    name: make(T)
+    for name, make in ESTIMATORS.items()
+    if name not in ("implicit", "soba")
+}
 OTHERS = {
     "higher": Reverse(T, engine="higher"),
     "binomial": Checkpointed(T, states=2),
@@ -97,7 +103,8 @@ def test_every_estimator_has_the_numbers_of_one_pass(estimator):
         assert_alike(exact, found, tolerance)
 
 
-def test_implicit_differentiation_has_them_too():
+@pytest.mark.parametrize("estimator", [Implicit(30), SOBA(3)], ids=str)
+def test_implicit_differentiation_has_them_too(estimator):
     at = {"decay": torch.tensor(0.5)}
     rule = lambda h: optim.sgd(0.1)  # noqa: E731
     one, *others = (
@@ -109,9 +116,9 @@ def test_implicit_differentiation_has_them_too():
         )
         for more in ({}, {"val_batch_size": 5})
     )
-    exact = hypergradient(one, at, Implicit(30))
+    exact = hypergradient(one, at, estimator)
     for other in others:
-        assert_alike(exact, hypergradient(other, at, Implicit(30)), 1e-11)
+        assert_alike(exact, hypergradient(other, at, estimator), 1e-11)
 
 
 @pytest.mark.parametrize("estimator", [Reverse(3), Forward(3)], ids=str)
