@@ -5,6 +5,7 @@ import gc
 import os
 import re
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-#: Groups of tests that start Ray: on clusters of their own, on the one they share.
-RAY = ("simulated clusters", "cluster")
+#: Groups of tests that start Ray: on clusters of their own, on one that those of
+#: comparisons share, on one that all others share. They mostly wait.
+RAY = ("simulated clusters", "comparisons", "cluster")
 
 
 @functools.cache
@@ -27,7 +29,9 @@ def group(nodeid: str) -> str:
         return RAY[0]
     name = re.escape(test.rpartition("::")[2].partition("[")[0])
     marked = rf"^(pytestmark = .*mark\.ray|@pytest\.mark\.ray\n(@.*\n)*def {name}\()"
-    return RAY[1] if re.search(marked, _source(path), re.MULTILINE) else path
+    if re.search(marked, _source(path), re.MULTILINE):
+        return RAY[1 if path.startswith("tests/search/") else 2]
+    return path
 
 
 @functools.cache
@@ -36,11 +40,22 @@ def _source(path: str) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest come first, and what starts Ray is in their groups."""
+    """The longest groups come first: Ray's, those with a slow test, and large ones.
+
+    So that all processes end at the same time. What starts Ray is in its groups.
+    """
+    sizes, slow = Counter(group(item.nodeid) for item in items), set()
     for item in items:
         alone = item.get_closest_marker("ray") is None
         assert alone or group(item.nodeid) in RAY, f"{item.nodeid} starts Ray"
-    items.sort(key=lambda item: (*RAY, group(item.nodeid)).index(group(item.nodeid)))
+        if item.get_closest_marker("slow"):
+            slow.add(group(item.nodeid))
+
+    def place(item: pytest.Item) -> tuple[int, bool, int, str]:
+        its = group(item.nodeid)
+        return (*RAY, its).index(its), its not in slow, -sizes[its], its
+
+    items.sort(key=place)
 
 
 def pytest_collection_finish() -> None:
@@ -51,8 +66,8 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One process more than cores for `-n auto`: those with Ray mostly wait."""
-    return len(os.sched_getaffinity(0)) + 1
+    """Two processes more than cores for `-n auto`: those with Ray mostly wait."""
+    return len(os.sched_getaffinity(0)) + 2
 
 
 @pytest.hookimpl(optionalhook=True)

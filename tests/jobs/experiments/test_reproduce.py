@@ -18,6 +18,7 @@ from jobs.experiments.reproductions.base import Claim, Scale, values
 REDUCED = Scale(reduced=True, mnist=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", job.ALL)
 def test_each_runs_and_is_not_run_again(name, tmp_path):
     what = job.ALL[name]

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from search_toys import Bowl
 
+from raymeta.outer import gaussian_process, surrogate
 from raymeta.outer.report import Report
 from raymeta.search.methods.pbt_descent import PbtDescent
 from raymeta.search.methods.tpe_descent import TpeDescent
@@ -26,6 +27,15 @@ def search_rows(frame):
     return frame[frame.status != "final"]
 
 
+@pytest.fixture
+def hasty(monkeypatch):
+    """Descents that think of each step as they always do, but not for long."""
+    monkeypatch.setattr(gaussian_process, "STEPS", 2)
+    monkeypatch.setattr(surrogate, "CLIMBING", 2)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("method", HYBRIDS, ids=named)
 @pytest.mark.parametrize("task", [Bowl(), Bowl(nan_above=0.3, raise_above=1.0)])
 def test_killed_anywhere_it_goes_on_as_if_nothing_had_happened(bench, method, task):
@@ -39,6 +49,7 @@ def test_killed_anywhere_it_goes_on_as_if_nothing_had_happened(bench, method, ta
         pd.testing.assert_frame_equal(again.run().results(), whole.results())
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("method", HYBRIDS, ids=named)
 @pytest.mark.parametrize("limit", [0.05, 0.2, 0.5, math.inf])
 @pytest.mark.parametrize("budget", [45.0, 100.0, 131.0])
