@@ -20,9 +20,9 @@ RAY = ("simulated clusters", "comparisons", "cluster")
 
 @functools.cache
 def group(nodeid: str) -> str:
-    """With `-n`, the tests of one process: of a group of `RAY`, or of one file.
+    """With `-n`, the tests of one process: of a group of `RAY`, of ranks, of one file.
 
-    They share a cluster, or fixtures.
+    They share a cluster, processes, or fixtures.
     """
     path, _, test = nodeid.partition("::")
     if path.startswith("tests/cluster/"):
@@ -31,7 +31,7 @@ def group(nodeid: str) -> str:
     marked = rf"^(pytestmark = .*mark\.ray|@pytest\.mark\.ray\n(@.*\n)*def {name}\()"
     if re.search(marked, _source(path), re.MULTILINE):
         return RAY[1 if path.startswith("tests/search/") else 2]
-    return path
+    return "ranks" if "three_ranks" in _source(path) else path
 
 
 @functools.cache

@@ -37,6 +37,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 class TestOnRanks(DistributedConformance):
     @pytest.fixture(params=CASES)
     def name(self, request):
