@@ -10,13 +10,10 @@ from raymeta.meta.supervised import (
     Inner,
     Loss,
     Options,
+    adapting,
     network_of,
     require_known,
-    rule_of,
-    supervised,
-    with_hyperparameters,
 )
-from raymeta.optim import sgd
 from raymeta.types import Tensors
 
 
@@ -54,16 +51,15 @@ def anil(
     network = network_of(module, options)
     adapted = parts_of(network.weights, head, "anil")
 
-    return supervised(
+    return adapting(
+        module,
         network,
-        meta=with_hyperparameters(network.weights, hyperparameters),
+        adapted,
+        optimizer=optimizer,
+        hyperparameters=hyperparameters,
         loss=loss,
-        optimizer=rule_of(
-            sgd(0.01) if optimizer is None else optimizer, module, adapted
-        ),
         steps=steps,
         options=options,
-        start=lambda theta, task: {name: theta[name] for name in adapted},
     )
 
 

@@ -11,13 +11,10 @@ from raymeta.meta.supervised import (
     Inner,
     Loss,
     Options,
+    adapting,
     network_of,
     require_known,
-    rule_of,
-    supervised,
-    with_hyperparameters,
 )
-from raymeta.optim import sgd
 
 
 def boil(
@@ -59,14 +56,13 @@ def boil(
             f"boil needs weights besides the head to adapt, but got head={head!r} for "
             f"a module with {list(network.weights)}: name the last layer alone"
         )
-    return supervised(
+    return adapting(
+        module,
         network,
-        meta=with_hyperparameters(network.weights, hyperparameters),
+        adapted,
+        optimizer=optimizer,
+        hyperparameters=hyperparameters,
         loss=loss,
-        optimizer=rule_of(
-            sgd(0.01) if optimizer is None else optimizer, module, adapted
-        ),
         steps=steps,
         options=options,
-        start=lambda theta, task: {name: theta[name] for name in adapted},
     )

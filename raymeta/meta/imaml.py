@@ -14,12 +14,10 @@ from raymeta.meta.supervised import (
     Inner,
     Loss,
     Options,
+    adapting,
     network_of,
     require_known,
-    rule_of,
-    supervised,
 )
-from raymeta.optim import sgd
 from raymeta.types import Tensors
 
 
@@ -71,16 +69,14 @@ def imaml(
         squares = [(phi - theta[name]).square().sum() for name, phi in params.items()]
         return strength / 2 * torch.stack(squares).sum()
 
-    return supervised(
+    return adapting(
+        module,
         network,
-        meta=network.weights,
+        list(network.weights),
+        optimizer=optimizer,
         loss=loss,
-        optimizer=rule_of(
-            sgd(0.01) if optimizer is None else optimizer, module, network.weights
-        ),
         steps=steps,
         options=options,
-        start=lambda theta, task: {name: theta[name] for name in network.weights},
         penalty=proximal,
         estimator=Implicit(steps, solver or ConjugateGradient(5, accept=math.inf)),
     )

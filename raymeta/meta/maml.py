@@ -11,13 +11,10 @@ from raymeta.meta.supervised import (
     Inner,
     Loss,
     Options,
+    adapting,
     network_of,
     require_known,
-    rule_of,
-    supervised,
-    with_hyperparameters,
 )
-from raymeta.optim import sgd
 
 
 def maml(
@@ -66,15 +63,14 @@ def maml(
     """
     require_known(maml, options)
     network = network_of(module, options)
-    return supervised(
+    return adapting(
+        module,
         network,
-        meta=with_hyperparameters(network.weights, hyperparameters),
+        list(network.weights),
+        optimizer=optimizer,
+        hyperparameters=hyperparameters,
         loss=loss,
-        optimizer=rule_of(
-            sgd(0.01) if optimizer is None else optimizer, module, network.weights
-        ),
         steps=steps,
         options=options,
-        start=lambda theta, task: {name: theta[name] for name in network.weights},
         estimator=estimator,
     )

@@ -88,7 +88,7 @@ def protonet(
         steps=max(steps, 1),
         options=options,
         start=prototypes,
-        said_of=lambda params, embedded: closeness(embedded, params["prototypes"]),
+        outputs_of=lambda params, embedded: closeness(embedded, params["prototypes"]),
         alone=lambda net, params: NearestPrototype(net, params["prototypes"]),
     )
     return replace(learner, steps=steps)

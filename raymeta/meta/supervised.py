@@ -1,6 +1,6 @@
 """Inner loop of supervised tasks: what most algorithms share."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from inspect import signature
 from typing import Any, TypedDict, get_type_hints
@@ -26,7 +26,7 @@ from raymeta.meta.weighted import (
 )
 from raymeta.modules.overrides.batch_norm import Policy
 from raymeta.modules.user_functions import require_function
-from raymeta.optim import Optimizer, from_torch
+from raymeta.optim import Optimizer, from_torch, sgd
 from raymeta.problem import BilevelProblem, Descent, TrainState
 from raymeta.types import Batch, Tensors
 
@@ -196,7 +196,7 @@ def supervised(
     options: Options,
     start: Callable[[Tensors, Episode], Tensors],
     arguments: Callable[[Tensors, tuple], tuple] = _as_given,
-    said_of: Callable[[Tensors, Any], Any] = _as_given,
+    outputs_of: Callable[[Tensors, Any], Any] = _as_given,
     penalty: Callable[[Tensors, Tensors], Tensor] | None = None,
     seen: Callable[[Episode, Tensors, Tensor], Examples] = _support,
     judge: Callable[[Tensor, TrainState, Tensors], Tensor] | None = None,
@@ -220,7 +220,7 @@ def supervised(
         start: (θ, task) -> φ_0.
         arguments: (φ, inputs) -> what the network is called with; the inputs unless
             given.
-        said_of: (φ, what the network returns) -> outputs that the loss is given; the
+        outputs_of: (φ, what the network returns) -> outputs that the loss is given; the
             same unless given.
         penalty: P: (φ, θ) -> shape (); none unless given.
         seen: (task, θ, t) -> the examples that step t sees; the support unless given.
@@ -271,7 +271,7 @@ def supervised(
             outputs, buffers = trained(inputs)
             if is_weighted(examples) and _is_first(batch.index):
                 require_examples_apart(trained, inputs, examples.weight)
-            value = batch_loss(loss, said_of(params, outputs), examples, "loss")
+            value = batch_loss(loss, outputs_of(params, outputs), examples, "loss")
             if penalty is not None:
                 value = value + penalty(params, theta)
             return value, buffers
@@ -290,7 +290,7 @@ def supervised(
             outputs = judged(inputs)
             if is_weighted(query) and not in_transform():
                 require_examples_apart(judged, inputs, query.weight)
-            return said_of(state.params, outputs)
+            return outputs_of(state.params, outputs)
 
         def query_loss(state: TrainState, theta: Tensors) -> Tensor:
             return batch_loss(loss, answer(state, theta), query, "loss")
@@ -332,4 +332,33 @@ def supervised(
         estimator=estimator,
         transform=transform,
         adapted=adapted,
+    )
+
+
+def adapting(
+    module: nn.Module,
+    network: MetaNetwork,
+    adapted: Sequence[str],
+    *,
+    optimizer: Inner | None,
+    hyperparameters: Mapping[str, Tensor] | None = None,
+    **rest: Any,
+) -> Learner:
+    """`supervised`, where what is adapted are weights of the module, from θ on.
+
+    Args:
+        module: whose parameters an optimizer of `torch.optim` has.
+        network: its network.
+        adapted: which weights, by name.
+        optimizer: see `Inner`; SGD with a learning rate of 0.01 by default.
+        hyperparameters: what else is meta-learnt, by name.
+        **rest: see `supervised`.
+    """
+    inner = sgd(0.01) if optimizer is None else optimizer
+    return supervised(
+        network,
+        meta=with_hyperparameters(network.weights, hyperparameters),
+        optimizer=rule_of(inner, module, adapted),
+        start=lambda theta, task: {name: theta[name] for name in adapted},
+        **rest,
     )
