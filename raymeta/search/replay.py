@@ -145,8 +145,13 @@ class _Given:
                 return task
         source = self.record["runs"][-1:]
         file = source[0].get("task_files", {}).get(name) if source else None
-        if file is None:
+        if file is None and name in task_registry.names():
             return task_registry.resolve(name)
+        if file is None:
+            raise ValueError(
+                f"{address(self.path)} is of the task {said(name)}, which is none by "
+                "name: give it by --task path.py:Name, or raymeta.replay(…, tasks=[…])"
+            )
         if not self.trust:
             raise ValueError(
                 f"task {name!r} is in a file, {said(file)} as {address(self.path)} has "

@@ -21,6 +21,7 @@ from raymeta.results.jsonlines import JsonLines
 from raymeta.runtime import ray_session
 from raymeta.runtime.cluster import require_shared, room
 from raymeta.runtime.interrupt import Interrupt
+from raymeta.runtime.orphans import end_with_parent
 from raymeta.runtime.serialization import REMEDY, Payload, pack
 from raymeta.tasks import loading
 from raymeta.train.checkpoints import last_step, seed_folder
@@ -228,6 +229,7 @@ def _trainer(
 
 def _rank(arguments: dict[str, Any]) -> None:
     """The training loop of a worker."""
+    end_with_parent()
     context, group = get_context(), arguments["group"]
     rank, world = context.get_world_rank(), context.get_world_size()
     device, gradients = torch.device("cpu"), None

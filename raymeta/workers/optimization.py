@@ -27,6 +27,7 @@ from raymeta.results import mirror
 from raymeta.results.run_folder import RunFolder
 from raymeta.runtime import ray_session
 from raymeta.runtime.mailbox import Mailbox
+from raymeta.runtime.orphans import end_with_parent
 from raymeta.runtime.progress import count
 from raymeta.runtime.serialization import REMEDY, Payload, pack
 from raymeta.search import named
@@ -297,6 +298,7 @@ def _fit(
 
 def _rank(arguments: dict[str, Any]) -> None:
     """The training loop of a worker."""
+    end_with_parent()
     mailbox = arguments["mailbox"]
     if arguments["on_gpu"]:
         without_tf32()

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-from counting import counted
 from search_toys import Bowl
 
+from jobs.experiments.chaos.door import opened
 from raymeta import optimize
 from raymeta.cli import main
 from raymeta.results import lease, whole_file
@@ -120,7 +120,7 @@ def test_what_has_settled_is_not_asked_for_again(bucket, tmp_path, monkeypatch):
 @pytest.fixture
 def traffic(aws, bucket, monkeypatch):
     """The bytes that go to the store, and come from it."""
-    with counted(int(aws.rpartition(":")[2])) as count:
+    with opened(int(aws.rpartition(":")[2])) as count:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{count.port}")
         yield count
 

@@ -115,7 +115,7 @@ def test_own_tasks_and_methods_are_given(tmp_path):
         )
     given = {"tasks": task, "progress": False}
     assert replay(tmp_path / "x", methods=methods, **given)["identical"].all()
-    with pytest.raises(ValueError, match="own"):
+    with pytest.raises(ValueError, match="of the task 'own', which is none by name"):
         replay(tmp_path / "x", progress=False)
     with pytest.raises(ValueError, match="use another name"):
         replay(tmp_path / "x", methods=methods, tasks=Quadratic(name="own"))

@@ -18,6 +18,7 @@ from raymeta.outer.report import Report, held_out, non_finite, plain_run
 from raymeta.outer.result import better
 from raymeta.problem import BilevelProblem
 from raymeta.results.schema import TRUST
+from raymeta.runtime.orphans import end_with_parent
 from raymeta.runtime.serialization import Payload
 from raymeta.search.fairness import fingerprint
 from raymeta.search.methods import (
@@ -76,6 +77,7 @@ def run_trial(
         workers: processes that compute a trial together.
         bundle: what each of them holds, by name.
     """
+    end_with_parent()
     torch.set_num_threads(1)  # of this thread; each trial runs in a new one
     run: TrialSpec = config["run"]
     given = run, payload, states
