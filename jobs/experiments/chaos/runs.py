@@ -82,7 +82,7 @@ def _trained(storage: str, workers: int | None = None) -> pd.DataFrame:
 def _bytes(pattern: str) -> Callable[[Path], int]:
     def size(root: Path) -> int:
         with suppress(OSError):  # a file was replaced meanwhile, or its disk is away
-            return sum(f.stat().st_size for f in root.rglob(f"{NAME}/{pattern}"))
+            return sum(f.stat().st_size for f in root.rglob(pattern))
         return 0
 
     return size
@@ -112,7 +112,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "compare": Kind(_compared_here, _bytes("journal.jsonl")),
-    "optimize": Kind(_optimized, _bytes(".states/**/*.log")),
+    "optimize": Kind(_optimized, _bytes("*.log")),
     "train": Kind(_trained, _step),
     "compare on Ray": Kind(
         lambda storage: _compared(storage, step_s=0.04),
