@@ -36,6 +36,13 @@ _METHODS = """\
 every one whose packages are there (`pip install -r requirements-search.txt`). What a
 task does not allow is skipped with the reason. Every estimator is a method by its own
 name, too: `reverse` is `long_term`. The default is {default}.
+
+`smac`, `ax`, `blendsearch` and `cqr` are their libraries' searchers at the libraries'
+defaults; [Results](results.md#searches-and-their-own-libraries) holds them against what
+the libraries do by themselves. All begin at the initial point and are shown every
+hyperparameter, log λ for `Positive` and options by number; what the options do not use
+is left out of the trial. syne-tune also needs xgboost (with CUDA's NCCL on Linux, 300
+MB) and huggingface_hub, which it imports and does not use here.
 """
 _ESTIMATORS = """\
 How to differentiate is an argument: `raymeta.hypergradient(problem, hparams,

@@ -287,6 +287,7 @@ def test_all_methods_are_those_that_can_run(without_packages):
 
     assert {m.name for m in plan.methods} | set(plan.skipped) == set(METHODS)
     needy = {"cmaes", "bohb", "hyperopt", "nevergrad", "bayesopt"}
+    needy |= {"smac", "ax", "blendsearch", "cqr", "asha_cqr"}
     needy |= {"schedule_free", "schedule_free_calibrated"}
     needy |= {"prodigy", "prodigy_cosine"}
     assert set(plan.skipped) == needy

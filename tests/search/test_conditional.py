@@ -32,12 +32,15 @@ BY_NAME = [
     *("short_term", "long_term", "forward", "truncated", "checkpointed", "es", "pes"),
     *("tpe_descent", "restarts", "random_batch"),
 ]
+NEEDY = [
+    *("cmaes", "nevergrad", "hyperopt", "bayesopt", "bohb"),
+    *("smac", "ax", "blendsearch", "cqr", "asha_cqr"),
+]
 METHODS = [
     *map(get, BY_NAME),
     *(Pbt(**POPULATION), Pb2(**FEW), PbtDescent(**POPULATION)),
-    *(m for m in map(get, ("cmaes", "nevergrad", "hyperopt", "bayesopt", "bohb"))
-      if not missing(m)),
-]  # fmt: skip
+    *(method for method in map(get, NEEDY) if not missing(method)),
+]
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 
 

@@ -52,6 +52,11 @@ COLOURS = {
     "hyperopt": "#5f6b6d",  # slate
     "nevergrad": "#2f8f9d",  # teal
     "bayesopt": "#6d4c41",  # coffee
+    "smac": "#8c2d04",  # rust
+    "ax": "#1b7837",  # emerald
+    "blendsearch": "#c51b7d",  # magenta
+    "cqr": "#35608d",  # denim
+    "asha_cqr": "#9970ab",  # lavender
     "random_batch": "#b3b300",  # mustard
 }
 

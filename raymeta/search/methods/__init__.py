@@ -7,10 +7,13 @@ from packaging.requirements import Requirement
 from raymeta.errors import said, unknown_name
 from raymeta.results.schema import RENAMED
 from raymeta.search.methods.asha import Asha
+from raymeta.search.methods.ax import Ax
 from raymeta.search.methods.base import DescentMethod, Method, SearchMethod
 from raymeta.search.methods.bayesopt import BayesOpt
+from raymeta.search.methods.blendsearch import BlendSearch
 from raymeta.search.methods.bohb import Bohb
 from raymeta.search.methods.cmaes import CmaEs
+from raymeta.search.methods.cqr import AshaCqr, Cqr
 from raymeta.search.methods.evolution import Evolution
 from raymeta.search.methods.gp import Gp
 from raymeta.search.methods.gradient import HypergradientDescent
@@ -24,6 +27,7 @@ from raymeta.search.methods.pbt import Pbt
 from raymeta.search.methods.pbt_descent import PbtDescent
 from raymeta.search.methods.random import Random
 from raymeta.search.methods.restarts import Restarts
+from raymeta.search.methods.smac import Smac
 from raymeta.search.methods.sobol import Sobol
 from raymeta.search.methods.tpe import Tpe
 from raymeta.search.methods.tpe_descent import TpeDescent
@@ -58,6 +62,11 @@ METHODS: dict[str, Method] = {
     "hyperopt": HyperOpt(),
     "nevergrad": Nevergrad(),
     "bayesopt": BayesOpt(),
+    "smac": Smac(),
+    "ax": Ax(),
+    "blendsearch": BlendSearch(),
+    "cqr": Cqr(),
+    "asha_cqr": AshaCqr(),
     "auto": HypergradientDescent("auto", "auto"),
     "short_term": HypergradientDescent("short_term", "short_term"),
     "short_term_adaptive": HypergradientDescent(

@@ -29,13 +29,16 @@ class Asha(SearchMethod):
 
     def tune_config(self, task: Task, seed: int) -> TuneConfig:
         """Random search under Tune's scheduler."""
-        scheduler = AsyncHyperBandScheduler(
+        return random_search(task, seed, self.scheduler(task))
+
+    def scheduler(self, task: Task) -> AsyncHyperBandScheduler:
+        """Tune's scheduler, which stops what is not among the best of its rung."""
+        return AsyncHyperBandScheduler(
             time_attr=TIME_ATTR,
             max_t=task.horizon,
             grace_period=self._grace(task),
             reduction_factor=self.reduction_factor,
         )
-        return random_search(task, seed, scheduler)
 
     def rungs(self, task: Task) -> tuple[int, ...]:
         """g·η^k below the horizon, and the horizon."""
