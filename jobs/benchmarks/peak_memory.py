@@ -6,8 +6,9 @@ and a descent from the start for all others. What is counted is the most bytes o
 storages that were allocated during the trial and alive at once, whatever the device:
 exact, the same each time and on every machine, unlike a process's resident memory, in
 which trials share what the allocator keeps. Not in it: the data and the problem, which
-are there before, the look at the test set, and what one operator or compiled code allocates inside itself (see
-`jobs.benchmarks.memory`). Counting slows every operator down, so comparisons do not.
+are there before, the look at the test set, and what one operator or compiled code
+allocates inside itself (see `jobs.benchmarks.memory`). Counting slows every operator
+down, so comparisons do not.
 
     python -m jobs.benchmarks.peak_memory --tasks digits --methods random long_term
 """
