@@ -1,5 +1,6 @@
 """Recurrent layers, attention, transformers and embeddings."""
 
+import math
 from typing import Any
 
 import torch
@@ -87,14 +88,49 @@ def _self_attention(call: Any = None, **others: Any) -> Kind:
 
 
 def _causal(own: Any, x: Tensor) -> Tensor:
-    mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
-    return own.heads(x, x, x, attn_mask=mask, is_causal=True, need_weights=False)[0]
+    mask = {"attn_mask": _future(x), "is_causal": True}
+    return own.heads(x, x, x, need_weights=False, **mask)[0]
 
 
 def _padded(own: Any, x: Tensor) -> Tensor:
+    mask = {"key_padding_mask": _last(x)}
+    return own.heads(x, x, x, average_attn_weights=False, **mask)[0]
+
+
+def _causal_and_padded(own: Any, x: Tensor) -> Tensor:
+    masks = {"attn_mask": _future(x), "key_padding_mask": _added(_last(x))}
+    return own.heads(x, x, x, is_causal=True, need_weights=False, **masks)[0]
+
+
+def _of_each_head(own: Any, x: Tensor) -> Tensor:
+    mask = _future(x).expand(2 * len(x), -1, -1)
+    return own.heads(x, x, x, attn_mask=mask, need_weights=False)[0]
+
+
+def _future(x: Tensor) -> Tensor:
+    return nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+
+
+def _last(x: Tensor) -> Tensor:
     padding = torch.zeros(x.shape[:2], dtype=torch.bool)
     padding[:, -1] = True
-    return own.heads(x, x, x, key_padding_mask=padding, average_attn_weights=False)[0]
+    return padding
+
+
+def _added(mask: Tensor) -> Tensor:
+    return torch.zeros(mask.shape).masked_fill(mask, -math.inf)
+
+
+def _all_masks(own: Any, x: Tensor, y: Tensor) -> Tensor:
+    """Boolean ones of the memory, and additive ones of the target."""
+    return own.layer(
+        x,
+        y,
+        tgt_mask=_future(x),
+        memory_mask=torch.ones(x.shape[1], y.shape[1]).triu(1).bool(),
+        tgt_key_padding_mask=_added(_last(x)),
+        memory_key_padding_mask=_last(y),
+    )
 
 
 def _scaled(**others: Any) -> Kind:
@@ -114,8 +150,9 @@ def _encoder(**others: Any) -> nn.Module:
     return nn.TransformerEncoderLayer(4, 2, **(arguments | others))
 
 
-def _decoder() -> nn.Module:
-    return nn.TransformerDecoderLayer(4, 2, 4, dropout=0.0, batch_first=True)
+def _decoder(**others: Any) -> nn.Module:
+    arguments = {"dropout": 0.0, "batch_first": True} | others
+    return nn.TransformerDecoderLayer(4, 2, 4, **arguments)
 
 
 ATTENTION = {
@@ -132,6 +169,8 @@ ATTENTION = {
     ),
     "MultiheadAttention, causal, need_weights=False": _self_attention(_causal),
     "MultiheadAttention, padded, weights of each head": _self_attention(_padded),
+    "MultiheadAttention, causal and padded": _self_attention(_causal_and_padded),
+    "MultiheadAttention, a mask of each head": _self_attention(_of_each_head),
     "MultiheadAttention, dropout": _self_attention(dropout=0.4),
     "scaled_dot_product_attention": _scaled(),
     "scaled_dot_product_attention, causal": _scaled(is_causal=True),
@@ -155,6 +194,14 @@ ATTENTION = {
             lambda own, x, y: own.layer(x, y),
             layer=nn.TransformerDecoder(_decoder(), 1),
         ),
+        pair((2, 4), (2, 4)),
+    ),
+    "TransformerDecoderLayer, norm_first, all masks": Kind(
+        lambda: Uses(_all_masks, layer=_decoder(norm_first=True)),
+        pair((2, 4), (2, 4)),
+    ),
+    "TransformerDecoder, all masks": Kind(
+        lambda: Uses(_all_masks, layer=nn.TransformerDecoder(_decoder(), 1)),
         pair((2, 4), (2, 4)),
     ),
     "Transformer": Kind(
