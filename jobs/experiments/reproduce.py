@@ -33,6 +33,7 @@ from jobs.experiments.reproductions import (
     quadratic,
     reversible_learning,
     segmented_schedules,
+    single_loop_cleaning,
     towers,
     truncation,
 )
@@ -57,6 +58,7 @@ ALL: dict[str, Reproduction] = {
         towers,
         reversible_learning,
         hyper_cleaning,
+        single_loop_cleaning,
         maml,
         few_shot,
         truncation,
