@@ -83,10 +83,12 @@ class _Facade(AskTell):
         self._worst = 0.0
 
     def ask(self) -> Asked | None:
+        from smac.main.exceptions import ConfigurationSpaceExhaustedException
+
         try:
             info = self._facade.ask()
-        except StopIteration:  # all of a space of choices has been tried
-            return None
+        except (StopIteration, ConfigurationSpaceExhaustedException):
+            return None  # all of a space of choices has been tried
         return Asked(info, [float(info.config[name]) for name in self._names])
 
     def tell(self, asked: Asked, loss: float | None) -> None:
