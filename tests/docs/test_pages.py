@@ -80,8 +80,9 @@ def test_commands_exist_with_their_flags_and_files(where, command):
             pass
         case ["python", "-m", module, *arguments]:
             assert find_spec(module), where
-            source = ROOT / f"{module.replace('.', '/')}.py"
-            said = set(re.findall(r'"(--[\w-]+)"', source.read_text()))
+            place = ROOT / module.replace(".", "/")
+            source = place / "__main__.py" if place.is_dir() else f"{place}.py"
+            said = set(re.findall(r'"(--[\w-]+)"', Path(source).read_text()))
             assert {word for word in arguments if word[:2] == "--"} <= said, where
         case ["python", script, *arguments] if script in JOBS:
             assert (ROOT / script).is_file(), where
