@@ -307,14 +307,18 @@ def decided(group) -> int:
     return shared.common(dist.get_rank(group))
 
 
-def failing(group, folder: Any, alone: bool) -> str:
-    """What rank 1 learns of its own failure."""
+def failing(group, folder: Any, errors: list[Exception], alone: bool) -> str:
+    """What a rank learns of its own failure; alone, rank 0 fails after rank 1."""
     ranks = TrialRanks(dist.FileStore(f"{folder}/meet"), group)
-    if alone and dist.get_rank(group) == 0:
-        return ""
-    with mock.patch.object(trial_ranks, "ALONE_S", 0.5 if alone else 60.0):
-        try:
-            ranks.require_same_failure(ValueError("full"))
-        except LostRank as error:
-            return str(error)
+    rank = dist.get_rank(group)
+    if alone and rank == 0:
+        dist.barrier(group)
+    try:
+        with mock.patch.object(trial_ranks, "ALONE_S", 0.5 if alone else 60.0):
+            ranks.require_same_failure(errors[rank])
+    except LostRank as error:
+        return str(error)
+    finally:
+        if alone and rank == 1:
+            dist.barrier(group)
     return "alike"

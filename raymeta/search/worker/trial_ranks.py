@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import distributed as dist
 from torch.distributed import PrefixStore, ProcessGroup, Store, TCPStore
 
-from raymeta.distributed.agreement import LostRank, agreed, telling_lost_ranks
+from raymeta.distributed.agreement import GONE, LostRank, agreed, telling_lost_ranks
 from raymeta.distributed.conjugate import default_group
 from raymeta.errors import one_line
 from raymeta.outer.report import Report
@@ -88,12 +88,17 @@ class TrialRanks:
         Raises:
             LostRank: others did not, or are gone: ranks are no longer in step.
         """
+        if GONE.search(str(error)):
+            raise LostRank(one_line(error)) from error
         self._failures += 1
         names = [f"failure {self._failures} of {r}" for r in range(self._world)]
+        mine = names[self._rank]
         try:
-            self._store.set(names[self._rank], "")
+            self._store.set(mine, "")
             self._store.wait(names, timedelta(seconds=ALONE_S))
         except RuntimeError:  # of torch: in vain, or rank 0 is gone
+            with suppress(RuntimeError):  # who fails later, as this one ends, is alone
+                self._store.delete_key(mine)
             raise LostRank(
                 f"rank {self._rank} fails alone: {one_line(error)}"
             ) from error

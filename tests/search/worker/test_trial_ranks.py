@@ -104,14 +104,17 @@ def test_what_all_ranks_raise_is_the_trials_own_and_what_one_does_is_not(
     assert "no space left" in truth[-1].failure
     for found in three_ranks.run(on_ranks.trial, run, tmp_path, world=2):
         same(found, truth)
-    (tmp_path / "alike").mkdir()
-    place = tmp_path / "alike"
-    alike = three_ranks.run(on_ranks.failing, place, False, world=2)
-    assert alike == ["alike"] * 2
-    (tmp_path / "alone").mkdir()
-    place = tmp_path / "alone"
-    _, said = three_ranks.run(on_ranks.failing, place, True, world=2)
-    assert said == "rank 1 fails alone: ValueError: full"
+    own, gone = ValueError("full"), RuntimeError("Connection closed by peer [::1]")
+    told = "rank {} fails alone: ValueError: full"
+    for name, errors, alone, said in (
+        ("alike", [own, own], False, ["alike", "alike"]),
+        ("alone", [own, own], True, [told.format(0), told.format(1)]),
+        ("gone", [gone, own], True, [f"RuntimeError: {gone}", told.format(1)]),
+    ):
+        place = tmp_path / name
+        place.mkdir()
+        given = on_ranks.failing, place, errors, alone
+        assert three_ranks.run(*given, world=2) == said
 
 
 @dataclass(frozen=True, kw_only=True)
