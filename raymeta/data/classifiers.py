@@ -7,6 +7,7 @@ import torch
 
 from raymeta.data.episodes import Episode, SplitName
 from raymeta.data.random import draws
+from raymeta.errors import require_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class LinearClassifiers:
 
     def __post_init__(self) -> None:
         """Check the size."""
+        require_types(self)
         if self.dimensions < 1:
             raise ValueError(
                 f"linear classifiers need dimensions >= 1, but got {self.dimensions}"

@@ -88,7 +88,7 @@ def family(name: str, data: str | Path | None = None, **sizes: int) -> Family:
     if foreign := sorted(set(sizes) - set(has)):
         raise ValueError(
             f"tasks of family {name!r} have no {foreign[0]}, but got "
-            f"{foreign[0]}={sizes[foreign[0]]}: leave it out"
+            f"{foreign[0]}={said(sizes[foreign[0]])}: leave it out"
         )
     if name in FOLDERS:
         if data is None:
@@ -99,7 +99,7 @@ def family(name: str, data: str | Path | None = None, **sizes: int) -> Family:
         return FOLDERS[name](data, **sizes)
     if data is not None:
         raise ValueError(
-            f"family {name!r} brings its own data, but got data={str(data)!r}: leave "
+            f"family {name!r} brings its own data, but got data={said(data)}: leave "
             f"it out, or choose one that reads it: {', '.join(sorted(FOLDERS))}"
         )
     return FAMILIES[name](**sizes)

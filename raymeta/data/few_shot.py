@@ -12,6 +12,7 @@ from torch import Tensor
 from raymeta.data.digits import digits
 from raymeta.data.episodes import SPLITS, Episode, Examples, SplitName
 from raymeta.data.random import draws
+from raymeta.errors import require_types
 
 
 class LabelledImages(NamedTuple):
@@ -66,6 +67,7 @@ class FewShot:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
+        require_types(self)
         least, most = self._least_and_most
         if self.ways < 2 or not 1 <= least <= most or self.queries < 1:
             raise ValueError(

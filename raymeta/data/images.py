@@ -11,6 +11,7 @@ from torch import Tensor
 from raymeta.data.digits import digit_parts
 from raymeta.data.episodes import Episode, Examples, SplitName
 from raymeta.data.random import Draws, draws
+from raymeta.errors import require_types
 
 #: The columns of the photographs, 640 wide, that each split owns.
 COLUMNS: dict[SplitName, tuple[int, int]] = {
@@ -41,6 +42,7 @@ class DigitFunctions:
 
     def __post_init__(self) -> None:
         """Check the support."""
+        require_types(self)
         _require_pixels(self.support, 8)
 
     def episodes(
@@ -87,6 +89,7 @@ class PhotographFunctions:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
+        require_types(self)
         widest = min(stop - start for start, stop in COLUMNS.values())
         if not 2 <= self.size <= widest:
             raise ValueError(

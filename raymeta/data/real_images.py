@@ -8,6 +8,7 @@ import torch
 from raymeta.data.digits import digit_parts
 from raymeta.data.episodes import Episode, Examples, SplitName
 from raymeta.data.random import draws
+from raymeta.errors import require_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class DigitBatches:
 
     def __post_init__(self) -> None:
         """Check the size."""
+        require_types(self)
         size = len(digit_parts()["train"][1])
         if not 1 <= self.batch_size <= size:
             raise ValueError(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from raymeta.data.episodes import Episode, Examples, SplitName
 from raymeta.data.random import draws
+from raymeta.errors import require_types
 
 AMPLITUDES = (0.1, 5.0)
 PHASES = (0.0, math.pi)
@@ -41,6 +42,7 @@ class Sinusoid:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
+        require_types(self)
         grid = 2 if self.grid is None else self.grid
         if self.shots < 1 or self.queries < 1 or grid < 2:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 import torch
 
-from raymeta.errors import require_arguments
+from raymeta.errors import require_arguments, said
 from raymeta.hypergrad.base import (
     Estimator,
     Hypergradient,
@@ -73,11 +73,12 @@ def hypergradient(
         steps: training steps of the run, of an estimator by name.
 
     Raises:
-        ValueError: the estimator is none, or its name is unknown; a name without
-            steps, or steps beside an object; the outer loss does not depend on a
-            hyperparameter, though it is read, or though λ has no options; the problem
-            asks for a name that λ lacks.
+        ValueError: the problem or λ is none; the estimator is none, or its name is
+            unknown; a name without steps, or steps beside an object; the outer loss
+            does not depend on a hyperparameter, though it is read, or though λ has no
+            options; the problem asks for a name that λ lacks.
     """
+    require_arguments(hypergradient, problem=problem, hparams=hparams)
     estimator = _sized(estimator, steps)
     unused = unread(problem, hparams, estimator.steps)
     try:
@@ -114,7 +115,7 @@ def _sized(estimator: Estimator | str, steps: int | None) -> Estimator:
     require_estimator(estimator, steps=100)
     if steps is not None:
         raise ValueError(
-            f"steps is for an estimator by name, but got steps={steps} beside "
+            f"steps is for an estimator by name, but got steps={said(steps)} beside "
             f"{estimator}: leave it out"
         )
     return estimator

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import Subset
 
+from raymeta.errors import said
 from raymeta.modules.counter_rng import mix
 from raymeta.modules.datasets import length
 from raymeta.modules.loaders import (
@@ -104,7 +105,7 @@ def _order(train: Loading, size: Any, seed: int) -> tuple[Order, bool]:
         if size is not None:
             raise ValueError(
                 f"module_problem takes the batches of the DataLoader train, but got "
-                f"batch_size={size}, too: leave one of them out"
+                f"batch_size={said(size)}, too: leave one of them out"
             )
         order: Any = train.order
         say_left_out("train", order.left_out(), count)
@@ -113,7 +114,7 @@ def _order(train: Loading, size: Any, seed: int) -> tuple[Order, bool]:
     if not (isinstance(size, int) and 1 <= size <= count):
         raise ValueError(
             f"module_problem needs 1 <= batch_size <= len(train), but got "
-            f"batch_size={size}, len(train)={count}"
+            f"batch_size={said(size)}, len(train)={count}"
         )
     order = Permuted(count, size, seed)
     # Others each time: of less weight than what a loader leaves out.
@@ -127,8 +128,8 @@ def _passes(size: Any, val: Loading, count: int) -> int | None:
         return None
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise ValueError(
-            f"module_problem needs val_batch_size >= 1, but got {size!r}: leave it out "
-            "to look at all validation examples in one pass"
+            f"module_problem needs val_batch_size >= 1, but got {said(size)}: leave it "
+            "out to look at all validation examples in one pass"
         )
     return size if size < count else None
 
@@ -138,13 +139,13 @@ def _sample(batches: Any, size: int | None, count: int) -> int | None:
         return None
     if not isinstance(batches, int) or isinstance(batches, bool) or batches < 1:
         raise ValueError(
-            f"module_problem needs val_batches >= 1, but got {batches!r}: leave it out "
-            "to look at all validation examples"
+            f"module_problem needs val_batches >= 1, but got {said(batches)}: leave it "
+            "out to look at all validation examples"
         )
     if size is None:
         raise ValueError(
             f"module_problem needs val_batch_size below the {count} examples of val "
-            f"for val_batches={batches}: give it, or leave val_batches out"
+            f"for val_batches={said(batches)}: give it, or leave val_batches out"
         )
     return batches * size if batches * size < count else None
 
@@ -165,7 +166,7 @@ def held_back(val: Loading, share: float, seed: int) -> tuple[Loading, Loading]:
     if not 0 < back < count:
         raise ValueError(
             "module_problem needs 0 < holdout < 1 with an example on either side, but "
-            f"got holdout={share} of {count} in val: use 0.3, or give a data set"
+            f"got holdout={said(share)} of {count} in val: use 0.3, or give a data set"
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(count, generator=generator)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from raymeta.autograd.stop_gradient import hooked
 from raymeta.autograd.through_stops import ThroughStops
+from raymeta.errors import require_arguments
 from raymeta.modules.batches import Examples, Source
 from raymeta.modules.copies import copied, require_module, with_tensors
 from raymeta.modules.counter_rng import Noise, mix
@@ -155,6 +156,7 @@ def module_problem(
             from outside. From `init`: `frozen` or `init_params` give other names.
     """
     require_module(module, "module_problem")
+    require_arguments(module_problem, seed=seed, metrics=metrics)
     # Copies: training the module itself, later, must not move the start of this one.
     trained = {
         name: p.detach().clone()

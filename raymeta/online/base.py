@@ -13,6 +13,7 @@ from torch import Tensor
 from raymeta.compile.disabled import uncompiled
 from raymeta.errors import unknown_name
 from raymeta.online.checks import (
+    refused_in_one_line,
     require_closure,
     require_gradients,
     require_same_rule,
@@ -101,7 +102,8 @@ class Learning(Learned):
                 ours = ["learn", "hyper_lr", "per", "trace", "space"]
                 raise unknown_name(f"argument of {name}", flag, known + ours)
         self._prepare(learn, hyper_lr, per, trace, space)
-        super().__init__(params, *args, **flags)
+        with refused_in_one_line(name):
+            super().__init__(params, *args, **flags)
         self._require_unscaled()
 
     @classmethod

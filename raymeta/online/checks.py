@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from raymeta.errors import said, unknown_name
+from raymeta.errors import one_line, said, unknown_name
 
 #: Settings that an older state may lack, which `torch.optim` then fills in.
 FLAGS = {"maximize", "foreach", "fused", "capturable", "differentiable"}
@@ -15,11 +16,24 @@ FLAGS |= {"decoupled_weight_decay"}
 PER = ("model", "group", "tensor", "weight")
 
 
+@contextmanager
+def refused_in_one_line(rule: str) -> Iterator[None]:
+    """Turn what `torch.optim` raises of arguments of other types into a ValueError."""
+    try:
+        yield
+    except (TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"{rule} needs parameters, or groups of them as dicts with 'params', and "
+            f"settings as its class of torch.optim has them, but that raises "
+            f"{one_line(error)}: give module.parameters(), and numbers"
+        ) from error
+
+
 def require_sound(group: Mapping[str, Any]) -> None:
     """Raise ValueError unless the group's own settings make sense."""
     per, learn = group["per"], group["learn"]
     if per not in PER:
-        raise unknown_name("per", str(per), PER)
+        raise unknown_name("per", per, PER)
     for name, high in (("trace", 1.0), ("hyper_lr", math.inf)):
         value = group[name]
         if not isinstance(value, int | float) or not 0 <= value < high:

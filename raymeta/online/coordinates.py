@@ -39,10 +39,10 @@ def require_names(rule: str, names: Any, known: tuple[str, ...]) -> tuple[str, .
     names = tuple(names)
     for name in names:
         if name not in known:
-            meant = MEANT.get(name)
+            meant = MEANT.get(name) if isinstance(name, str) else None
             raise unknown_name(
                 f"hyperparameter of raymeta.online.{rule}",
-                str(name),
+                name,
                 known,
                 meant if meant in known else None,
             )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from raymeta.errors import said, unknown_name
+from raymeta.online.checks import refused_in_one_line
 
 
 class OSGM(torch.optim.Optimizer):
@@ -49,10 +50,11 @@ class OSGM(torch.optim.Optimizer):
     def __init__(
         self, params: Any, per: Literal["group", "tensor", "weight"] = "weight"
     ) -> None:
-        super().__init__(params, {"per": per})
+        with refused_in_one_line("OSGM"):
+            super().__init__(params, {"per": per})
         for group in self.param_groups:
             if group["per"] not in self.PER:
-                raise unknown_name("per", str(group["per"]), self.PER)
+                raise unknown_name("per", group["per"], self.PER)
             if any(p.is_complex() for p in group["params"]):
                 raise ValueError(
                     "OSGM needs real weights, but got complex ones: give it their "

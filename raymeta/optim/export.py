@@ -14,7 +14,7 @@ from typing import Any, overload
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from raymeta.errors import unknown_name
+from raymeta.errors import one_line, unknown_name
 
 #: λ over one training run, as `Result.schedule` has it: (number of steps, λ by flat
 #: name) in order.
@@ -67,9 +67,27 @@ def export_schedule(
 
 
 def load_schedule(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
-    """Read what `export_schedule` wrote."""
-    segments = json.loads(Path(path).read_text(encoding="utf-8"))
-    return [(segment["steps"], segment["hparams"]) for segment in segments]
+    """Read what `export_schedule` wrote.
+
+    Raises:
+        ValueError: the file cannot be read, or has something else.
+    """
+    try:
+        segments = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(segments, list):
+            raise TypeError("it is no list")
+        schedule = [
+            (segment["steps"], dict(segment["hparams"])) for segment in segments
+        ]
+        if any(type(steps) is not int or steps < 1 for steps, _ in schedule):
+            raise TypeError("'steps' must be a whole number of 1 or more")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is no schedule as export_schedule writes it, a list of "
+            f'{{"steps": …, "hparams": {{…}}}} in JSON ({one_line(error)}): restore '
+            "it, or export it again"
+        ) from None
+    return schedule
 
 
 def replay_with_torch(

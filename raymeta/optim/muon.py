@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raymeta.errors import require_flags
+from raymeta.errors import require_arguments, require_flags, said
 from raymeta.optim.base import Memory, Optimizer, tensorwise
 from raymeta.optim.settings import At, Setting, Settings
 from raymeta.types import State, Tensors
@@ -86,10 +86,22 @@ def muon(
     if adjust_lr_fn not in (None, "original", "match_rms_adamw"):
         raise ValueError(
             "muon needs adjust_lr_fn='original' or 'match_rms_adamw', but got "
-            f"{adjust_lr_fn!r}"
+            f"{said(adjust_lr_fn)}"
         )
     if not isinstance(ns_steps, int) or not 1 <= ns_steps < 100:
-        raise ValueError(f"muon needs ns_steps from 1 to 99, but got {ns_steps!r}")
+        raise ValueError(f"muon needs ns_steps from 1 to 99, but got {said(ns_steps)}")
+    require_arguments(muon, ns_coefficients=ns_coefficients, eps=eps)
+    numbers = [x for x in ns_coefficients if isinstance(x, int | float)]
+    if len(numbers) != 3 or len(ns_coefficients) != 3:
+        raise ValueError(
+            "muon needs three numbers (a, b, c) as ns_coefficients, but got "
+            f"{said(ns_coefficients)}"
+        )
+    require_arguments(muon, others=others, besides=besides)
+    if not all(isinstance(name, str) for name in besides):
+        raise ValueError(
+            f"muon needs names of parameters as besides, but got {said(besides)}"
+        )
 
     def step(
         w: Tensor, g: Tensor, memory: Velocity, k: Tensor, at: At

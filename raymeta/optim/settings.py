@@ -164,8 +164,17 @@ def _require(
     values = setting.values() if isinstance(setting, Mapping) else [setting]
     for value in values:
         _require_kind(optimizer, name, value)
-        if isinstance(value, int | float) and not holds(value):
+        if not isinstance(value, int | float):
+            continue
+        if not holds(value):
             raise ValueError(f"{optimizer} needs {name} {rule}, but got {value}")
+        limits = torch.finfo(torch.get_default_dtype())
+        if value and not limits.tiny <= abs(value) <= limits.max:
+            raise ValueError(
+                f"{optimizer} needs {name} of a size that {limits.dtype} holds, "
+                f"{limits.tiny:.2g} to {limits.max:.2g}, but got {value}: in a step it "
+                "would be 0 or infinite"
+            )
 
 
 def _require_kind(optimizer: str, name: str, value: Any) -> None:

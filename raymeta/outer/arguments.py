@@ -4,7 +4,7 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
-from raymeta.errors import unknown_name
+from raymeta.errors import said, unknown_name
 from raymeta.hypergrad import Estimator
 from raymeta.hypergrad.base import require_estimator
 from raymeta.hypergrad.registry import ESTIMATORS, by_name
@@ -44,7 +44,7 @@ def number_of(name: str, given: Any) -> float:
         ValueError: it is none.
     """
     if not isinstance(given, Real) or isinstance(given, bool):
-        raise ValueError(f"{name} must be a number, but got {given!r}")
+        raise ValueError(f"{name} must be a number, but got {said(given)}")
     return float(given)
 
 
@@ -53,7 +53,7 @@ def require_seed(seed: Any) -> None:
     integral = isinstance(seed, Integral) and not isinstance(seed, bool)
     if not integral or not 0 <= int(seed) < 2**32:
         raise ValueError(
-            f"seed must be an integer from 0 to 2**32 - 1, but got {seed!r}"
+            f"seed must be an integer from 0 to 2**32 - 1, but got {said(seed)}"
         )
 
 
@@ -74,5 +74,5 @@ def require_progress(progress: Any) -> None:
     if not isinstance(progress, bool | None) and not callable(progress):
         raise ValueError(
             "progress must be True, False, or what takes a report and the best outer "
-            f"loss so far, but got {progress!r}"
+            f"loss so far, but got {said(progress)}"
         )

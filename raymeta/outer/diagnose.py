@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from raymeta import tasks
+from raymeta.errors import require_arguments
 from raymeta.hypergrad.base import plain_cost
 from raymeta.hypergrad.checkpointed import Checkpointed
 from raymeta.hypergrad.memory import step_graph_bytes
@@ -86,6 +87,7 @@ def diagnose(
     """
     task = tasks.resolve(task)
     require_seed(seed)
+    require_arguments(diagnose, coordinates=coordinates, precision=precision)
     if not 0 < number_of("step", step) < math.inf:
         raise ValueError(
             f"diagnose needs 0 < step < inf, but got {step}: 0.03 is 3 % of a Positive"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from raymeta import tasks
+from raymeta.errors import require_arguments
 from raymeta.hypergrad import Estimator
 from raymeta.hypergrad.compiled import CompiledDescent, CompiledStep
 from raymeta.hypergrad.used_hparams import require_names
@@ -109,6 +110,7 @@ def optimize(
     task = tasks.resolve(task)
     estimator = estimator_of(estimator, task.horizon)
     budget = budget_of(task, budget)
+    require_arguments(optimize, name=name, storage=storage, log=log)
     require_seed(seed)
     require_hyper_lr(hyper_lr)
     require_progress(progress)

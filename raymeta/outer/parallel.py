@@ -59,12 +59,12 @@ def layout_of(workers: Any, gpus: Any, parallel: Any) -> Layout:
             )
     if gpus % workers:
         raise ValueError(
-            f"every worker gets as many GPUs, but got gpus={gpus} for "
+            f"every worker gets as many GPUs, but got gpus={said(gpus)} for "
             f"workers={workers}: give 0 or a multiple of {workers}"
         )
     known = (DATA, *SPLIT)
     if not isinstance(parallel, str) or parallel not in known:
-        raise unknown_name("parallel", str(parallel), known)
+        raise unknown_name("parallel", parallel, known)
     return Layout(int(workers), int(gpus), parallel)
 
 

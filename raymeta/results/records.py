@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from raymeta.errors import one_line
 from raymeta.results.atomic import atomic_write
 from raymeta.results.integrity import (
+    OTHER,
     WRITTEN_AGAIN,
     DamagedFile,
     json_bytes,
@@ -38,8 +40,8 @@ def read_record(folder: Path, kind: str) -> Record:
     Raises:
         DamagedFile: it is not as it was written, of a newer version, or not ours.
     """
-    record = read_json(folder / f"{kind}.json", needs=NEEDS[kind])
-    return current_record(record) if record else {}
+    file = folder / f"{kind}.json"
+    return _current(file, read_json(file, needs=NEEDS[kind]), OTHER)
 
 
 def read_spending(folder: Path) -> Record:
@@ -48,8 +50,8 @@ def read_spending(folder: Path) -> Record:
     Raises:
         DamagedFile: likewise.
     """
-    found = read_json(folder / "spending.json", WRITTEN_AGAIN)
-    return current_record(found) if found else {}
+    file = folder / "spending.json"
+    return _current(file, read_json(file, WRITTEN_AGAIN), WRITTEN_AGAIN)
 
 
 def read_evidence(folder: Path) -> Record:
@@ -89,6 +91,15 @@ def write_json(value: Mapping[str, Any], path: Path) -> None:
     with atomic_write(path) as file:
         file.write(json_bytes(value))
     upload(path)
+
+
+def _current(file: Path, found: Record, remedy: str) -> Record:
+    """A record with today's names."""
+    try:
+        return current_record(found) if found else {}
+    except (AttributeError, KeyError, TypeError) as error:
+        reason = f"it is no file of raymeta ({one_line(error)})"
+        raise DamagedFile(file, reason, remedy) from None
 
 
 def _checksum(content: bytes) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 import pandas as pd
 from filelock import FileLock, Timeout
 
+from raymeta.errors import require_arguments
 from raymeta.results import mirror, schema
 from raymeta.results.atomic import atomic_write
 from raymeta.results.integrity import (
@@ -214,6 +215,7 @@ def run_name(storage: str | Path, name: str | None, words: Sequence[str]) -> str
         ValueError: it is not the name of a folder; the storage has keys in its
             address.
     """
+    require_arguments(run_name, storage=storage, name=name)
     require_no_keys(str(storage))
     if name is None:
         plain = re.sub(r"[^\w.-]+", "_", "-".join(words))

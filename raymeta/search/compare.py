@@ -12,6 +12,7 @@ import pandas as pd
 from ray import tune
 from ray.tune import Callback, RunConfig, TuneConfig, TuneError, Tuner
 
+from raymeta.errors import require_arguments
 from raymeta.process import preserved
 from raymeta.results import schema
 from raymeta.results.jsonlines import JsonLines
@@ -148,6 +149,17 @@ def compare(
         KeyboardInterrupt: Ctrl-C; one line says where what was reported is, and that
             the same call goes on.
     """
+    require_arguments(
+        compare,
+        slots=slots,
+        at_once=at_once,
+        gpus_per_trial=gpus_per_trial,
+        resources_per_trial=resources_per_trial,
+        callbacks=callbacks,
+        keep_tune=keep_tune,
+        progress=progress,
+        ranking=ranking,
+    )
     if slots is not None and slots < 1:
         raise ValueError(f"slots must be at least 1, but got {slots}")
     plan = make_plan(tasks, methods, budget, seeds, at_once, workers_per_trial)

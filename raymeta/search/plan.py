@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 from raymeta import tasks as task_registry
+from raymeta.errors import said
 from raymeta.hypergrad import Estimator
 from raymeta.hypergrad.base import plain_cost
 from raymeta.hypergrad.used_hparams import require_names
@@ -38,6 +39,9 @@ from raymeta.tasks.base import Task, budget_of, sampled
 Tasks = str | Task | Iterable[str | Task]
 Methods = str | Method | Iterable[str | Method]
 Values = dict[str, list[float]]
+
+#: Seeds of a comparison at most: each is a study of each method.
+MOST_SEEDS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,13 +362,18 @@ def _listed(items: Any) -> list[Any]:
 def _as_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
     if not isinstance(seeds, Iterable):
         if not isinstance(seeds, Integral) or isinstance(seeds, bool):
-            raise ValueError(f"seeds must be a count or a list, but got {seeds!r}")
+            raise ValueError(f"seeds must be a count or a list, but got {said(seeds)}")
+        if seeds > MOST_SEEDS:
+            raise ValueError(
+                f"seeds must be at most {MOST_SEEDS:,}, but got {said(seeds)}: each is "
+                "a study of each method"
+            )
         seeds = range(int(seeds))
     listed = tuple(seeds)
     for seed in listed:
         if not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32:
             raise ValueError(
-                f"seeds must be integers from 0 to 2**32 - 1, but got {seed!r}"
+                f"seeds must be integers from 0 to 2**32 - 1, but got {said(seed)}"
             )
     return tuple(map(int, listed))
 

@@ -27,16 +27,17 @@ _PLAIN = (float, int, bool, str, type(None))
 class Choice:
     """One of several values of any type; black-box search picks, gradients do not.
 
-    Options are told apart by type and value: True, 1 and 1.0 are three. λ holds the
-    option itself; a `Point` what JSON has of it, see `plain`.
+    No two options may be equal, as True, 1 and 1.0 are: what others make of a frame or
+    of JSON would take them for one. λ holds the option itself; a `Point` what JSON has
+    of it, see `plain`.
 
     Attributes:
         options: the values, in a list or tuple.
         initial: the one to start from; the first by default.
 
     Raises:
-        ValueError: no list or tuple; no options; one that is given twice, or a tensor;
-            an initial value that is not among them.
+        ValueError: no list or tuple; no options; one that is a tensor, or equal to
+            another; an initial value that is not among them.
     """
 
     options: Sequence[Any]
@@ -61,10 +62,17 @@ class Choice:
                     "their names or numbers, and look the tensors up where they are "
                     "used"
                 )
-            if any(same(option, other) for other in self.options[:number]):
-                raise ValueError(
-                    f"Choice needs options that differ, but got {said(option)} twice"
-                )
+            for other in self.options[:number]:
+                if same(option, other):
+                    raise ValueError(
+                        "Choice needs options that differ, but got "
+                        f"{said(option)} twice"
+                    )
+                if _would_be_one(option, other):
+                    raise ValueError(
+                        f"Choice needs options that differ, but got {said(other)} and "
+                        f"{said(option)}, which are equal: leave one of them out"
+                    )
         if self.initial is FIRST:
             object.__setattr__(self, "initial", self.options[0])
         if self._find(self.initial) is None:
@@ -131,7 +139,10 @@ def label(option: Any) -> str:
     """What an option is called, in every process: the name of what has one."""
     if isinstance(option, str):
         return option
-    name = getattr(option, "__qualname__", None) or str(option)
+    try:
+        name = getattr(option, "__qualname__", None) or str(option)
+    except Exception:  # of a class of the user's
+        name = said(option)
     return without_addresses(" ".join(name.split()))
 
 
@@ -166,6 +177,11 @@ def _equal(one: Any, other: Any) -> bool:
         return bool(equal.all()) if hasattr(equal, "all") else bool(equal)
     except Exception:  # what cannot be compared is not equal
         return False
+
+
+def _would_be_one(one: Any, other: Any) -> bool:
+    """Whether two options are equal, though of different types; a list is no tuple."""
+    return isinstance(one, list) == isinstance(other, list) and _equal(one, other)
 
 
 def _is_nan(value: Any) -> bool:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from raymeta.data import digits, split
+from raymeta.errors import require_types
 from raymeta.modules import module_problem, smoothed_cross_entropy
 from raymeta.modules.counter_rng import mix
 from raymeta.optim import sgd
@@ -50,6 +51,7 @@ class Cleaning:
 
     def __post_init__(self) -> None:
         """Check the share."""
+        require_types(self)
         if not 0 <= self.share < 1:
             raise ValueError(f"Cleaning needs 0 <= share < 1, but got {self.share}")
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from raymeta.errors import require_types
 from raymeta.modules import Noise
 from raymeta.optim import Optimizer, sgd
 from raymeta.problem import BilevelProblem, descent
@@ -54,6 +55,7 @@ class NoisyQuadratic:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
+        require_types(self)
         least = {"condition": 1, "dimensions": 2, "runs": 1, "horizon": 2}
         for name, bound in least.items():
             if (given := vars(self)[name]) < bound:

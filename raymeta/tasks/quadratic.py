@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from raymeta.errors import require_types
 from raymeta.optim import sgd
 from raymeta.problem import BilevelProblem, descent
 from raymeta.space import Positive, Space, Unit
@@ -37,6 +38,7 @@ class Quadratic:
     licence: ClassVar[str] = "none: no data"
 
     def __post_init__(self) -> None:
+        require_types(self)
         if self.initial is not None and len(self.initial) != len(self.eigenvalues):
             raise ValueError(
                 "Quadratic needs one initial value per eigenvalue, but got "

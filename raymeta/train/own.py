@@ -6,7 +6,7 @@ from typing import Any
 
 from raymeta.data import FAMILIES, FOLDERS, Family
 from raymeta.data import family as family_by_name
-from raymeta.errors import unknown_name
+from raymeta.errors import said, unknown_name
 from raymeta.meta import Learner
 from raymeta.tasks import loading
 
@@ -49,7 +49,7 @@ def require_left_out(rule: str, given: Mapping[str, Any]) -> None:
     """Raise ValueError if anything is given."""
     for name, value in given.items():
         if value is not None:
-            raise ValueError(f"{rule}, but got {name}={value}: leave it out")
+            raise ValueError(f"{rule}, but got {name}={said(value)}: leave it out")
 
 
 def name_of(name: str) -> str:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from raymeta import meta
 from raymeta.data import Family, FewShot
 from raymeta.data.images import PhotographFunctions
-from raymeta.errors import unknown_name
+from raymeta.errors import require_arguments, unknown_name
 from raymeta.meta import Learner
 from raymeta.optim import sgd
 from raymeta.train import figure_data, own
@@ -286,6 +286,9 @@ def recipe(
             a number that the family or the algorithm does not have; and see
             `TrainConfig`.
     """
+    require_arguments(recipe, algorithm=algorithm, family=family, data=data)
+    require_arguments(recipe, ways=ways, shots=shots, queries=queries, context=context)
+    require_arguments(recipe, inner_lr=inner_lr, inner_steps=inner_steps)
     learner = None
     if algorithm not in ALGORITHMS:
         learner = own.learner(algorithm, ALGORITHMS)

@@ -153,7 +153,7 @@ class Anything:
     def space(self):
         return Space(
             lr=Positive(0.1, low=0.01, high=1.0),
-            kind=Choice((True, 1, 1.0, [1], {"a": torch.ones(2)}, None), initial=1.0),
+            kind=Choice((True, 2, 3.0, [1], {"a": torch.ones(2)}, None), initial=3.0),
         )
 
 
@@ -161,7 +161,7 @@ class Anything:
 def test_options_come_back_as_they_are(name):
     task = Anything()
     points = list(itertools.islice(suggested(get(name), task), 12))
-    assert points[0]["kind"] == 1.0
+    assert points[0]["kind"] == 3.0
     assert type(points[0]["kind"]) is float
     choice = task.space["kind"]
     assert len({choice.index(point["kind"]) for point in points}) > 3

@@ -29,8 +29,8 @@ def test_none_may_be_the_start():
 @pytest.mark.parametrize(
     "options",
     [
-        (True, 1, 1.0, "1", None),
-        (False, 0, -0.5),
+        (True, 2, 3.0, "1", None),
+        (False, 2, -0.5),
         (math.nan, 1.0),
         ([1, 2], (1, 2), [1], {"a": [1]}),
         (np.int64(3), np.float32(0.5), np.array([1, 2])),
@@ -98,6 +98,12 @@ def test_functions_and_modules_that_are_made_anew_are_found_by_their_names():
 REFUSED = {
     "text": (lambda: Choice("sgd"), "needs a list or tuple of options, but got 'sgd'"),
     "twice": (lambda: Choice((1, 2, 1)), "needs options that differ, but got 1 twice"),
+    "equal": (
+        lambda: Choice((1, 1.0)),
+        r"but got 1 and 1\.0, which are equal: leave one",
+    ),
+    "equal to True": (lambda: Choice((True, "x", 1)), "but got True and 1, which"),
+    "equal inside": (lambda: Choice(([1], [1.0])), r"got \[1\] and \[1\.0\], which"),
     "nan twice": (lambda: Choice((math.nan, float("nan"))), "but got nan twice"),
     "arrays twice": (lambda: Choice((np.ones(2), np.ones(2))), "twice"),
     "a tensor": (

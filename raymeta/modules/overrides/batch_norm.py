@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules import batchnorm
 
+from raymeta.errors import said
 from raymeta.modules.share import current
 from raymeta.types import Tensors
 
@@ -58,7 +59,7 @@ def apply_policy(module: nn.Module, policy: Policy) -> set[str]:
     if not isinstance(policy, PerStep) and policy not in ("running", "batch", "frozen"):
         raise ValueError(
             "batch_norm must be 'running', 'batch', 'frozen' or PerStep(steps), but "
-            f"got {policy!r}"
+            f"got {said(policy)}"
         )
     kept: set[str] = set()
     for name, layer in module.named_modules():

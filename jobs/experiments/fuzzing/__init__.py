@@ -1,0 +1,1 @@
+"""Surfaces of raymeta that take what strangers give: arguments, commands, files."""
