@@ -60,7 +60,8 @@ def fuzzed(name: str, cases: int, *, derandomize: bool = False) -> Found:
         cases: cases of a round; hypothesis ends earlier where there are no more.
         derandomize: whether the cases are the same each time.
     """
-    surface, known, start = SURFACES[name], {}, time.monotonic()
+    surface, start = SURFACES[name], time.monotonic()
+    known: dict[str, str] = {}
     while len(known) < MOST_KINDS:
         count, found = _round(surface, cases, known, derandomize)
         if not found:
@@ -142,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in options.surface:
         with aside():
             found = fuzzed(name, options.cases)
-        rows.append(found._replace(wrong=len(found.wrong)))
+        rows.append({**found._asdict(), "wrong": len(found.wrong)})
         print(
             f"{name}: {found.cases} cases in {found.seconds:.0f} s, "
             f"{len(found.wrong)} kinds of failures",

@@ -58,10 +58,11 @@ def distillation(
             "distillation needs images (steps, m, ...) with labels (m,), but got "
             f"shapes {tuple(images.shape)} and {tuple(labels.shape)}"
         )
-    if not (lr > 0 and epochs >= 1):
+    most = torch.finfo(torch.get_default_dtype()).max
+    if not (0 < lr <= most and epochs >= 1):
         raise ValueError(
-            f"distillation needs lr > 0 and epochs >= 1, but got lr={lr}, "
-            f"epochs={epochs}"
+            f"distillation needs 0 < lr <= {most:.2g} and epochs >= 1, but got "
+            f"lr={lr}, epochs={epochs}"
         )
     network = network_of(module, options)
     count, classes = len(images), labels.detach().clone()
@@ -77,7 +78,7 @@ def distillation(
     steps = count * epochs
     meta = {
         "images": images.detach().clone(),
-        "log_lr": images.new_full((steps,), lr).log(),
+        "log_lr": images.new_full((steps,), float(lr)).log(),
     }
     return supervised(
         network,

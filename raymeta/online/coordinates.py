@@ -31,7 +31,7 @@ def require_names(rule: str, names: Any, known: tuple[str, ...]) -> tuple[str, .
         ValueError: one that the rule does not have.
     """
     names = (names,) if isinstance(names, str) else names
-    if not isinstance(names, Iterable):
+    if not isinstance(names, Iterable) or isinstance(names, Tensor):
         raise ValueError(
             f"learn needs names, of {', '.join(known)}, but got {said(names)}: () "
             "learns nothing"

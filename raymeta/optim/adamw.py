@@ -45,4 +45,5 @@ def adamw(
         adam_settings("adamw", lr, betas, eps, weight_decay, eps_root),
         decoupled=True,
         maximize=maximize,
+        amsgrad=amsgrad,
     )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raymeta.errors import require_arguments, require_flags, said
+from raymeta.errors import require_flags, said
 from raymeta.optim.base import Memory, Optimizer, tensorwise
 from raymeta.optim.settings import At, Setting, Settings
 from raymeta.types import State, Tensors
@@ -90,15 +90,18 @@ def muon(
         )
     if not isinstance(ns_steps, int) or not 1 <= ns_steps < 100:
         raise ValueError(f"muon needs ns_steps from 1 to 99, but got {said(ns_steps)}")
-    require_arguments(muon, ns_coefficients=ns_coefficients, eps=eps)
-    numbers = [x for x in ns_coefficients if isinstance(x, int | float)]
-    if len(numbers) != 3 or len(ns_coefficients) != 3:
+    given = ns_coefficients if isinstance(ns_coefficients, tuple | list) else ()
+    if len(given) != 3 or not all(isinstance(x, int | float) for x in given):
         raise ValueError(
             "muon needs three numbers (a, b, c) as ns_coefficients, but got "
             f"{said(ns_coefficients)}"
         )
-    require_arguments(muon, others=others, besides=besides)
-    if not all(isinstance(name, str) for name in besides):
+    if not isinstance(eps, int | float) or not eps >= 0:
+        raise ValueError(f"muon needs eps >= 0, but got {said(eps)}")
+    if others is not None and not isinstance(others, Optimizer):
+        raise ValueError(f"muon needs an optimizer as others, but got {said(others)}")
+    several = isinstance(besides, tuple | list | set | frozenset)
+    if not several or not all(isinstance(name, str) for name in besides):
         raise ValueError(
             f"muon needs names of parameters as besides, but got {said(besides)}"
         )

@@ -169,7 +169,7 @@ def _replaced(value: Any, share: float, by: Any) -> Any:
     places = list(_places_of(value))
     *outer, last = (None, *places[int(share * len(places))])
     whole = {None: copy.deepcopy(value)}
-    functools.reduce(lambda at, name: at[name], outer, whole)[last] = by  # type: ignore[index]
+    functools.reduce(lambda at, name: at[name], outer, whole)[last] = by
     return whole[None]
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from raymeta.analysis.tables.text import visible
 from raymeta.results.atomic import atomic_write
 from raymeta.results.schema import BLACK_BOX, HYBRID, TUNING_FREE
 
@@ -82,6 +84,8 @@ _SETTINGS = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
     "text.color": INK,
+    # Names are what people call things: a $ in one begins no formula.
+    "text.parse_math": False,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "figure.facecolor": "white",
@@ -144,6 +148,12 @@ def save(figure: Figure, path_stem: str | Path) -> list[Path]:
     stem = Path(path_stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, svg = (stem.parent / f"{stem.name}.{kind}" for kind in ("png", "svg"))
+    for each in figure.findobj():
+        if isinstance(each, Text):
+            each.set_text(visible(each.get_text()))
+            each.set_parse_math(False)
+        if each.get_gid():
+            each.set_gid(visible(each.get_gid()))
     with context():
         # Never through a link that the folder has under such a name.
         with atomic_write(png) as file:

@@ -15,7 +15,7 @@ from raymeta.analysis.figures import layout, style
 from raymeta.analysis.figures.legend import methods_to_label
 from raymeta.analysis.tables.frames import studies
 from raymeta.analysis.tables.hparams import hparam_bands, hparam_paths
-from raymeta.analysis.tables.text import shorten
+from raymeta.analysis.tables.text import shorten, visible
 from raymeta.results.schema import BLACK_BOX, HYBRID, HYPERGRADIENT
 
 NOTES = {
@@ -101,7 +101,7 @@ def _draw_paths(axes: Axes, table: pd.DataFrame, end: float, kind: str) -> None:
     named = shown.loc[shown["choice"] != "", ["value", "choice"]].drop_duplicates()
     if len(named):
         axes.set_ylim(named["value"].min() - 0.5, named["value"].max() + 0.5)
-        axes.set_yticks(named["value"], named["choice"])
+        axes.set_yticks(named["value"], list(map(visible, named["choice"])))
         shown = shown.assign(value=shown["value"] + _aside(shown["method"]))
     else:
         layout.domain_scale(axes.yaxis, *y_range(shown, end), kind)

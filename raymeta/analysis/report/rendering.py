@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from raymeta.analysis.figures.style import colour
-from raymeta.analysis.tables.text import number
+from raymeta.analysis.tables.text import number, visible
 
 LARGE = 1_500_000  # bytes of an SVG beyond which its PNG is shown
 TYPES = {".svg": "image/svg+xml", ".png": "image/png", ".gif": "image/gif"}
@@ -33,6 +33,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
+        finalize=lambda value: visible(value) if type(value) is str else value,
     )
     filters = (colour, command_line, counted, data_url, drawing, number, records, slug)
     environment.filters |= {function.__name__: function for function in filters}

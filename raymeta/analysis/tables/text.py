@@ -1,8 +1,20 @@
 """Numbers and columns as plain text."""
 
 import math
+import re
 
 MISSING = "–"
+#: Control characters but for tabs and new lines, marks that turn the order of letters
+#: or have no width, and halves of characters.
+_UNSEEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    r"\ufeff\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """Text in which what cannot be seen stands as its code: a name may have it."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def number(value: float) -> str:

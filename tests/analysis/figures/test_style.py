@@ -1,5 +1,8 @@
 """Colours, and saving."""
 
+import warnings
+from xml.etree import ElementTree
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -49,3 +52,21 @@ def test_unknown_methods_get_stable_colours_of_their_own():
 def test_text_is_dark_enough_to_read(method):
     rgb = np.array(mpl.colors.to_rgb(text_colour(method)))
     assert rgb @ [0.2126, 0.7152, 0.0722] <= 0.43
+
+
+def test_names_of_any_letters_are_drawn_as_they_are(frame, tmp_path):
+    """A $ begins no formula, and what XML cannot have stands as its code."""
+    name = "a\x01\u202e$x^{$"
+    frame = frame.assign(
+        task=frame["task"].astype(str) + name,
+        method=frame["method"].replace({"random": name}),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        files = write_figures(frame, tmp_path)
+    drawn = [file for file in files if file.suffix == ".svg"]
+    assert drawn
+    for file in drawn:
+        ElementTree.parse(file)
+        assert "\u202e" not in file.read_text()
+    assert any(r"a\u0001\u202e$x^{$" in file.read_text() for file in drawn)

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from raymeta.analysis.tables.text import align, number, per_cent, ratio, shorten, span
+from raymeta.analysis.tables.text import (
+    align,
+    number,
+    per_cent,
+    ratio,
+    shorten,
+    span,
+    visible,
+)
 
 NAN, INF = np.nan, np.inf
 
@@ -35,3 +43,8 @@ def test_shares_ratios_intervals_and_names_as_text():
     assert (span(1, 2), span(NAN, 2)) == ("1.000\N{EN DASH}2.000", "\N{EN DASH}")
     assert (shorten("forward", 7), shorten("forward", 6)) == ("forward", "forwa…")
     assert align({"a": ["x", "yyy"], "b": ["10", "1"]}) == ["x    10", "yyy   1"]
+
+
+def test_what_cannot_be_seen_stands_as_its_code():
+    assert visible("a\x01\u202eb\ud800\ufeff") == r"a\u0001\u202eb\ud800\ufeff"
+    assert visible("η $x$\n\t–\u00a0é") == "η $x$\n\t–\u00a0é"
