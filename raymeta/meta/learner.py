@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 from torch import nn
 
@@ -51,8 +52,12 @@ class Learner:
 
 def require_steps(steps: int, least: int = 1) -> None:
     """Raise ValueError for fewer inner steps than a learner can have."""
-    if steps < least:
-        raise ValueError(f"a learner needs steps >= {least}, but got steps={steps}")
+    whole = isinstance(steps, Integral) and not isinstance(steps, bool)
+    if not whole or steps < least:
+        raise ValueError(
+            f"a learner needs a whole number steps >= {least}, but got "
+            f"steps={said(steps)}"
+        )
 
 
 def require_learner(learner: object) -> None:

@@ -142,7 +142,7 @@ def with_hyperparameters(
         if not (isinstance(value, Tensor) and value.is_floating_point()):
             raise ValueError(
                 f"a meta-learnt hyperparameter must be a tensor of floats, but {name!r}"
-                f" is {value!r}: pass torch.tensor({value!r})"
+                f" is {said(value)}: pass torch.tensor({said(value)})"
             )
     return {**weights, **hyperparameters}
 

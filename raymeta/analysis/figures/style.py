@@ -152,8 +152,8 @@ def save(figure: Figure, path_stem: str | Path) -> list[Path]:
         if isinstance(each, Text):
             each.set_text(visible(each.get_text()))
             each.set_parse_math(False)
-        if each.get_gid():
-            each.set_gid(visible(each.get_gid()))
+        if name := each.get_gid():
+            each.set_gid(visible(name))
     with context():
         # Never through a link that the folder has under such a name.
         with atomic_write(png) as file:
