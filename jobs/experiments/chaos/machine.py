@@ -275,8 +275,12 @@ class Cluster:
                 command = [*self.machine.enter_node, *command]
                 command += [f"--node-ip-address={NODE}"]
         with (self.temporary / f"{name}.log").open("ab") as log:
+            environment = os.environ | IMPATIENT
+            if self.machine.network:  # gloo would take what the host's name is: lo
+                cable = {"head": "here", "node": "there"}[name]
+                environment |= {"GLOO_SOCKET_IFNAME": cable}
             self.nodes[name] = subprocess.Popen(
-                command, env=os.environ | IMPATIENT, stdout=log, stderr=log
+                command, env=environment, stdout=log, stderr=log
             )
         ends = self.nodes[name]
         until(lambda: self.raylet(name) or ends.poll(), f"the {name} starts", 300)
