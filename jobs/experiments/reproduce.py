@@ -129,15 +129,21 @@ def judged(claims: Sequence[Claim]) -> pd.DataFrame:
                 "measured": claim.statement,
                 "published": claim.published,
                 "the same": _interval(claim),
-                "ours": f"{claim.mean:.4g}"
-                + ("" if len(claim.ours) < 2 else f" ± {claim.half_width:.2g}"),
+                "ours": _ours(claim),
                 "seeds": len(claim.ours),
                 "verdict": claim.verdict,
-                "why": claim.remark,
+                "why": claim.remark if len(claim.ours) else "",
             }
             for claim in claims
         ]
     )
+
+
+def _ours(claim: Claim) -> str:
+    if not len(claim.ours):
+        return "–"
+    half = "" if len(claim.ours) < 2 else f" ± {claim.half_width:.2g}"
+    return f"{claim.mean:.4g}{half}"
 
 
 def _interval(claim: Claim) -> str:

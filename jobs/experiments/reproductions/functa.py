@@ -121,7 +121,8 @@ REPRODUCTION = Reproduction(
     title="Data as functions",
     paper="Dupont et al. 2022",
     protocol="Not the paper's images: digits of 8 x 8 pixels as functions of their "
-    "coordinates, a SIREN with shifts by latents, three inner steps with learnt step "
+    "coordinates, a SIREN with shifts by latents (64 are as many as an image has "
+    "pixels), three inner steps with learnt step "
     "sizes, 2,000 outer steps (500,000), of which validation images choose. Statements "
     "are tested, not a table.",
     settings=settings,
