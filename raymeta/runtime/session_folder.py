@@ -27,7 +27,7 @@ def session_folder() -> Iterator[Path]:
     """
     base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()).resolve()
     if len(os.fsencode(base)) > BASE_BYTES:
-        base = Path("/tmp")
+        base = Path("/tmp")  # noqa: S108  # mkdtemp below is private
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
     owner = folder.stat().st_uid
     try:

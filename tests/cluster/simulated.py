@@ -56,7 +56,7 @@ def aws_environment(url):
     return {
         "AWS_ENDPOINT_URL": url,
         "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",  # pragma: allowlist secret
         "AWS_DEFAULT_REGION": "us-west-2",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
@@ -78,7 +78,7 @@ class Simulation:
         self.home.mkdir(parents=True)
         self.token = self.home / ".ray" / "auth_token"
         self.token.parent.mkdir()
-        self.token.write_text("1234567890abcdef" * 4)
+        self.token.write_text("1234567890abcdef" * 4)  # pragma: allowlist secret
         self.port, self.dashboard = free_ports(2)
         self.address = f"http://127.0.0.1:{self.dashboard}"
         # Ray's sockets lie there: Unix allows them some hundred characters.

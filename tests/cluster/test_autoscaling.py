@@ -166,7 +166,7 @@ def test_what_no_group_has_is_refused_with_an_exit_code(machines, tmp_path):
 
 def test_a_wrong_token_is_refused(machines, tmp_path):
     wrong = tmp_path / "token"
-    wrong.write_text("fedcba0987654321" * 4)
+    wrong.write_text("fedcba0987654321" * 4)  # pragma: allowlist secret
     # Ray would try for twenty seconds.
     stranger = {"RAY_AUTH_TOKEN_PATH": str(wrong), "RAY_NUM_REDIS_GET_RETRIES": "2"}
     address = {"RAY_ADDRESS": machines.gcs}

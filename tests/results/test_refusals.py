@@ -13,9 +13,9 @@ from raymeta.results.refusals import require_no_keys, without_keys
 
 WITH_KEYS = [
     "s3://AKIAKEY:sEcReT/x@bucket/a",
-    "s3://AKIAKEY:sEcReT@bucket/a?region=x",
+    "s3://AKIAKEY:sEcReT@bucket/a?region=x",  # pragma: allowlist secret
     "s3://bucket/a?secret_key=sEcReT&region=x",
-    "abfs://account:sEcReT@container/a",
+    "abfs://account:sEcReT@container/a",  # pragma: allowlist secret
     "abfs://container/a?sas_token=sEcReT",
 ]
 
