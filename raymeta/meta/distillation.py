@@ -61,7 +61,7 @@ def distillation(
     most = torch.finfo(torch.get_default_dtype()).max
     if not (0 < lr <= most and epochs >= 1):
         raise ValueError(
-            f"distillation needs 0 < lr <= {most:.2g} and epochs >= 1, but got "
+            "distillation needs a finite lr > 0 and epochs >= 1, but got "
             f"lr={lr}, epochs={epochs}"
         )
     network = network_of(module, options)

@@ -55,8 +55,8 @@ def require_steps(steps: int, least: int = 1) -> None:
     whole = isinstance(steps, Integral) and not isinstance(steps, bool)
     if not whole or steps < least:
         raise ValueError(
-            f"a learner needs a whole number steps >= {least}, but got "
-            f"steps={said(steps)}"
+            f"a learner needs steps >= {least}, but got steps={said(steps)}: give a "
+            "whole number"
         )
 
 

@@ -243,6 +243,7 @@ def test_flags_reproduce_the_settings(monkeypatch):
     assert line == [
         "compare", "--tasks", "a", "b", "--budget", "10.0", "--seeds", "5",
         "--name", "x", "--storage", "results", "--at-once", "4",
+        "--workers-per-trial", "1",
     ]  # fmt: skip
     assert config.read(parser().parse_args(line), CompareSettings) == replace(
         settings, name="x"

@@ -19,6 +19,7 @@ from raymeta.compile.trace import Untraceable
 from raymeta.hypergrad import (
     ES,
     PES,
+    SOBA,
     Checkpointed,
     Combined,
     Estimator,
@@ -51,6 +52,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "ShortTerm": ShortTerm(2),
     "ShortTerm-next": ShortTerm(loss="next_batch"),
     "Implicit": Implicit(5, Neumann(4, 0.1, tolerance=1.0)),
+    "SOBA": SOBA(5),
     "ES": ES(5, sigma=0.01, pairs=1),
     "PES": PES(5, sigma=0.01, pairs=1),
 }
@@ -82,7 +84,7 @@ def learned(name: str) -> Hparams:
     """The same λ for all, so that they share graphs; but for one that sees less."""
     hparams = sgd_everything()[1]
     del hparams["init_scale"]
-    if name == "Implicit":
+    if name in ("Implicit", "SOBA"):
         inner = {"example_weight", "l2"}
         return {k: v if k in inner else float(v) for k, v in hparams.items()}
     return hparams

@@ -83,6 +83,7 @@ METHODS: dict[str, Method] = {
     "checkpointed": HypergradientDescent("checkpointed", "checkpointed"),
     "reversible": HypergradientDescent("reversible", "reversible"),
     "implicit": HypergradientDescent("implicit", "implicit"),
+    "soba": HypergradientDescent("soba", "soba"),
     "smoothed": HypergradientDescent("smoothed", "smoothed"),
     "combined": HypergradientDescent("combined", "combined"),
     "es": Evolution("es", persistent=False),
