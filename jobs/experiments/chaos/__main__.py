@@ -170,7 +170,7 @@ class Suite:
 
         def left() -> list[str]:
             servants = self.machine.servants
-            return [named(p) for pid, p in tree().items() if pid not in servants]
+            return [named(p)[:99] for pid, p in tree().items() if pid not in servants]
 
         try:
             until(lambda: not left(), "no process is left", LEFT_S)

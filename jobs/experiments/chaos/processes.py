@@ -59,9 +59,9 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def named(process: psutil.Process) -> str:
-    """The beginning of a process' command line."""
+    """A process' number and command line."""
     try:
-        return f"{process.pid} {' '.join(process.cmdline())[:60]}"
+        return f"{process.pid} {' '.join(process.cmdline())}"
     except psutil.Error:
         return str(process.pid)
 

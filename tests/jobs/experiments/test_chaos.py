@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 FAULTS = [
     "a full disk",
@@ -15,6 +17,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.slow
 def test_disturbed_runs_find_what_undisturbed_ones_find(tmp_path):
     command = [sys.executable, "-m", "jobs.experiments.chaos", "--out", str(tmp_path)]
     done = subprocess.run(
