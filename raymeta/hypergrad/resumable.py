@@ -5,7 +5,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,7 +97,8 @@ def resumed(spill: str, run: str, s_0: State) -> Iterator[tuple[Kept, Journal]]:
     require_folder(spill)
     folder = Path(spill) / f"run-{run}"
     folder.mkdir(exist_ok=True)
-    yield SpilledStates(folder, s_0), Journal(folder / "position", s_0)
+    with closing(SpilledStates(folder, s_0)) as kept:
+        yield kept, Journal(folder / "position", s_0)
     shutil.rmtree(folder)
 
 
